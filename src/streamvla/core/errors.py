@@ -1,0 +1,57 @@
+"""Errors a user can act on: every message says the value, what was expected, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StreamVLAError(Exception):
+    """Base of every error this package raises on purpose.
+
+    The command line prints the message alone (no traceback) and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+class ConfigError(StreamVLAError):
+    """A setting is malformed, out of range, or names something that does not exist."""
+
+
+class SpecMismatchError(StreamVLAError):
+    """Two parts do not fit: a policy and a robot, or a dataset and a policy."""
+
+
+class DatasetError(StreamVLAError):
+    """A dataset is missing, truncated, corrupt, or recorded under other settings."""
+
+
+class CheckpointError(StreamVLAError):
+    """A checkpoint is missing, truncated, corrupt, or of another model."""
+
+
+class TraceError(StreamVLAError):
+    """A trace file cannot be read."""
+
+
+class RobotError(StreamVLAError):
+    """A robot (or its simulator) cannot be started or driven."""
+
+
+class StageFailedError(StreamVLAError):
+    """A stage (observe or generate) died; raised to the owner after the robot was stopped."""
+
+    exit_code = 3
+
+
+def did_you_mean(kind: str, name: str, options: Iterable[str]) -> ConfigError:
+    """The error for an unknown name.
+
+    >>> str(did_you_mean("task", "raech", ["reach", "push"]))
+    "unknown task 'raech': did you mean 'reach'? Known: push, reach"
+    """
+    known = sorted(options)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f": did you mean {close[0]!r}?" if close else "."
+    return ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}")

@@ -1,0 +1,146 @@
+"""The words everyone shares: observation, robot, policy. NumPy only.
+
+    robot.capture ─► robot.observe ─► policy.encode ─► policy.generate ─► robot.command
+       (instant)         (frames)         (context)       (one action at a time)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the policy sees, and when.
+
+    Attributes:
+        images: view name → (height, width, 3) uint8 RGB.
+        state: (s,) float32 measured proprioception.
+        action_state: (d,) action state at the instant of capture (`ActionSpace.advance`).
+        instruction: what the robot is told to do.
+        captured_ns: the instant the frames show.
+    """
+
+    images: Mapping[str, np.ndarray]
+    state: np.ndarray
+    action_state: np.ndarray
+    instruction: str
+    captured_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStart:
+    """Where a generation starts.
+
+    Attributes:
+        action_state: (d,) action state from which the first new action departs: the state at
+            capture plus everything pending (methods: compensation 1).
+        index: flow step to start from; 0, or the lead `n` under the flow-clock shift
+            (`tau = n/H`, compensation 4). The generation then yields `H − index` actions.
+    """
+
+    action_state: np.ndarray
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """What a robot offers.
+
+    Attributes:
+        views: camera names, in the order the policy gets them.
+        image_size: (height, width) of every view, pixels.
+        state_names: one name per proprioceptive dimension `s`.
+        control_period_ns: how long one command acts.
+    """
+
+    name: str
+    action_space: ActionSpace
+    views: tuple[str, ...]
+    image_size: tuple[int, int]
+    state_names: tuple[str, ...]
+    control_period_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What the cameras and encoders showed: images as in `Observation`, state (s,) float32."""
+
+    images: Mapping[str, np.ndarray]
+    state: np.ndarray
+
+
+class Robot(Protocol):
+    """A robot, simulated or real. The world moves with the clock, never with the model.
+
+    `command`, `advance_to` and `capture` are called from the control thread and must be quick;
+    `observe` is called from the observer (another thread in real time) on a capture made earlier.
+    """
+
+    @property
+    def spec(self) -> RobotSpec: ...
+
+    @property
+    def instruction(self) -> str:
+        """The present task in words."""
+        ...
+
+    @property
+    def success(self) -> bool:
+        """Whether the task was reached at any time since `reset`."""
+        ...
+
+    def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
+        """Start an episode at `now_ns`; each command takes `command_duration_ns` of clock time."""
+        ...
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        """Put one command (d,) in force from `now_ns` on. A real robot sends it here."""
+        ...
+
+    def advance_to(self, now_ns: int) -> None:
+        """Let the world run up to `now_ns`; a real robot does nothing here."""
+        ...
+
+    def capture(self) -> Any:
+        """Freeze what the sensors see at this instant; cheap (no rendering)."""
+        ...
+
+    def observe(self, capture: Any) -> Frames:
+        """Turn a capture into frames (renders, in a simulator). Thread-safe to `command`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy expects and gives: must fit the robot (`RobotSpec`) it drives."""
+
+    action_space: ActionSpace
+    horizon: int
+    views: tuple[str, ...]
+    image_size: tuple[int, int]
+    state_dim: int
+    control_period_ns: int
+
+
+class Policy(Protocol):
+    """Observation → context → actions, one at a time."""
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+    def encode(self, observation: Observation) -> Any:
+        """The context (prefix KV cache) of one observation."""
+        ...
+
+    def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
+        """Yield `H − start.index` actions, each (d,) float64 in robot units, as they are made."""
+        ...
