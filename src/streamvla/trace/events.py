@@ -1,0 +1,148 @@
+"""What can happen, and when. One flat tuple per event; every `_ns` is on the run's one clock.
+
+One observation's life, with the events that mark it:
+
+    ObserveRequested ─ ObserveStarted ─ ObserveReady          (captured_ns = the request's instant)
+                        GenerateRequested ─ ActionReady × H
+                                             Sent × H ─ Finished × H
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ObserveRequested(NamedTuple):
+    """The world was captured and its encoding queued, with `pending` actions not yet executed."""
+
+    t_ns: int
+    observation: int
+    pending: int
+
+
+class ObserveStarted(NamedTuple):
+    """The accelerator began to encode the observation."""
+
+    t_ns: int
+    observation: int
+
+
+class ObserveReady(NamedTuple):
+    """The context is ready; the frames behind it were captured at `captured_ns`."""
+
+    t_ns: int
+    observation: int
+    captured_ns: int
+
+
+class GenerateRequested(NamedTuple):
+    """A generation was queued; it starts at flow step `index` with `pending` actions unsent."""
+
+    t_ns: int
+    generation: int
+    observation: int
+    index: int
+    pending: int
+
+
+class ActionReady(NamedTuple):
+    """One flow step is done: the accelerator worked on it from `started_ns` to `t_ns`."""
+
+    t_ns: int
+    started_ns: int
+    generation: int
+    observation: int
+    index: int
+
+
+class Sent(NamedTuple):
+    """One command went to the robot.
+
+    `due_ns` is the deadline it was sent for: the tick's instant (grid pacing), or the instant at
+    which the robot became free (event pacing). `source` is "policy", or the governor's rung
+    ("hold", "decelerate"), and then `generation`, `observation` and `index` are −1 and
+    `captured_ns` is −1. `depth` is how many actions stay in the buffer behind it.
+    """
+
+    t_ns: int
+    due_ns: int
+    tick: int
+    source: str
+    generation: int
+    observation: int
+    index: int
+    captured_ns: int
+    depth: int
+    values: tuple[float, ...]
+
+
+class Finished(NamedTuple):
+    """The robot finished a command and is free (event pacing only)."""
+
+    t_ns: int
+
+
+class Dropped(NamedTuple):
+    """An action that was generated will never be sent, and why."""
+
+    t_ns: int
+    generation: int
+    index: int
+    reason: str
+
+
+class Rejected(NamedTuple):
+    """The governor refused a generated action (not finite, wrong shape): it never left."""
+
+    t_ns: int
+    generation: int
+    index: int
+    cause: str
+
+
+class Failed(NamedTuple):
+    """A stage died; the robot is being stopped."""
+
+    t_ns: int
+    stage: str
+    message: str
+
+
+class Ended(NamedTuple):
+    """The episode is over. `reason`: success, time-limit, observations, failed, interrupted."""
+
+    t_ns: int
+    success: bool
+    reason: str
+
+
+TraceEvent = (
+    ObserveRequested
+    | ObserveStarted
+    | ObserveReady
+    | GenerateRequested
+    | ActionReady
+    | Sent
+    | Finished
+    | Dropped
+    | Rejected
+    | Failed
+    | Ended
+)
+
+EVENT_TYPES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        ObserveRequested,
+        ObserveStarted,
+        ObserveReady,
+        GenerateRequested,
+        ActionReady,
+        Sent,
+        Finished,
+        Dropped,
+        Rejected,
+        Failed,
+        Ended,
+    )
+}

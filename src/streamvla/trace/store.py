@@ -1,0 +1,146 @@
+"""Traces in memory and on disk (JSON lines), readable to the last whole line after any crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from streamvla.core.errors import TraceError
+from streamvla.trace.events import EVENT_TYPES, TraceEvent
+
+SCHEMA = "streamvla-trace/1"
+
+
+class TraceSink(Protocol):
+    """Where events go. `record` is on the tick path: it must be quick and never block."""
+
+    def record(self, event: TraceEvent) -> None: ...
+
+
+class MemoryTrace:
+    """Events in a list."""
+
+    def __init__(self) -> None:
+        self.events: list[TraceEvent] = []
+
+    def record(self, event: TraceEvent) -> None:
+        self.events.append(event)
+
+
+class FileTrace:
+    """Events appended to a JSON-lines file; its first line is the header.
+
+    `record` only appends to memory; `flush` writes. Drivers flush off the tick path, and closing
+    flushes, so memory stays bounded and a killed process loses at most what was not yet flushed.
+
+    Args:
+        path: the file; its folder is made.
+        header: the resolved config, seed, commit and whatever else the run should carry.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("w", encoding="utf-8", buffering=1 << 16)
+        self._unwritten: list[TraceEvent] = []
+        self._file.write(_dumps({"schema": SCHEMA, **header}) + "\n")
+        self._file.flush()
+
+    def record(self, event: TraceEvent) -> None:
+        self._unwritten.append(event)
+
+    def flush(self) -> None:
+        """Write everything recorded so far through to the operating system."""
+        events, self._unwritten = self._unwritten, []
+        self._file.writelines(_dumps(_to_fields(event)) + "\n" for event in events)
+        self._file.flush()
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+    def __enter__(self) -> FileTrace:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace that was read back.
+
+    Attributes:
+        header: what the run carried.
+        events: in order of occurrence.
+        complete: false when the last line was cut off (the process was killed while writing).
+    """
+
+    header: dict[str, Any]
+    events: list[TraceEvent]
+    complete: bool
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace file; a cut-off last line is dropped and reported by `complete`.
+
+    Raises:
+        TraceError: no such file, not a trace, another schema, or a damaged line inside it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise TraceError(f"cannot read trace {path}: {error.strerror or error}") from error
+    complete = lines[-1] == ""
+    lines = lines[:-1]
+    header = _parse_header(path, lines)
+    events = [_parse_event(path, number, line) for number, line in enumerate(lines[1:], start=2)]
+    return Trace(header, events, complete)
+
+
+def trace_lines(header: dict[str, Any], events: Iterable[TraceEvent]) -> list[str]:
+    """The lines `FileTrace` would write; what golden-trace tests compare byte for byte."""
+    return [_dumps({"schema": SCHEMA, **header}), *(_dumps(_to_fields(event)) for event in events)]
+
+
+def _to_fields(event: TraceEvent) -> dict[str, Any]:
+    return {"event": type(event).__name__, **event._asdict()}
+
+
+def _dumps(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _parse_header(path: Path, lines: list[str]) -> dict[str, Any]:
+    try:
+        header = json.loads(lines[0])
+    except (IndexError, json.JSONDecodeError):
+        header = None
+    if not isinstance(header, dict) or "schema" not in header:
+        raise TraceError(f"{path} is not a trace: its first line is no header")
+    if header["schema"] != SCHEMA:
+        raise TraceError(
+            f"{path} has schema {header['schema']!r}, this version reads {SCHEMA!r}; "
+            "read it with the version that wrote it"
+        )
+    return header
+
+
+def _parse_event(path: Path, number: int, line: str) -> TraceEvent:
+    try:
+        fields = json.loads(line)
+        kind = EVENT_TYPES[fields.pop("event")]
+        if "values" in fields:
+            fields["values"] = tuple(fields["values"])
+        return kind(**fields)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise TraceError(f"{path}, line {number}: not a trace event ({error})") from error
