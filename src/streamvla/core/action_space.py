@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -51,28 +52,38 @@ class ActionSpace:
         """Number of dimensions `d`."""
         return len(self.names)
 
+    @cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The delta mask and the limits as arrays; made once, they are on the tick path."""
+        delta = np.array([kind == "delta" for kind in self.kinds])
+        arrays = (delta, np.array(self.low), np.array(self.high))
+        for array in arrays:
+            array.flags.writeable = False
+        return arrays
+
     def is_delta(self) -> np.ndarray:
-        """(d,) bool, true where the dimension is a delta."""
-        return np.array([kind == "delta" for kind in self.kinds])
+        """(d,) bool, true where the dimension is a delta; read-only."""
+        return self._arrays[0]
 
     def initial_state(self) -> np.ndarray:
         """(d,) float64 action state before any command: zeros."""
         return np.zeros(self.dim)
 
     def advance(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """The action state after `action`: (d,), (d,) → (d,)."""
-        return np.where(self.is_delta(), state + action, action)
+        """The action state after `action`: (..., d), (..., d) → (..., d)."""
+        return np.where(self._arrays[0], state + action, action)
 
     def clip(self, action: np.ndarray) -> np.ndarray:
         """`action` limited to [low, high]: (..., d) → (..., d)."""
-        return np.clip(action, self.low, self.high)
+        _, low, high = self._arrays
+        return np.minimum(np.maximum(action, low), high)
 
     def hold(self, state: np.ndarray) -> np.ndarray:
         """The command that keeps the robot where it was sent: (d,) → (d,).
 
         Zero for delta dimensions, the last command for absolute ones.
         """
-        return np.where(self.is_delta(), 0.0, state)
+        return np.where(self._arrays[0], 0.0, state)
 
     def require(self, other: ActionSpace, who: str) -> None:
         """Raise `SpecMismatchError` unless `other` is the same space."""

@@ -1,0 +1,29 @@
+"""When to observe, generate and send: the streamer and its two drivers. Never imports torch."""
+
+from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
+from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
+from streamvla.runtime.governor import Decelerate, Governor, Hold
+from streamvla.runtime.latency import PROFILES, LatencyProfile, named_profile
+from streamvla.runtime.realtime import RealtimeDriver, run_realtime
+from streamvla.runtime.simulated import run_simulated
+from streamvla.runtime.streamer import Pacing, Streamer
+
+__all__ = [
+    "PROFILES",
+    "ActionFlow",
+    "Decelerate",
+    "Episode",
+    "EpisodeLimits",
+    "EpisodeResult",
+    "Executor",
+    "Governor",
+    "Hold",
+    "LatencyProfile",
+    "Pacing",
+    "RealtimeDriver",
+    "Streamer",
+    "Synchronous",
+    "named_profile",
+    "run_realtime",
+    "run_simulated",
+]

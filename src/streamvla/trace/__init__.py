@@ -14,7 +14,7 @@ from streamvla.trace.events import (
     Sent,
     TraceEvent,
 )
-from streamvla.trace.store import FileTrace, MemoryTrace, Trace, TraceSink, read_trace
+from streamvla.trace.store import FileTrace, MemoryTrace, TeeTrace, Trace, TraceSink, read_trace
 
 __all__ = [
     "ActionReady",
@@ -30,6 +30,7 @@ __all__ = [
     "ObserveStarted",
     "Rejected",
     "Sent",
+    "TeeTrace",
     "Trace",
     "TraceEvent",
     "TraceSink",

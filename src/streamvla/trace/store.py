@@ -14,11 +14,35 @@ from streamvla.trace.events import EVENT_TYPES, TraceEvent
 
 SCHEMA = "streamvla-trace/1"
 
+_MOST_UNWRITTEN = 1 << 16
+"""Events kept in memory at the most, if nobody calls `flush`."""
+
 
 class TraceSink(Protocol):
-    """Where events go. `record` is on the tick path: it must be quick and never block."""
+    """Where events go.
+
+    `record` is on the tick path: it must be quick and never block. `flush` is called off it, when
+    there is time to write.
+    """
 
     def record(self, event: TraceEvent) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class TeeTrace:
+    """Events passed on to several sinks."""
+
+    def __init__(self, *sinks: TraceSink) -> None:
+        self._sinks = sinks
+
+    def record(self, event: TraceEvent) -> None:
+        for sink in self._sinks:
+            sink.record(event)
+
+    def flush(self) -> None:
+        for sink in self._sinks:
+            sink.flush()
 
 
 class MemoryTrace:
@@ -29,6 +53,9 @@ class MemoryTrace:
 
     def record(self, event: TraceEvent) -> None:
         self.events.append(event)
+
+    def flush(self) -> None:
+        """Nothing to do: memory is where these events stay."""
 
 
 class FileTrace:
@@ -52,6 +79,8 @@ class FileTrace:
 
     def record(self, event: TraceEvent) -> None:
         self._unwritten.append(event)
+        if len(self._unwritten) >= _MOST_UNWRITTEN:
+            self.flush()
 
     def flush(self) -> None:
         """Write everything recorded so far through to the operating system."""

@@ -1,0 +1,94 @@
+"""What both drivers share: an episode's limits, its outcome, and how it observes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import Observation, Policy, Robot
+from streamvla.runtime.latency import LatencyProfile
+from streamvla.runtime.streamer import Pacing, StartObserve, Streamer
+from streamvla.trace import Ended, TraceSink
+
+EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
+
+Watch = Callable[[int], None]
+"""Called with the present instant after the world has moved to each control instant."""
+
+
+@dataclass(frozen=True)
+class EpisodeLimits:
+    """When an episode ends if the task is not reached before.
+
+    Attributes:
+        duration_ns: of clock time; None for no limit (the streamer's observation limit ends it).
+        stop_on_success: end at the first control instant at which the task is reached.
+    """
+
+    duration_ns: int | None = None
+    stop_on_success: bool = True
+
+    def __post_init__(self) -> None:
+        if self.duration_ns is not None and self.duration_ns <= 0:
+            raise ConfigError(f"episode duration {self.duration_ns} ns must be > 0")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Everything one episode runs with.
+
+    Attributes:
+        profile: gives the control period (grid pacing) and the stage times to emulate.
+        serial: encoding and generating share one accelerator, first come, first served per flow
+            step; false gives each its own.
+    """
+
+    robot: Robot
+    policy: Policy
+    streamer: Streamer
+    trace: TraceSink
+    pacing: Pacing
+    profile: LatencyProfile
+    limits: EpisodeLimits
+    serial: bool = True
+    watch: Watch | None = None
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How an episode ended, on the episode's clock (0 is its start)."""
+
+    success: bool
+    reason: EndReason
+    duration_ns: int
+
+
+def make_context(episode: Episode, command: StartObserve, capture: Any, captured_ns: int) -> Any:
+    """Capture → frames → observation → context: the observe stage."""
+    frames = episode.robot.observe(capture)
+    observation = Observation(
+        images=frames.images,
+        state=frames.state,
+        action_state=command.action_state,
+        instruction=episode.robot.instruction,
+        captured_ns=captured_ns,
+    )
+    return episode.policy.encode(observation)
+
+
+def end_reason(episode: Episode, elapsed_ns: int) -> EndReason | None:
+    """Why the episode ends now, or None: looked at on every control instant."""
+    if episode.limits.stop_on_success and episode.robot.success:
+        return "success"
+    if episode.limits.duration_ns is not None and elapsed_ns >= episode.limits.duration_ns:
+        return "time-limit"
+    return "observations" if episode.streamer.finished else None
+
+
+def close_trace(episode: Episode, now_ns: int, start_ns: int, reason: EndReason) -> EpisodeResult:
+    """Write the last event and give the result."""
+    success = episode.robot.success
+    episode.trace.record(Ended(now_ns, success, reason))
+    return EpisodeResult(success, reason, now_ns - start_ns)

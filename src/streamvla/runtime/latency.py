@@ -1,0 +1,186 @@
+"""Latency as a component: how long each stage takes, constant, jittered, or as measured."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamvla.core.clock import ms_to_ns
+from streamvla.core.errors import ConfigError, did_you_mean
+
+
+class LatencyModel(Protocol):
+    """Stage durations; asked once per stage run, so a run is a function of its seed."""
+
+    def observe_ns(self) -> int:
+        """Capture to context, for one observation."""
+        ...
+
+    def generate_ns(self) -> int:
+        """One flow step: one action."""
+        ...
+
+    def execute_ns(self) -> int:
+        """One command on the robot (event pacing)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Nominal stage times.
+
+    Attributes:
+        observe_ns: `T_o`, per observation.
+        generate_ns: `g = T_g / H`, per action.
+        execute_ns: `e = T_e / H`, per action: the control period.
+        emulated: stages are padded up to these times; false when they are what was measured.
+    """
+
+    name: str
+    observe_ns: int
+    generate_ns: int
+    execute_ns: int
+    emulated: bool = True
+
+    def __post_init__(self) -> None:
+        if self.observe_ns < 0 or self.generate_ns < 0 or self.execute_ns <= 0:
+            raise ConfigError(
+                f"latency profile {self.name!r}: observe {self.observe_ns} ns and generate "
+                f"{self.generate_ns} ns must be ≥ 0, execute {self.execute_ns} ns must be > 0"
+            )
+
+    def zero_halt_lead(self) -> int:
+        """The smallest lead `n` with `n·e ≥ T_o + g` (StreamingVLA, appendix C)."""
+        return math.ceil((self.observe_ns + self.generate_ns) / self.execute_ns)
+
+    @property
+    def label(self) -> str:
+        """`paper-20hz (emulated: observe 107 ms, generate 33 ms, execute 50 ms)`."""
+        kind = "emulated" if self.emulated else "measured"
+        times = (self.observe_ns, self.generate_ns, self.execute_ns)
+        observe, generate, execute = (f"{value / 1e6:.4g} ms" for value in times)
+        return f"{self.name} ({kind}: observe {observe}, generate {generate}, execute {execute})"
+
+
+def profile_ms(
+    name: str, observe: float, generate: float, execute: float, *, emulated: bool = True
+) -> LatencyProfile:
+    """A profile from milliseconds.
+
+    >>> profile_ms("a800", 58, 18, 27).zero_halt_lead()
+    3
+    """
+    if not all(math.isfinite(value) for value in (observe, generate, execute)):
+        raise ConfigError(
+            f"stage times must be finite milliseconds, got {observe}, {generate}, {execute}"
+        )
+    times = (ms_to_ns(observe), ms_to_ns(generate), ms_to_ns(execute))
+    return LatencyProfile(name, *times, emulated=emulated)
+
+
+PROFILES: dict[str, LatencyProfile] = {
+    profile.name: profile
+    for profile in (
+        profile_ms("paper-a800", 58, 18, 27),
+        profile_ms("paper-20hz", 107, 33, 50),
+        profile_ms("edge-20hz", 214, 33, 50),
+    )
+}
+"""Emulated profiles. `paper-a800` is StreamingVLA's own (π0.5, LIBERO, A800); `paper-20hz` has the
+same ratios at a 20 Hz robot; `edge-20hz` has an observer twice as slow."""
+
+
+def named_profile(name: str) -> LatencyProfile:
+    """The emulated profile of that name; `ConfigError` with a suggestion when there is none."""
+    if name not in PROFILES:
+        raise did_you_mean("profile", name, [*PROFILES, "measured"])
+    return PROFILES[name]
+
+
+class ConstantLatency:
+    """Every stage takes its nominal time."""
+
+    def __init__(self, profile: LatencyProfile) -> None:
+        self._profile = profile
+
+    def observe_ns(self) -> int:
+        return self._profile.observe_ns
+
+    def generate_ns(self) -> int:
+        return self._profile.generate_ns
+
+    def execute_ns(self) -> int:
+        return self._profile.execute_ns
+
+
+class JitteredLatency:
+    """Log-normal stage times around the profile's means.
+
+    Args:
+        variation: coefficient of variation (standard deviation / mean), ≥ 0.
+        seed: of this model's own generator.
+    """
+
+    def __init__(self, profile: LatencyProfile, variation: float, seed: int) -> None:
+        if not (math.isfinite(variation) and variation >= 0):
+            raise ConfigError(f"jitter {variation} must be a finite number ≥ 0")
+        self._profile = profile
+        self._sigma = math.sqrt(math.log1p(variation**2))
+        self._random = random.Random(seed)
+
+    def _draw(self, mean_ns: int) -> int:
+        factor = self._random.lognormvariate(-(self._sigma**2) / 2, self._sigma)
+        return round(mean_ns * factor)
+
+    def observe_ns(self) -> int:
+        return self._draw(self._profile.observe_ns)
+
+    def generate_ns(self) -> int:
+        return self._draw(self._profile.generate_ns)
+
+    def execute_ns(self) -> int:
+        return self._draw(self._profile.execute_ns)
+
+
+class EmpiricalLatency:
+    """Stage times as they were measured: replayed in order, or drawn at random with a seed.
+
+    Args:
+        observe, generate, execute: measured durations, ns, each with at least one entry.
+        seed: draw with replacement from this seed; None replays in order, from the start again
+            when the record ends.
+    """
+
+    def __init__(
+        self,
+        observe: Sequence[int],
+        generate: Sequence[int],
+        execute: Sequence[int],
+        seed: int | None = None,
+    ) -> None:
+        for stage, record in (("observe", observe), ("generate", generate), ("execute", execute)):
+            if not record or min(record) < 0:
+                raise ConfigError(f"the latency record of {stage!r} is empty or has negative times")
+        self._records = (tuple(observe), tuple(generate), tuple(execute))
+        self._positions = [0, 0, 0]
+        self._random = None if seed is None else random.Random(seed)
+
+    def _next(self, stage: int) -> int:
+        record = self._records[stage]
+        if self._random is not None:
+            return self._random.choice(record)
+        position = self._positions[stage]
+        self._positions[stage] = (position + 1) % len(record)
+        return record[position]
+
+    def observe_ns(self) -> int:
+        return self._next(0)
+
+    def generate_ns(self) -> int:
+        return self._next(1)
+
+    def execute_ns(self) -> int:
+        return self._next(2)

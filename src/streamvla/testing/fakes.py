@@ -1,0 +1,89 @@
+"""A robot that does nothing and a policy that follows a script: timelines without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.interfaces import (
+    FlowStart,
+    Frames,
+    Observation,
+    PolicySpec,
+    RobotSpec,
+)
+
+_IMAGE = np.zeros((1, 1, 3), np.uint8)
+
+
+def unit_space(dim: int = 1) -> ActionSpace:
+    """`dim` delta dimensions within ±1."""
+    names = tuple(f"x{i}" for i in range(dim))
+    return ActionSpace(names, ("delta",) * dim, (-1.0,) * dim, (1.0,) * dim)
+
+
+class StillRobot:
+    """Takes every command, keeps it, and never moves.
+
+    Attributes:
+        commands: `(now_ns, values)` of every command since `reset`, if `keep` was set.
+        success: set it to end an episode.
+    """
+
+    def __init__(self, space: ActionSpace, period_ns: int, *, keep: bool = True) -> None:
+        self._spec = RobotSpec("still", space, ("camera",), (1, 1), (), period_ns)
+        self._keep = keep
+        self.commands: list[tuple[int, np.ndarray]] = []
+        self.success = False
+        self.instruction = "stay"
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self._spec
+
+    def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
+        self.commands.clear()
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        if self._keep:
+            self.commands.append((now_ns, values))
+
+    def advance_to(self, now_ns: int) -> None:
+        pass
+
+    def capture(self) -> None:
+        return None
+
+    def observe(self, capture: None) -> Frames:
+        return Frames({"camera": _IMAGE}, np.zeros(0, np.float32))
+
+    def close(self) -> None:
+        pass
+
+
+Script = Callable[[Observation, FlowStart, int], np.ndarray]
+"""(observation, where the flow starts, flow step) → action (d,)."""
+
+
+class ScriptedPolicy:
+    """A policy whose context is the observation itself and whose actions come from `script`."""
+
+    def __init__(
+        self, space: ActionSpace, horizon: int, period_ns: int, script: Script | None = None
+    ) -> None:
+        self._spec = PolicySpec(space, horizon, ("camera",), (1, 1), 0, period_ns)
+        zero = np.zeros(space.dim)
+        self._script: Script = script or (lambda observation, start, index: zero)
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self._spec
+
+    def encode(self, observation: Observation) -> Observation:
+        return observation
+
+    def generate(self, context: Observation, start: FlowStart) -> Iterator[np.ndarray]:
+        for index in range(start.index, self._spec.horizon):
+            yield self._script(context, start, index)
