@@ -53,8 +53,8 @@ class ActionFlow:
 
     def executed(self, horizon: int) -> int:
         """Actions executed per observation, of the `horizon` generated."""
-        if not 0 <= self.lead <= horizon:
-            raise ConfigError(f"lead {self.lead} must lie between 0 and H = {horizon}")
+        if not 0 <= self.lead < horizon:
+            raise ConfigError(f"lead {self.lead} must be at least 0 and below H = {horizon}")
         return horizon
 
 

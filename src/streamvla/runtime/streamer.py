@@ -213,9 +213,11 @@ class Streamer:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do: the observation limit is reached and all was sent."""
+        """Whether nothing is left to do: the observation limit is reached, all was executed."""
+        executing = self._pacing == "event" and self._free_since_ns is None
         return (
-            self._max_observations is not None
+            not executing
+            and self._max_observations is not None
             and self._observations >= self._max_observations
             and self._encoding is None
             and self._ready is None

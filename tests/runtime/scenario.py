@@ -1,0 +1,87 @@
+"""One way to run a streamer in virtual time, shared by the runtime tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
+from streamvla.runtime.executors import Executor
+from streamvla.runtime.governor import Fallback
+from streamvla.runtime.latency import ConstantLatency, LatencyModel, LatencyProfile, profile_ms
+from streamvla.runtime.simulated import run_simulated
+from streamvla.runtime.streamer import Pacing, Streamer
+from streamvla.testing import ScriptedPolicy, StillRobot
+from streamvla.testing.fakes import Script
+from streamvla.trace import MemoryTrace, Sent, TraceEvent
+
+MIXED = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
+PAPER = profile_ms("paper", 58, 18, 27)
+
+
+@dataclass
+class Run:
+    """What a scenario left behind."""
+
+    result: EpisodeResult
+    events: list[TraceEvent]
+    robot: StillRobot
+    streamer: Streamer
+
+    @property
+    def sent(self) -> list[Sent]:
+        return [event for event in self.events if isinstance(event, Sent)]
+
+    @property
+    def policy_values(self) -> list[tuple[float, ...]]:
+        return [event.values for event in self.sent if event.source == "policy"]
+
+
+@dataclass
+class Scenario:
+    """Settings of a run; `run` carries it out."""
+
+    executor: Executor
+    pacing: Pacing = "event"
+    profile: LatencyProfile = PAPER
+    horizon: int = 10
+    observations: int | None = 5
+    duration_ns: int | None = None
+    space: ActionSpace = field(default_factory=lambda: MIXED)
+    script: Script | None = None
+    fallback: Fallback | None = None
+    latency: LatencyModel | None = None
+    serial: bool = True
+
+    def episode(self, trace: MemoryTrace) -> Episode:
+        period_ns = self.profile.execute_ns
+        robot = StillRobot(self.space, period_ns)
+        policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script)
+        streamer = Streamer(
+            self.space,
+            self.horizon,
+            self.executor,
+            self.pacing,
+            trace,
+            fallback=self.fallback,
+            max_observations=self.observations,
+        )
+        limits = EpisodeLimits(self.duration_ns)
+        return Episode(
+            robot, policy, streamer, trace, self.pacing, self.profile, limits, self.serial
+        )
+
+    def run(self) -> Run:
+        trace = MemoryTrace()
+        episode = self.episode(trace)
+        result = run_simulated(episode, self.latency or ConstantLatency(self.profile))
+        assert isinstance(episode.robot, StillRobot)
+        return Run(result, trace.events, episode.robot, episode.streamer)
+
+
+def wandering(observation, start, index) -> np.ndarray:
+    """A script that depends on where the flow starts and which step it is."""
+    phase = observation.action_state[0] + 0.1 * index
+    return np.array([0.5 * np.cos(phase), 1.0 if index % 2 else -1.0])
