@@ -15,7 +15,7 @@ from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Pacing, Streamer
 from streamvla.testing import ScriptedPolicy, StillRobot
 from streamvla.testing.fakes import Script
-from streamvla.trace import MemoryTrace, Sent, TraceEvent
+from streamvla.trace import MemoryTrace, Sent, TraceEvent, TraceSink
 
 MIXED = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
 PAPER = profile_ms("paper", 58, 18, 27)
@@ -55,7 +55,7 @@ class Scenario:
     latency: LatencyModel | None = None
     serial: bool = True
 
-    def episode(self, trace: MemoryTrace) -> Episode:
+    def episode(self, trace: TraceSink) -> Episode:
         period_ns = self.profile.execute_ns
         robot = StillRobot(self.space, period_ns)
         policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import SpecMismatchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +145,20 @@ class Policy(Protocol):
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         """Yield `H − start.index` actions, each (d,) float64 in robot units, as they are made."""
         ...
+
+
+def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:
+    """Raise `SpecMismatchError` unless the policy was made for a robot like this one."""
+    robot.action_space.require(policy.action_space, "the policy")
+    pairs = (
+        ("views", policy.views, robot.views),
+        ("image size", policy.image_size, robot.image_size),
+        ("state dimensions", policy.state_dim, len(robot.state_names)),
+        ("control period (ns)", policy.control_period_ns, robot.control_period_ns),
+    )
+    for what, expected, found in pairs:
+        if expected != found:
+            raise SpecMismatchError(
+                f"the policy was trained with {what} {expected}, robot {robot.name!r} has {found}; "
+                "use a checkpoint made for this robot, or set the robot up as it was in training"
+            )

@@ -1,0 +1,1 @@
+"""The action-flow model in pure PyTorch: no clock; only `checkpoint` touches files."""

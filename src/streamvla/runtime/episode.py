@@ -43,6 +43,8 @@ class Episode:
         profile: gives the control period (grid pacing) and the stage times to emulate.
         serial: encoding and generating share one accelerator, first come, first served per flow
             step; false gives each its own.
+        instruction: say this to the policy instead of the robot's own phrasing.
+        watch: called on every control instant.
     """
 
     robot: Robot
@@ -53,6 +55,7 @@ class Episode:
     profile: LatencyProfile
     limits: EpisodeLimits
     serial: bool = True
+    instruction: str | None = None
     watch: Watch | None = None
 
 
@@ -72,7 +75,7 @@ def make_context(episode: Episode, command: StartObserve, capture: Any, captured
         images=frames.images,
         state=frames.state,
         action_state=command.action_state,
-        instruction=episode.robot.instruction,
+        instruction=episode.instruction or episode.robot.instruction,
         captured_ns=captured_ns,
     )
     return episode.policy.encode(observation)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import StageFailedError
-from streamvla.core.interfaces import FlowStart, Observation
+from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
 from streamvla.runtime.episode import (
     EndReason,
     Episode,
@@ -51,6 +53,14 @@ _STAGE_RETURN_S = 30.0
 
 Result = Callable[[int], Event | ObserveStarted]
 """A stage's result, waiting for the instant at which the control thread sees it."""
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """What one observation cost here, ns: `observe_ns`, and `generate_ns` per flow step."""
+
+    observe_ns: int
+    generate_ns: tuple[int, ...]
 
 
 class RealtimeDriver:
@@ -84,28 +94,43 @@ class RealtimeDriver:
     def clock(self) -> SystemClock:
         return self._clock
 
-    def warm_up(self, episode: Episode) -> None:
-        """Run every stage once where it will run, so that no cold start falls into an episode."""
+    def measure(self, robot: Robot, policy: Policy, repeats: int) -> list[StageTimes]:
+        """Run every stage `repeats` times where it will run; also the warm-up before an episode.
 
-        def once() -> None:
-            robot = episode.robot
-            frames = robot.observe(robot.capture())
+        The robot must have been reset. Cold starts fall into the first entry.
+        """
+        times: list[StageTimes] = []
+
+        def measure_once() -> None:
             state = robot.spec.action_space.initial_state()
-            now_ns = self._clock.now_ns()
-            observation = Observation(frames.images, frames.state, state, robot.instruction, now_ns)
-            context = episode.policy.encode(observation)
-            for _ in episode.policy.generate(context, FlowStart(state)):
-                pass
+            marks = [self._clock.now_ns()]
+            frames = robot.observe(robot.capture())
+            observation = Observation(
+                frames.images, frames.state, state, robot.instruction, marks[0]
+            )
+            context = policy.encode(observation)
+            marks.append(self._clock.now_ns())
+            for _ in policy.generate(context, FlowStart(state)):
+                marks.append(self._clock.now_ns())
+            steps = tuple(after - before for before, after in pairwise(marks))
+            times.append(StageTimes(steps[0], steps[1:]))
 
-        self._encoder.call_and_wait(once)
+        for _ in range(repeats):
+            self._encoder.call_and_wait(measure_once)
+        return times
 
-    def run(self, episode: Episode) -> EpisodeResult:
-        """Run one episode; the robot must have been reset just now.
+    def run(self, episode: Episode, start_ns: int | None = None) -> EpisodeResult:
+        """Run one episode; the robot must have been reset for `start_ns`.
+
+        Args:
+            start_ns: the instant of the first tick, waited for; None for now.
 
         Raises:
             StageFailedError: a stage died; the robot was told to hold first.
             KeyboardInterrupt: passed on after the robot was told to hold.
         """
+        if start_ns is not None:
+            self._clock.sleep_until_ns(start_ns)
         run = _RealtimeRun(episode, self._clock, self._encoder, self._generator)
         try:
             return run.run()

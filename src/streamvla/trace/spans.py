@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Literal, NamedTuple
 
 from streamvla.trace.events import ActionReady, ObserveReady, ObserveStarted, Sent, TraceEvent
@@ -66,8 +66,7 @@ def generate_spans(events: Iterable[TraceEvent]) -> Iterator[Span]:
 def command_spans(events: Iterable[TraceEvent], period_ns: int) -> Iterator[Span]:
     """When each command was in force: one period, or less where the next one came sooner."""
     sent = [event for event in events if isinstance(event, Sent)]
-    following: list[Sent | None] = [*sent[1:], None]
-    for command, successor in zip(sent, following, strict=True):
+    for command, successor in zip_longest(sent, sent[1:]):
         end_ns = command.t_ns + period_ns
         if successor is not None:
             end_ns = min(end_ns, successor.t_ns)

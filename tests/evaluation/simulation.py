@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S
@@ -26,18 +24,6 @@ ARM = ActionSpace(
     (1.0,) * 4,
 )
 HORIZON = 10
-
-Simulate = Callable[..., list[TraceEvent]]
-
-
-@pytest.fixture
-def arm() -> ActionSpace:
-    return ARM
-
-
-@pytest.fixture
-def simulate() -> Simulate:
-    return simulate_arm
 
 
 def simulate_arm(

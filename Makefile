@@ -1,0 +1,32 @@
+# `make demo` and `make test` are all a newcomer types; both set everything up first.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint setup docs clean
+
+demo: setup  ## the shipped policy on a simulated robot: the classic way, then streaming
+	$(BIN)/streamvla run --out runs/demo
+
+test: setup  ## the fast test suite
+	$(BIN)/python -m pytest
+
+test-all: setup  ## slow tests too
+	$(BIN)/python -m pytest -m ""
+
+lint: setup
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/pyright
+
+docs: setup  ## rewrite the figures in the documents from docs/results
+	$(BIN)/streamvla results
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+	sh scripts/setup.sh $(VENV)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

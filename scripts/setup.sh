@@ -1,0 +1,31 @@
+#!/bin/sh
+# Set up a virtual environment with everything `make demo` and `make test` need.
+# Usage: sh scripts/setup.sh [VENV]
+set -eu
+venv=${1:-.venv}
+python=${PYTHON:-python3}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "setup: needs Python 3.11 or newer as '$python'; set PYTHON=/path/to/python3.11" >&2
+    exit 1
+}
+
+# Offscreen OpenGL for the simulated cameras, and the interpreter's venv module (Debian splits it).
+packages=""
+for library in libEGL.so.1 libOSMesa.so.8; do
+    ldconfig -p 2>/dev/null | grep -q "$library" || packages="libegl1 libgl1-mesa-dri libosmesa6"
+done
+"$python" -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
+if [ -n "$packages" ]; then
+    echo "setup: installing the system packages $packages"
+    run=""
+    [ "$(id -u)" = 0 ] || run="sudo"
+    # shellcheck disable=SC2086 # the list is meant to be split
+    { $run apt-get update -q && $run apt-get install -q -y --no-install-recommends $packages; } || {
+        echo "setup: could not install them; run: sudo apt-get install $packages" >&2
+        exit 1
+    }
+fi
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+"$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'

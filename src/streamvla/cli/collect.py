@@ -1,0 +1,73 @@
+"""`streamvla collect`: scripted experts → demonstrations; parallel, resumable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamvla.cli.output import print_json
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Collect demonstrations with scripted experts; run again to resume.
+
+    Attributes:
+        out: folder of the dataset.
+        tasks: default: reach, push, button-press-topdown, drawer-open, drawer-close, window-open.
+        episodes: per task, rounded up to whole shards of 25.
+        workers: processes; 0 for one per core.
+        seed: with task and index it fixes every episode.
+        json: print the counts as one JSON object on the last line.
+    """
+
+    out: Path = Path("datasets/metaworld6")
+    tasks: tuple[str, ...] = ()
+    episodes: int = 250
+    workers: int = 0
+    seed: int = 0
+    json: bool = False
+
+
+def collect_command(command: Collect) -> None:
+    """Run the command and print its counts."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from streamvla.data.collect import DEFAULT_TASKS, CollectConfig, CollectProgress, collect
+
+    config = CollectConfig(
+        out=command.out,
+        tasks=command.tasks or DEFAULT_TASKS,
+        episodes_per_task=command.episodes,
+        workers=command.workers,
+        seed=command.seed,
+    )
+    with Progress(
+        "[progress.description]{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ) as bar:
+        row = bar.add_task("shards", total=config.shards_per_task * len(config.tasks))
+
+        def show(state: CollectProgress) -> None:
+            bar.update(row, completed=state.shards_done)
+
+        state = collect(config, show)
+    print(
+        f"{config.out}: {state.shards_done} of {state.shards_total} shards; this run made "
+        f"{state.episodes} episodes ({state.frames} frames) in {state.attempts} attempts, "
+        f"{state.episodes_per_hour:.0f} an hour"
+    )
+    if command.json:
+        print_json(
+            {
+                "command": "collect",
+                "out": str(config.out),
+                "shards": state.shards_done,
+                "episodes": state.episodes,
+                "attempts": state.attempts,
+                "frames": state.frames,
+                "episodes_per_hour": state.episodes_per_hour,
+            }
+        )

@@ -1,0 +1,287 @@
+"""`streamvla eval`: success and timing over many simulated episodes, resumable."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from streamvla.cli.methods import label, parse_method, slug
+from streamvla.cli.output import figure, print_json, print_table
+from streamvla.core.clock import ms_to_ns
+from streamvla.core.errors import ConfigError, TraceError, did_you_mean
+from streamvla.core.interfaces import Policy, check_fit
+from streamvla.core.provenance import commit
+from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
+from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
+from streamvla.runtime.latency import ConstantLatency, JitteredLatency
+from streamvla.runtime.streamer import Pacing
+from streamvla.trace import Ended, FileTrace, Trace, read_trace
+
+FIRST_SEED = 1_000_000
+"""Evaluation seeds start here; demonstrations are collected below."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a policy in simulation, in virtual time: the world moves while the model thinks.
+
+    Attributes:
+        checkpoint: the policy; default the one that ships.
+        tasks: default all the policy was trained on.
+        episodes: per task, at seeds `seed`, `seed` + 1, …
+        method: synchronous[:h] or action-flow[:lead|:auto].
+        profile: stage times of the latency model.
+        pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
+        jitter: coefficient of variation of the stage times.
+        seconds: an episode's limit, on the robot's clock.
+        instructions: phrasings the policy was trained on, or held out.
+        workers: processes.
+        out: folder for the traces; complete ones with the same settings are not run again.
+        json: print the figures as one JSON object on the last line.
+    """
+
+    checkpoint: Path | None = None
+    tasks: tuple[str, ...] = ()
+    episodes: int = 50
+    method: str = "action-flow"
+    profile: str = "paper-20hz"
+    pacing: Pacing = "grid"
+    jitter: float = 0.0
+    seconds: float = 15.0
+    seed: int = FIRST_SEED
+    instructions: str = "train"
+    workers: int = 2
+    out: Path = Path("runs/eval")
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 1:
+            raise ConfigError(
+                f"episodes {self.episodes} and workers {self.workers} must be at least 1"
+            )
+        if self.seed < FIRST_SEED:
+            raise ConfigError(
+                f"seed {self.seed}: evaluation seeds start at {FIRST_SEED}; below it are the "
+                "demonstrations the policy was trained on"
+            )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One episode: everything a worker process needs."""
+
+    settings: Eval
+    checkpoint: Path
+    task: str
+    seed: int
+    path: Path
+
+    def header(self) -> dict[str, Any]:
+        """What must agree for a finished trace to be taken instead of running again."""
+        left_out = {"tasks", "episodes", "seed", "workers", "out", "json", "checkpoint"}
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
+        return {
+            "command": "eval",
+            "config": settings,
+            "checkpoint": self.checkpoint.name,
+            "checkpoint_bytes": self.checkpoint.stat().st_size,
+            "task": self.task,
+            "seed": self.seed,
+        }
+
+
+def evaluate(command: Eval) -> None:
+    """Run the command and print its figures."""
+    from streamvla.policy import resolve_checkpoint, trained_tasks
+
+    checkpoint = resolve_checkpoint(command.checkpoint)
+    tasks = command.tasks or trained_tasks(checkpoint)
+    _check_tasks(tasks)
+    jobs = _jobs(command, checkpoint, tasks)
+    missing = [job for job in jobs if _finished(job) is None]
+    _run_all(missing, command.workers, len(jobs))
+    outcomes = {task: [_outcome(job) for job in jobs if job.task == task] for task in tasks}
+    _report(command, checkpoint, outcomes)
+
+
+def _check_tasks(tasks: tuple[str, ...]) -> None:
+    from streamvla.robots import task_names
+
+    for task in tasks:
+        if task not in task_names():
+            raise did_you_mean("task", task, task_names())
+
+
+def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
+    profile = named_profile(command.profile)
+    from streamvla.policy import load_policy
+
+    executor = parse_method(command.method, profile, load_policy(checkpoint).spec.horizon)
+    folder = command.out / checkpoint.stem / slug(executor) / f"{command.profile}-{command.pacing}"
+    seeds = range(command.seed, command.seed + command.episodes)
+    return [
+        _Job(command, checkpoint, task, seed, folder / task / f"{seed}.jsonl")
+        for task in tasks
+        for seed in seeds
+    ]
+
+
+def _finished(job: _Job) -> Trace | None:
+    """The trace of this very episode, if it was run to its end before."""
+    try:
+        trace = read_trace(job.path)
+    except TraceError:
+        return None
+    same = all(trace.header.get(key) == value for key, value in job.header().items())
+    ended = bool(trace.events) and isinstance(trace.events[-1], Ended)
+    return trace if same and ended and trace.complete else None
+
+
+def _outcome(job: _Job) -> RunMetrics:
+    trace = _finished(job)
+    if trace is None:
+        raise TraceError(f"{job.path} was not written; run the same command again")
+    period_ns = named_profile(job.settings.profile).execute_ns
+    return metrics_of(trace.events, period_ns, job.settings.pacing, _action_space(job.checkpoint))
+
+
+_spaces: dict[Path, Any] = {}
+
+
+def _action_space(checkpoint: Path) -> Any:
+    from streamvla.policy import load_policy
+
+    if checkpoint not in _spaces:
+        _spaces[checkpoint] = load_policy(checkpoint).spec.action_space
+    return _spaces[checkpoint]
+
+
+# --- worker processes ------------------------------------------------------------------------
+
+
+def _run_all(jobs: list[_Job], workers: int, total: int) -> None:
+    """Run the missing episodes; Ctrl-C keeps every finished one."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    if not jobs:
+        return
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
+    with (
+        ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+        ) as pool,
+        Progress(*columns, TimeRemainingColumn()) as progress,
+    ):
+        bar = progress.add_task("episodes", total=total, completed=total - len(jobs))
+        try:
+            for future in as_completed([pool.submit(_run_job, job) for job in jobs]):
+                future.result()
+                progress.advance(bar)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            progress.console.print(
+                "Interrupted; finished episodes are kept. Run the same command to go on."
+            )
+            raise
+
+
+_policies: dict[Path, Policy] = {}
+_robots: dict[tuple[str, str], Any] = {}
+
+
+def _start_worker() -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _run_job(job: _Job) -> None:
+    """One episode in a worker: policy and robot are kept for the next."""
+    command = job.settings
+    policy, robot = _policy(job.checkpoint), _robot(job.task, command.instructions)
+    check_fit(policy.spec, robot.spec)
+    profile = named_profile(command.profile)
+    executor = parse_method(command.method, profile, policy.spec.horizon)
+    partial = job.path.with_suffix(".partial")
+    with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
+        robot.reset(job.seed, 0, profile.execute_ns)
+        space, horizon = policy.spec.action_space, policy.spec.horizon
+        streamer = Streamer(space, horizon, executor, command.pacing, trace)
+        limits = EpisodeLimits(ms_to_ns(command.seconds * 1000))
+        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits)
+        jittered = JitteredLatency(profile, command.jitter, job.seed)
+        run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
+    os.replace(partial, job.path)
+
+
+def _policy(checkpoint: Path) -> Policy:
+    from streamvla.policy import load_policy
+
+    if checkpoint not in _policies:
+        _policies[checkpoint] = load_policy(checkpoint)
+    return _policies[checkpoint]
+
+
+def _robot(task: str, instructions: str) -> Any:
+    from streamvla.robots import make_robot
+
+    if (task, instructions) not in _robots:
+        for robot in _robots.values():
+            robot.close()
+        _robots.clear()
+        _robots[task, instructions] = make_robot(task, split=instructions)
+    return _robots[task, instructions]
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics]]) -> None:
+    tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
+    everything = aggregate([run for runs in outcomes.values() for run in runs])
+    mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
+    horizon = _policy(checkpoint).spec.horizon
+    executor = parse_method(command.method, named_profile(command.profile), horizon)
+    rows = [
+        (
+            task,
+            f"{100 * figures['success']:.0f} %",
+            f"{100 * figures['success_ci'][0]:.0f} – {100 * figures['success_ci'][1]:.0f} %",
+            figure(figures["t_action_ms"]),
+            figure(figures["halt_ms_per_observation"]),
+        )
+        for task, figures in [*tasks.items(), ("all", everything)]
+    ]
+    print_table(
+        f"{label(executor, horizon)}; {named_profile(command.profile).label}; "
+        f"{command.pacing} pacing; {command.episodes} episodes a task",
+        ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
+        rows,
+    )
+    if command.json:
+        print_json(
+            {
+                "command": "eval",
+                "method": command.method,
+                "seeds": [command.seed, command.seed + command.episodes - 1],
+                "mean_success": mean_success,
+                "tasks": {task: _task_figures(figures) for task, figures in tasks.items()},
+                **everything,
+            }
+        )
+
+
+def _task_figures(figures: dict[str, Any]) -> dict[str, Any]:
+    low, high = figures["success_ci"]
+    return {
+        "success": figures["success"],
+        "episodes": figures["episodes"],
+        "ci_low": low,
+        "ci_high": high,
+    }

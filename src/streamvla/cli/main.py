@@ -1,0 +1,66 @@
+"""`streamvla COMMAND …`: parse, run, and turn errors into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from streamvla.cli.bench import Bench, bench
+from streamvla.cli.collect import Collect, collect_command
+from streamvla.cli.evaluate import Eval, evaluate
+from streamvla.cli.results import Results, results
+from streamvla.cli.run import Run, run
+from streamvla.cli.simulate import Simulate, simulate
+from streamvla.cli.train import Train, train_command
+from streamvla.core.errors import StreamVLAError
+
+_COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "simulate": (Simulate, simulate),
+    "run": (Run, run),
+    "eval": (Eval, evaluate),
+    "collect": (Collect, collect_command),
+    "train": (Train, train_command),
+    "bench": (Bench, bench),
+    "results": (Results, results),
+}
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script's entry point."""
+    sys.exit(execute(arguments))
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run; the exit code. Wrong flags exit through `SystemExit`, as argparse does."""
+    command = _parse(arguments)
+    action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
+    try:
+        action(command)
+    except StreamVLAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> object:
+    union: Any = None
+    for name, (kind, _) in _COMMANDS.items():
+        option = Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        union = option if union is None else union | option
+    return tyro.cli(
+        union,
+        prog="streamvla",
+        description="Robots driven by VLA models that never wait for the model.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )

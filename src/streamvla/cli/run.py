@@ -1,0 +1,247 @@
+"""`streamvla run`: one policy on one robot in wall-clock time, method beside method."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from streamvla.cli.methods import AUTO, label, parse_method, slug
+from streamvla.core.clock import ms_to_ns
+from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.interfaces import Policy, Robot, check_fit
+from streamvla.core.provenance import commit
+from streamvla.runtime import (
+    Episode,
+    EpisodeLimits,
+    Executor,
+    LatencyProfile,
+    RealtimeDriver,
+    Streamer,
+    named_profile,
+)
+from streamvla.runtime.streamer import Pacing
+from streamvla.trace import FileTrace
+
+MEASURED = "measured"
+FIRST_SEED = 2_000_000
+VIDEO_SIZE = (240, 240)
+RESET_NS = ms_to_ns(300)
+"""Given to the robot to reset before the episode's first tick."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run the policy on the robot in real time, the classic way and streaming, and compare.
+
+    Attributes:
+        checkpoint: the policy; default the one that ships.
+        task: tasks to run, in turn; default all the policy was trained on.
+        instruction: say this to the policy instead of the task's own phrasing.
+        methods: synchronous[:h] or action-flow[:lead|:auto], compared in this order; the first is
+            what ratios refer to.
+        profile: paper-20hz, paper-a800, edge-20hz (emulated: stages padded), or measured.
+        pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
+        episodes: with each method.
+        seconds: an episode's limit.
+        seed: of the first episode; method runs are paired, same seeds for each.
+        out: folder for traces, videos, the report and the Perfetto trace.
+        resume: keep complete episodes that an interrupted run left in `out`.
+        videos: how many episodes to film.
+        json: print the figures as one JSON object on the last line.
+    """
+
+    checkpoint: Path | None = None
+    task: tuple[str, ...] = ()
+    instruction: str | None = None
+    methods: tuple[str, ...] = ("synchronous", "synchronous:5", f"action-flow:{AUTO}")
+    profile: str = "paper-20hz"
+    pacing: Pacing = "grid"
+    episodes: int = 6
+    seconds: float = 15.0
+    seed: int = FIRST_SEED
+    out: Path = Path("runs/run")
+    resume: bool = False
+    videos: int = 3
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.videos < 0:
+            raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
+
+
+@dataclass
+class _Filmed:
+    """World captures of one episode, one per control instant, to be rendered afterwards."""
+
+    robot: Any
+    captures: list[tuple[int, Any]] = field(default_factory=list)
+
+    def __call__(self, now_ns: int) -> None:
+        self.captures.append((now_ns, self.robot.capture()))
+
+
+def run(command: Run) -> None:
+    """Run the command, print the comparison, write the report."""
+    from streamvla.policy import load_policy, resolve_checkpoint, trained_tasks
+    from streamvla.robots import task_names
+
+    if command.profile != MEASURED:
+        named_profile(command.profile)  # a wrong name is said before the model is loaded
+    checkpoint = resolve_checkpoint(command.checkpoint)
+    tasks = command.task or trained_tasks(checkpoint)
+    for task in tasks:
+        if task not in task_names():
+            raise did_you_mean("task", task, task_names())
+    _use_one_model_thread()
+    policy = load_policy(checkpoint)
+    if not command.resume:
+        shutil.rmtree(command.out, ignore_errors=True)
+    with RealtimeDriver() as driver:
+        session = _Session(command, policy, driver, tasks)
+        try:
+            session.run_all()
+        except KeyboardInterrupt:
+            print(
+                f"Interrupted: the robot was told to hold; traces are in {command.out}. "
+                "Add --resume to go on.",
+                file=sys.stderr,
+            )
+            raise
+    session.report()
+
+
+def _use_one_model_thread() -> None:
+    """Leave the other cores to the control thread and the renderer."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class _Session:
+    """All episodes of one command: paired seeds, method after method."""
+
+    def __init__(
+        self, command: Run, policy: Policy, driver: RealtimeDriver, tasks: tuple[str, ...]
+    ) -> None:
+        self._command = command
+        self._policy = policy
+        self._driver = driver
+        self._tasks = tasks
+        self._robot: Robot | None = None
+        self._robot_task = ""
+        self._profile = self._resolve_profile()
+        horizon = policy.spec.horizon
+        self._executors = [
+            parse_method(method, self._profile, horizon) for method in command.methods
+        ]
+        self._videos: dict[Path, Path] = {}
+
+    def run_all(self) -> None:
+        """Every episode with every method; a robot is set up once per task."""
+        from rich.progress import Progress
+
+        print(f"Profile {self._profile.label}; {self._command.pacing} pacing.", flush=True)
+        with Progress(transient=True) as progress:
+            bar = progress.add_task("episodes", total=self._command.episodes * len(self._executors))
+            for number in self._order():
+                for executor in self._executors:
+                    self._run_one(number, executor)
+                    progress.advance(bar)
+        if self._robot is not None:
+            self._robot.close()
+
+    def _order(self) -> Iterator[int]:
+        """Episode numbers, those of one task together: episode i is of task i mod tasks."""
+        tasks = len(self._tasks)
+        for task in range(tasks):
+            yield from range(task, self._command.episodes, tasks)
+
+    def _task_of(self, number: int) -> str:
+        return self._tasks[number % len(self._tasks)]
+
+    def _path(self, number: int, executor: Executor) -> Path:
+        name = f"{number:03d}-{self._task_of(number)}.jsonl"
+        return self._command.out / "traces" / slug(executor) / name
+
+    def _run_one(self, number: int, executor: Executor) -> None:
+        path = self._path(number, executor)
+        filmed = number < self._command.videos
+        if self._command.resume and _is_complete(path):
+            return
+        robot = self._robot_for(self._task_of(number))
+        film = _Filmed(robot) if filmed else None
+        with FileTrace(path, self._header(number, executor)) as trace:
+            episode = self._episode(robot, executor, trace, film)
+            start_ns = self._driver.clock.now_ns() + RESET_NS
+            robot.reset(self._command.seed + number, start_ns, self._profile.execute_ns)
+            self._driver.run(episode, start_ns)
+        if film is not None:
+            self._render(film, path)
+
+    def _episode(
+        self, robot: Robot, executor: Executor, trace: Any, watch: Callable[[int], None] | None
+    ) -> Episode:
+        space, horizon = self._policy.spec.action_space, self._policy.spec.horizon
+        return Episode(
+            robot=robot,
+            policy=self._policy,
+            streamer=Streamer(space, horizon, executor, self._command.pacing, trace),
+            trace=trace,
+            pacing=self._command.pacing,
+            profile=self._profile,
+            limits=EpisodeLimits(ms_to_ns(self._command.seconds * 1000)),
+            instruction=self._command.instruction,
+            watch=watch,
+        )
+
+    def _robot_for(self, task: str) -> Robot:
+        """The robot of a task, warmed up: its first rendering and encoding happen here."""
+        from streamvla.robots import make_robot
+
+        if self._robot is None or self._robot_task != task:
+            if self._robot is not None:
+                self._robot.close()
+            self._robot, self._robot_task = make_robot(task), task
+            check_fit(self._policy.spec, self._robot.spec)
+            self._warm_up(self._robot)
+        return self._robot
+
+    def _warm_up(self, robot: Robot) -> None:
+        robot.reset(self._command.seed, self._driver.clock.now_ns(), self._profile.execute_ns)
+        self._driver.measure(robot, self._policy, repeats=3)
+
+    def _resolve_profile(self) -> LatencyProfile:
+        """The named profile, or this machine's own median stage times."""
+        from streamvla.robots import make_robot
+
+        if self._command.profile != MEASURED:
+            return named_profile(self._command.profile)
+        robot = make_robot(self._tasks[0])
+        period_ns = robot.spec.control_period_ns
+        robot.reset(self._command.seed, self._driver.clock.now_ns(), period_ns)
+        times = self._driver.measure(robot, self._policy, repeats=12)[2:]  # the cold ones left out
+        robot.close()
+        return LatencyProfile(
+            MEASURED,
+            round(median(time.observe_ns for time in times)),
+            round(median(step for time in times for step in time.generate_ns)),
+            period_ns,
+            emulated=False,
+        )
+
+    def _header(self, number: int, executor: Executor) -> dict[str, Any]:
+        return {
+            "command": "run",
+            "config": {k: v for k, v in asdict(self._command).items() if k not in {"out", "json"}}
+            | {"checkpoint": None},
+            "method": label(executor, self._policy.spec.horizon),
+            "profile": self._profile.label,
+            "task": self._task_of(number),
+            "seed": self._command.seed + number,
+            "commit": commit(),
+        }

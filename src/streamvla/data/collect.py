@@ -1,0 +1,338 @@
+"""Scripted Meta-World experts → demonstrations: parallel, deterministic, resumable.
+
+Every shard depends only on (settings, task, shard index): killed anywhere, a second run makes
+just the missing shards, byte for byte what they would have been.
+
+    reset ─ [displaced start] ─ expert + bursts of noise ─ success ─ 18 more steps ─ stop
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import numpy as np
+
+from streamvla.core.clock import NS_PER_S, Clock, SystemClock
+from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
+from streamvla.data.expert import ScriptedExpert
+from streamvla.data.noise import ExecutionNoise, NoiseConfig
+from streamvla.data.store import (
+    META_NAME,
+    DatasetMeta,
+    Episode,
+    read_meta,
+    read_shard,
+    shard_path,
+    write_meta,
+    write_shard,
+)
+from streamvla.robots.instructions import phrasings
+from streamvla.robots.metaworld import SPEC, TASKS, MetaWorldCapture, MetaWorldRobot
+
+FIRST_EVALUATION_SEED = 1_000_000
+"""Evaluation uses seeds from here on; demonstrations stay below."""
+
+EPISODES_PER_SHARD = 25
+MAX_ATTEMPTS_PER_SHARD = 100
+MAX_STEPS = 120
+STEPS_PAST_SUCCESS = 18
+
+DEFAULT_TASKS = (
+    "reach",
+    "push",
+    "button-press-topdown",
+    "drawer-open",
+    "drawer-close",
+    "window-open",
+)
+
+
+class CollectionInterruptedError(StreamVLAError):
+    """Ctrl-C during collection; what is on disk is whole."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect.
+
+    Attributes:
+        out: directory of the dataset; made when missing, resumed when not.
+        tasks: names of `robots.metaworld.TASKS`.
+        episodes_per_task: rounded up to whole shards of 25.
+        workers: processes; 0 for one per CPU, 1 for none besides this one.
+        seed: base seed; with task and index it fixes every episode.
+        noise: how executed actions differ from the expert's.
+    """
+
+    out: Path
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    episodes_per_task: int = 250
+    workers: int = 0
+    seed: int = 0
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in TASKS:
+                raise did_you_mean("task", task, TASKS)
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(f"tasks {list(self.tasks)}: expected at least one, each once")
+        if self.episodes_per_task < 1:
+            raise ConfigError(f"episodes_per_task is {self.episodes_per_task}, expected ≥ 1")
+        if self.shards_per_task * MAX_ATTEMPTS_PER_SHARD > FIRST_EVALUATION_SEED:
+            raise ConfigError(
+                f"episodes_per_task is {self.episodes_per_task}: its seeds would repeat; expected "
+                f"≤ {FIRST_EVALUATION_SEED // MAX_ATTEMPTS_PER_SHARD * EPISODES_PER_SHARD}"
+            )
+        if self.workers < 0 or self.seed < 0:
+            raise ConfigError(f"workers {self.workers} and seed {self.seed}: expected ≥ 0")
+
+    @property
+    def shards_per_task(self) -> int:
+        """Whole shards that hold `episodes_per_task`."""
+        return -(-self.episodes_per_task // EPISODES_PER_SHARD)
+
+
+@dataclass(frozen=True)
+class CollectProgress:
+    """Told after every shard.
+
+    Attributes:
+        shards_done, shards_total: of this dataset, those found on disk included.
+        episodes, attempts, frames: made by this run so far.
+        elapsed_s: since this run started.
+    """
+
+    shards_done: int
+    shards_total: int
+    episodes: int = 0
+    attempts: int = 0
+    frames: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def episodes_per_hour(self) -> float:
+        """Throughput of this run; 0 before the first shard."""
+        return self.episodes / self.elapsed_s * 3600 if self.elapsed_s else 0.0
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One unit of work."""
+
+    config: CollectConfig
+    task: str
+    index: int
+
+    @property
+    def path(self) -> Path:
+        return shard_path(self.config.out, self.task, self.index)
+
+
+def collect(
+    config: CollectConfig,
+    progress: Callable[[CollectProgress], None] = lambda _: None,
+    clock: Clock | None = None,
+) -> CollectProgress:
+    """Make every shard that is missing.
+
+    With more than one worker, call it under `if __name__ == "__main__"`: processes are spawned.
+
+    Raises:
+        DatasetError: `out` holds a dataset of other settings, or an expert fails too often.
+        CollectionInterruptedError: Ctrl-C; the message says how to resume.
+    """
+    clock = clock or SystemClock()
+    started_ns = clock.now_ns()
+    _claim_directory(config)
+    missing = [shard for shard in _shards(config) if not shard.path.exists()]
+    total = config.shards_per_task * len(config.tasks)
+    state = CollectProgress(shards_done=total - len(missing), shards_total=total)
+    runs = _run(missing, config.workers or os.cpu_count() or 1)
+    try:
+        for episodes, attempts, frames in runs:
+            state = replace(
+                state,
+                shards_done=state.shards_done + 1,
+                episodes=state.episodes + episodes,
+                attempts=state.attempts + attempts,
+                frames=state.frames + frames,
+                elapsed_s=(clock.now_ns() - started_ns) / NS_PER_S,
+            )
+            progress(state)
+    except KeyboardInterrupt as interrupt:
+        raise CollectionInterruptedError(
+            f"interrupted with {state.shards_done} of {total} shards complete in {config.out}. "
+            "Run the same command again to resume."
+        ) from interrupt
+    except BrokenProcessPool as death:
+        raise DatasetError(
+            f"a worker died (out of memory?) with {state.shards_done} of {total} shards complete "
+            f"in {config.out}. Run the same command again to resume, with fewer workers."
+        ) from death
+    finally:
+        runs.close()
+    return state
+
+
+def episode_seed(base: int, task: str, index: int) -> int:
+    """The seed of attempt `index` at `task`: distinct within a task, below the evaluation's."""
+    offset = zlib.crc32(f"{base}/{task}".encode())
+    return (offset + index) % FIRST_EVALUATION_SEED
+
+
+def collect_episode(robot: MetaWorldRobot, seed: int, noise: NoiseConfig) -> Episode | None:
+    """One demonstration, or None when the expert failed within `MAX_STEPS`.
+
+    Steps on nominal time from 0. Nothing is rendered before the episode has succeeded.
+    """
+    expert = ScriptedExpert(robot.task)
+    space, period_ns = SPEC.action_space, SPEC.control_period_ns
+    disturbance = ExecutionNoise(noise, space.is_delta(), np.random.default_rng([seed, 2]))
+    captures: list[MetaWorldCapture] = []
+    labels: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    success_step: int | None = None
+    robot.reset(seed, 0, period_ns)
+    while success_step is None or len(actions) < success_step + STEPS_PAST_SUCCESS:
+        if success_step is None and len(actions) == MAX_STEPS:
+            return None
+        captures.append(robot.capture())
+        labels.append(expert.act(robot.privileged_observation))
+        actions.append(space.clip(disturbance.perturb(labels[-1])))
+        robot.command(actions[-1], (len(actions) - 1) * period_ns)
+        robot.advance_to(len(actions) * period_ns)
+        if robot.success and success_step is None:
+            success_step = len(actions)
+    frames = [robot.observe(capture) for capture in captures]
+    return Episode(
+        task=robot.task,
+        images={view: np.stack([f.images[view] for f in frames]) for view in SPEC.views},
+        state=np.stack([f.state for f in frames]),
+        action=np.stack(actions).astype(np.float32),
+        label=np.stack(labels).astype(np.float32),
+        seed=seed,
+        success_step=success_step,
+    )
+
+
+def _shards(config: CollectConfig) -> Iterator[_Shard]:
+    """Every task's first shard, then every task's second, …: usable when stopped early."""
+    for index in range(config.shards_per_task):
+        for task in config.tasks:
+            yield _Shard(config, task, index)
+
+
+def _claim_directory(config: CollectConfig) -> None:
+    """Write `meta.json`, or check that the one there was made under the same settings."""
+    meta = DatasetMeta(
+        robot=SPEC.name,
+        action_space=SPEC.action_space,
+        state_names=SPEC.state_names,
+        control_period_ns=SPEC.control_period_ns,
+        views=SPEC.views,
+        image_size=SPEC.image_size,
+        tasks={task: phrasings(task) for task in config.tasks},
+        noise=asdict(config.noise),
+        seed=config.seed,
+        commit=_commit(),
+    )
+    if (config.out / META_NAME).exists():
+        found = read_meta(config.out)
+        if replace(found, tasks={}, commit="") != replace(meta, tasks={}, commit=""):
+            raise DatasetError(
+                f"{config.out / META_NAME}: made with other settings (seed {found.seed}, noise "
+                f"{dict(found.noise)}). Use the same settings to resume, or another directory."
+            )
+        meta = replace(found, tasks={**found.tasks, **meta.tasks})
+    write_meta(config.out, meta)
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+# Worker processes. Ctrl-C reaches the parent alone, which tells the workers through the event;
+# each drops its unfinished shard after the episode in hand.
+_stop: Event | None = None
+
+
+def _run(shards: list[_Shard], workers: int) -> Generator[tuple[int, int, int]]:
+    """Make shards in `workers` processes; yields (episodes, attempts, frames) as each is done."""
+    if workers == 1 or len(shards) <= 1:
+        yield from map(_make_shard, shards)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Event()
+    with ProcessPoolExecutor(
+        min(workers, len(shards)), spawn, initializer=_start_worker, initargs=(stop,)
+    ) as pool:
+        futures: list[Future[tuple[int, int, int]]] = [
+            pool.submit(_make_shard, shard) for shard in shards
+        ]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(stop: Event) -> None:
+    global _stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _stop = stop
+
+
+def _make_shard(shard: _Shard) -> tuple[int, int, int]:
+    """Collect and write one shard; (episodes, attempts, frames)."""
+    robot = MetaWorldRobot(shard.task)
+    try:
+        episodes, attempts = _fill(shard, robot)
+    finally:
+        robot.close()
+    write_shard(shard.path, episodes, attempts)
+    read_shard(shard.path, shard.task, read_meta(shard.config.out))
+    return len(episodes), attempts, sum(len(episode) for episode in episodes)
+
+
+def _fill(shard: _Shard, robot: MetaWorldRobot) -> tuple[list[Episode], int]:
+    """Attempts until the shard is full; each shard has its own range of attempt indices."""
+    config = shard.config
+    episodes: list[Episode] = []
+    first = shard.index * MAX_ATTEMPTS_PER_SHARD
+    for attempt in range(MAX_ATTEMPTS_PER_SHARD):
+        if _stop is not None and _stop.is_set():
+            raise CollectionInterruptedError(f"shard {shard.path} dropped on request")
+        seed = episode_seed(config.seed, shard.task, first + attempt)
+        episode = collect_episode(robot, seed, config.noise)
+        if episode is not None:
+            episodes.append(episode)
+        if len(episodes) == EPISODES_PER_SHARD:
+            return episodes, attempt + 1
+    raise DatasetError(
+        f"task {shard.task!r}: the expert solved {len(episodes)} of {MAX_ATTEMPTS_PER_SHARD} "
+        "attempts, too few. Lower noise.sigma_high, or leave the task out."
+    )

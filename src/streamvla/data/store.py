@@ -1,0 +1,331 @@
+"""Demonstrations on disk: a header and shards of whole episodes.
+
+    DIR/meta.json                        what every shard shares (`DatasetMeta`)
+    DIR/reach/shard_00000.safetensors    episodes 0-24 of the task, one after another:
+
+        frame          0 1 2 … 43 | 44 45 … 90 | …          N frames
+        episode_start  0            44           …          E + 1 offsets, the last is N
+        image.VIEW (N, height, width, 3) u8    state (N, s) f32    action, label (N, d) f32
+        seed (E,) i64    success_step (E,) i64    attempts (1,) i64
+
+`action` is what was executed, `label` what the expert wanted at that instant. Shards are written
+beside their place and renamed, so a shard that exists is whole. Reading maps the file: frames
+come from disk as they are used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import DatasetError, StreamVLAError, did_you_mean
+
+SCHEMA_VERSION = 1
+META_NAME = "meta.json"
+_DTYPES = {"U8": np.dtype("u1"), "F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+
+
+@dataclass(frozen=True)
+class DatasetMeta:
+    """What every episode of a dataset shares.
+
+    Attributes:
+        robot: name of the robot that was demonstrated on.
+        action_space: of `action` and `label`.
+        state_names: one per dimension of `state`.
+        control_period_ns: between frames, nominal.
+        views: camera names.
+        image_size: (height, width), pixels.
+        tasks: task → its training instructions.
+        noise: the collector's noise settings.
+        seed: the collector's base seed.
+        commit: source revision that started the dataset, "unknown" outside a repository.
+    """
+
+    robot: str
+    action_space: ActionSpace
+    state_names: tuple[str, ...]
+    control_period_ns: int
+    views: tuple[str, ...]
+    image_size: tuple[int, int]
+    tasks: Mapping[str, tuple[str, ...]]
+    noise: Mapping[str, Any]
+    seed: int
+    commit: str
+
+    def to_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        fields["action_space"] = self.action_space.to_json()
+        return {"schema_version": SCHEMA_VERSION, **fields}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> DatasetMeta:
+        """Inverse of `to_json`.
+
+        Raises:
+            DatasetError: another schema version, a missing or malformed field.
+        """
+        version = fields.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DatasetError(
+                f"schema version {version!r}, expected {SCHEMA_VERSION}: collect again with this "
+                "version of streamvla"
+            )
+        try:
+            height, width = fields["image_size"]
+            return cls(
+                robot=str(fields["robot"]),
+                action_space=ActionSpace.from_json(fields["action_space"]),
+                state_names=tuple(fields["state_names"]),
+                control_period_ns=int(fields["control_period_ns"]),
+                views=tuple(fields["views"]),
+                image_size=(int(height), int(width)),
+                tasks={task: tuple(said) for task, said in fields["tasks"].items()},
+                noise=dict(fields["noise"]),
+                seed=int(fields["seed"]),
+                commit=str(fields["commit"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, StreamVLAError) as error:
+            raise DatasetError(
+                f"missing or malformed field ({type(error).__name__}: {error}): restore the file, "
+                "or collect again into an empty directory"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration of `t` frames; frame i is what was seen before `action[i]`.
+
+    Attributes:
+        images: view → (t, height, width, 3) uint8, mapped from disk.
+        state: (t, s) float32 measured proprioception.
+        action: (t, d) float32 executed.
+        label: (t, d) float32 the clean expert action at that instant.
+        seed: the episode's seed.
+        success_step: number of actions after which the task was first reached.
+    """
+
+    task: str
+    images: Mapping[str, np.ndarray]
+    state: np.ndarray
+    action: np.ndarray
+    label: np.ndarray
+    seed: int
+    success_step: int
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """A validated dataset.
+
+    Attributes:
+        attempts: task → episodes tried to get the stored ones (the expert's failures are not
+            stored).
+    """
+
+    meta: DatasetMeta
+    episodes: tuple[Episode, ...]
+    attempts: Mapping[str, int]
+
+    @property
+    def frame_count(self) -> int:
+        """Frames over all episodes."""
+        return sum(len(episode) for episode in self.episodes)
+
+    def action_states(self, episode: Episode) -> np.ndarray:
+        """(t + 1, d) float64 action state before each executed action, and after the last."""
+        space = self.meta.action_space
+        states = [space.initial_state()]
+        for action in episode.action.astype(np.float64):
+            states.append(space.advance(states[-1], action))
+        return np.stack(states)
+
+
+def shard_path(directory: Path, task: str, index: int) -> Path:
+    """Where shard `index` of `task` lies."""
+    return directory / task / f"shard_{index:05d}.safetensors"
+
+
+def write_meta(directory: Path, meta: DatasetMeta) -> None:
+    """Write `meta.json` atomically."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f".{META_NAME}.partial"
+    partial.write_text(json.dumps(meta.to_json(), indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, directory / META_NAME)
+
+
+def read_meta(directory: Path) -> DatasetMeta:
+    """Read `meta.json`.
+
+    Raises:
+        DatasetError: it is missing, malformed, or of another schema version.
+    """
+    path = directory / META_NAME
+    if not path.is_file():
+        raise DatasetError(
+            f"no dataset at {directory}: {META_NAME} is missing. Make one with streamvla collect."
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: not valid JSON ({error}); collect again") from error
+    if not isinstance(fields, dict):
+        raise DatasetError(f"{path}: expected a JSON object, got {type(fields).__name__}")
+    try:
+        return DatasetMeta.from_json(fields)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from error
+
+
+def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
+    """Write whole episodes atomically: the path exists only once the shard is complete."""
+    episodes = list(episodes)
+    tensors = {
+        f"image.{view}": np.concatenate([episode.images[view] for episode in episodes])
+        for view in episodes[0].images
+    }
+    for name in ("state", "action", "label"):
+        rows = [getattr(episode, name) for episode in episodes]
+        tensors[name] = np.concatenate(rows).astype(np.float32)
+    lengths = [len(episode) for episode in episodes]
+    tensors["episode_start"] = np.cumsum([0, *lengths], dtype=np.int64)
+    tensors["seed"] = np.array([episode.seed for episode in episodes], dtype=np.int64)
+    tensors["success_step"] = np.array(
+        [episode.success_step for episode in episodes], dtype=np.int64
+    )
+    tensors["attempts"] = np.array([attempts], dtype=np.int64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode], int]:
+    """The episodes of one shard, and how many attempts they took.
+
+    Raises:
+        DatasetError: the shard is truncated, lacks a tensor, or disagrees with `meta`.
+    """
+    tensors = _map_tensors(path)
+    _check_shapes(path, tensors, meta)
+    start = tensors["episode_start"]
+    episodes = []
+    for index, (first, last) in enumerate(itertools.pairwise(start)):
+        frames = slice(int(first), int(last))
+        episodes.append(
+            Episode(
+                task=task,
+                images={view: tensors[f"image.{view}"][frames] for view in meta.views},
+                state=np.array(tensors["state"][frames]),
+                action=np.array(tensors["action"][frames]),
+                label=np.array(tensors["label"][frames]),
+                seed=int(tensors["seed"][index]),
+                success_step=int(tensors["success_step"][index]),
+            )
+        )
+    return episodes, int(tensors["attempts"][0])
+
+
+def load_dataset(directory: Path | str, tasks: Iterable[str] | None = None) -> Demonstrations:
+    """Load and validate a dataset.
+
+    Args:
+        directory: what `collect` wrote.
+        tasks: which tasks; None for all.
+
+    Raises:
+        ConfigError: a task the dataset does not have.
+        DatasetError: anything missing, truncated, or inconsistent; the message names the file.
+    """
+    directory = Path(directory)
+    meta = read_meta(directory)
+    episodes: list[Episode] = []
+    attempts: dict[str, int] = {}
+    for task in meta.tasks if tasks is None else tasks:
+        if task not in meta.tasks:
+            raise did_you_mean("task", task, meta.tasks)
+        paths = sorted((directory / task).glob("shard_*.safetensors"))
+        if not paths:
+            raise DatasetError(
+                f"{directory / task}: no complete shard of task {task!r}. Run the same streamvla "
+                "collect command again; it resumes."
+            )
+        shards = [read_shard(path, task, meta) for path in paths]
+        episodes.extend(episode for shard, _ in shards for episode in shard)
+        attempts[task] = sum(tried for _, tried in shards)
+    return Demonstrations(meta=meta, episodes=tuple(episodes), attempts=attempts)
+
+
+def _map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Memory-map a safetensors file: 8 bytes header length, JSON header, raw tensors."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            if size < 8 or header_size > size - 8:
+                raise ValueError(f"{size} bytes are too few for its header")
+            header = json.loads(file.read(header_size))
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        expected = 8 + header_size + max(entry["data_offsets"][1] for entry in entries.values())
+        if size != expected:
+            raise ValueError(f"{size} bytes, expected {expected}")
+        return {name: _map_one(path, 8 + header_size, entry) for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"{path}: truncated or not a shard ({error}). Delete it and run the same streamvla "
+            "collect command again; it makes this shard anew."
+        ) from error
+
+
+def _map_one(path: Path, base: int, entry: Mapping[str, Any]) -> np.ndarray:
+    dtype = _DTYPES[entry["dtype"]]
+    shape = tuple(entry["shape"])
+    first, last = entry["data_offsets"]
+    if math.prod(shape) * dtype.itemsize != last - first:
+        raise ValueError(f"shape {shape} does not fill {last - first} bytes")
+    return np.memmap(path, dtype=dtype, mode="r", offset=base + first, shape=shape)
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], meta: DatasetMeta) -> None:
+    """Every tensor is there and has the shape that the header and `meta` imply."""
+    for name in ("episode_start", "seed"):
+        if name not in tensors or tensors[name].ndim != 1:
+            raise DatasetError(f"{path}: no one-dimensional tensor {name!r}; delete it, recollect")
+    start = tensors["episode_start"]
+    episodes, frames = len(start) - 1, int(start[-1])
+    if start[0] != 0 or (np.diff(start) <= 0).any():
+        raise DatasetError(f"{path}: episode_start {start.tolist()} does not grow from 0")
+    expected = {f"image.{view}": (frames, *meta.image_size, 3) for view in meta.views}
+    expected |= {
+        "state": (frames, len(meta.state_names)),
+        "action": (frames, meta.action_space.dim),
+        "label": (frames, meta.action_space.dim),
+        "seed": (episodes,),
+        "success_step": (episodes,),
+        "attempts": (1,),
+    }
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise DatasetError(
+                f"{path}: tensor {name!r} is missing (has {', '.join(sorted(tensors))}). It was "
+                f"collected under other settings than {META_NAME}: collect into another directory."
+            )
+        if tensors[name].shape != shape:
+            raise DatasetError(
+                f"{path}: tensor {name!r} has shape {tensors[name].shape}, expected {shape}. It "
+                f"was collected under other settings than {META_NAME}: collect into another "
+                "directory."
+            )

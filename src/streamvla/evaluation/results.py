@@ -1,0 +1,284 @@
+"""Figures in documents come from files: `docs/results/NAME.json` → marked regions in Markdown.
+
+A region names the file and what to show of it; what stands inside is generated:
+
+    <!-- results:demo:main -->                       the table `main` of demo.json
+    | executor | T_action (ms) | …
+    <!-- /results -->
+    … every <!-- results:demo:streaming:t_action_ms -->29.2<!-- /results --> ms …     one figure
+    <!-- results:demo:source --> … <!-- /results -->               how it was made, in a sentence
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from streamvla.core.clock import wall_date
+from streamvla.core.errors import ConfigError, did_you_mean
+
+SCHEMA = "streamvla-results/1"
+SOURCE = "source"
+
+_REGION = re.compile(
+    r"(?P<open><!-- results:(?P<name>[\w.-]+):(?P<what>[^\n]+?) -->)"
+    r"(?P<body>.*?)(?P<close><!-- /results -->)",
+    re.DOTALL,
+)
+_MARKER = re.compile(r"<!-- (?:results:|/results)")
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one figure is shown.
+
+    Attributes:
+        title: table heading, with the unit.
+        digits: decimals.
+        percent: the value is a fraction; show it times 100 with a % sign.
+        interval: key of a `[low, high]` pair to show behind the value, in brackets.
+    """
+
+    title: str
+    digits: int = 1
+    percent: bool = False
+    interval: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one command measured, with all that is needed to measure it again.
+
+    Attributes:
+        command: as typed; `commit` of the code; `date` ISO; `seeds` used.
+        machine: see `describe_machine`.
+        rows: one object per run; `run` is its name. Figures may be nested.
+        columns: key → how it is shown; a key reaches into nested objects with dots
+            (`action_age_ms.p50`).
+        tables: table name → keys of its columns, in order.
+    """
+
+    name: str
+    command: str
+    commit: str
+    seeds: Sequence[int]
+    machine: dict[str, Any]
+    rows: Sequence[dict[str, Any]]
+    columns: dict[str, Column]
+    tables: dict[str, Sequence[str]]
+    date: str = field(default_factory=wall_date)
+
+
+def write_results(folder: Path, results: Results) -> Path:
+    """Write `folder/NAME.json`, after checking that every table can be drawn."""
+    for table in results.tables:
+        render_table(results, table)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{results.name}.json"
+    text = json.dumps({"schema": SCHEMA, **asdict(results)}, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_results(path: Path) -> Results:
+    """Inverse of `write_results`.
+
+    Raises:
+        ConfigError: no such file, or not one of ours.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("schema") != SCHEMA:
+            raise ConfigError(f"{path}: not schema {SCHEMA!r}")
+        columns = {key: Column(**column) for key, column in fields.pop("columns").items()}
+        return Results(columns=columns, **fields)
+    except OSError as error:
+        raise ConfigError(f"cannot read results {path}: {error.strerror or error}") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no results file ({error}); make it anew") from error
+
+
+def render_table(results: Results, table: str) -> str:
+    """A table of the results in Markdown; figures are set flush right."""
+    if table not in results.tables:
+        raise did_you_mean(f"table of results {results.name!r}", table, results.tables)
+    keys = results.tables[table]
+    columns = [_column(results, key) for key in keys]
+    numeric = [_is_numeric(results.rows, key) for key in keys]
+    head = [column.title for column in columns]
+    rule = ["---:" if right else "---" for right in numeric]
+    body = [[_show(row, key, results) for key in keys] for row in results.rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *body])
+
+
+def render_value(results: Results, run: str, key: str) -> str:
+    """One figure of one run, formatted as in the tables but without its interval."""
+    rows = {row["run"]: row for row in results.rows}
+    if run not in rows:
+        raise did_you_mean(f"run of results {results.name!r}", run, rows)
+    return _format(_reach(rows[run], key), _column(results, key))
+
+
+def render_source(results: Results) -> str:
+    """Command, commit, date and machine in one line."""
+    machine = ", ".join(str(value) for value in results.machine.values())
+    return f"`{results.command}`, commit {results.commit}, {results.date}, on {machine}."
+
+
+def documents(root: Path) -> list[Path]:
+    """The Markdown files whose figures are generated: at the root and under `docs/`."""
+    return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md")])
+
+
+def update(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """Rewrite the regions of these documents from `folder`; returns the files that changed."""
+    changed = []
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        fresh = generate(text, folder, str(path))
+        if fresh != text:
+            path.write_text(fresh, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def check(paths: Iterable[Path], folder: Path) -> list[str]:
+    """Where documents disagree with the results files, one message per region; [] if nowhere."""
+    complaints = []
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        try:
+            fresh = generate(text, folder, path.name)
+        except ConfigError as error:
+            complaints.append(str(error))
+            continue
+        regions = zip(_REGION.finditer(text), _REGION.finditer(fresh), strict=True)
+        for found, expected in regions:
+            if found["body"] != expected["body"]:
+                line = text.count("\n", 0, found.start()) + 1
+                complaints.append(f"{path.name}, line {line}: {_difference(found, expected)}")
+    return complaints
+
+
+def generate(text: str, folder: Path, where: str) -> str:
+    """`text` with every region filled from the files in `folder`.
+
+    Raises:
+        ConfigError: an unclosed region, or one that names what does not exist.
+    """
+    if len(_MARKER.findall(text)) != 2 * len(_REGION.findall(text)):
+        raise ConfigError(
+            f"{where}: a results region is not closed, or not as "
+            "<!-- results:NAME:TABLE --> … <!-- /results -->"
+        )
+
+    def fill(region: re.Match[str]) -> str:
+        try:
+            body = _render(read_results(folder / f"{region['name']}.json"), region["what"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        return region["open"] + body + region["close"]
+
+    return _REGION.sub(fill, text)
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine in words: processor, usable cores, system, Python. No names, no paths."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": f"{len(os.sched_getaffinity(0))} cores",
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": f"Python {platform.python_version()}",
+    }
+
+
+def describe_commit(folder: Path) -> str:
+    """Short commit of the checkout at `folder`, "+changes" if it has any; "unknown" outside one."""
+    head = _git(folder, "rev-parse", "--short", "HEAD")
+    if head is None:
+        return "unknown"
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{head}+changes" if changed else head
+
+
+def _difference(found: re.Match[str], expected: re.Match[str]) -> str:
+    """The first line of two regions in which they differ."""
+    lines = zip_longest(found["body"].split("\n"), expected["body"].split("\n"), fillvalue="")
+    stands, belongs = next(pair for pair in lines if pair[0] != pair[1])
+    name = f"results:{found['name']}:{found['what']}"
+    return f"{name} says {stands!r}, the results file {belongs!r}"
+
+
+def _render(results: Results, what: str) -> str:
+    if what == SOURCE:
+        return render_source(results)
+    run, separator, key = what.rpartition(":")
+    if separator:
+        return render_value(results, run, key)
+    return f"\n{render_table(results, what)}\n"
+
+
+def _column(results: Results, key: str) -> Column:
+    if key not in results.columns:
+        raise did_you_mean(f"column of results {results.name!r}", key, results.columns)
+    return results.columns[key]
+
+
+def _reach(row: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where the path ends early."""
+    value: Any = row
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _show(row: dict[str, Any], key: str, results: Results) -> str:
+    column = results.columns[key]
+    shown = _format(_reach(row, key), column)
+    bounds = _reach(row, column.interval) if column.interval else None
+    if not bounds:
+        return shown
+    low, high = (_format(bound, column) for bound in bounds)
+    return f"{shown} ({low}–{high})"
+
+
+def _format(value: Any, column: Column) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if column.percent:
+        return f"{100 * value:.{column.digits}f} %"
+    return str(value) if isinstance(value, int) else f"{value:.{column.digits}f}"
+
+
+def _is_numeric(rows: Iterable[dict[str, Any]], key: str) -> bool:
+    values = [_reach(row, key) for row in rows]
+    return all(value is None or isinstance(value, int | float) for value in values)
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.machine()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

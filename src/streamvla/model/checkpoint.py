@@ -1,0 +1,170 @@
+"""A policy in one file: safetensors weights, and in the header all that is needed to use them.
+
+The header's metadata holds one JSON string under "streamvla": model and flow configuration, what
+robot it fits (`PolicySpec`), normalisation statistics, and how it was trained. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import CheckpointError, StreamVLAError
+from streamvla.core.interfaces import PolicySpec
+from streamvla.model.flow import FlowConfig
+from streamvla.model.normalisation import Normalisation
+from streamvla.model.vla import StreamingVLA, VLAConfig
+
+SCHEMA_VERSION = 1
+_KEY = "streamvla"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a policy is.
+
+    Attributes:
+        provenance: how it came to be: data recipe, seed, commit, training command, step count.
+        weights: state dict of `StreamingVLA`.
+    """
+
+    model: VLAConfig
+    flow: FlowConfig
+    spec: PolicySpec
+    normalisation: Normalisation
+    provenance: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+
+    def build_model(self) -> StreamingVLA:
+        """The model with these weights, in evaluation mode, on the CPU."""
+        model = StreamingVLA(self.model)
+        model.load_state_dict(dict(self.weights))
+        return model.eval()
+
+
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write atomically: `path` is either the old file or the whole new one."""
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        "model": asdict(checkpoint.model),
+        "flow": asdict(checkpoint.flow),
+        "spec": _spec_to_json(checkpoint.spec),
+        "normalisation": checkpoint.normalisation.to_json(),
+        "provenance": dict(checkpoint.provenance),
+    }
+    save_tensors(Path(path), checkpoint.weights, header)
+
+
+def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -> Checkpoint:
+    """Read a checkpoint and check that its weights fit its configuration.
+
+    Args:
+        action_space: of the robot it shall drive; None to accept any.
+
+    Raises:
+        CheckpointError: missing, truncated, not ours, another schema version, other shapes.
+        SpecMismatchError: made for another action space.
+    """
+    path = Path(path)
+    header, weights = load_tensors(path)
+    try:
+        sizes = {**header["model"], "image_size": tuple(header["model"]["image_size"])}
+        checkpoint = Checkpoint(
+            model=VLAConfig(**sizes),
+            flow=FlowConfig(**header["flow"]),
+            spec=_spec_from_json(header["spec"]),
+            normalisation=Normalisation.from_json(header["normalisation"]),
+            provenance=header["provenance"],
+            weights=weights,
+        )
+    except (KeyError, TypeError, ValueError, StreamVLAError) as error:
+        raise CheckpointError(
+            f"{path}: header lacks or garbles a field ({type(error).__name__}: {error}). "
+            "Restore the file or train again."
+        ) from error
+    _check_shapes(path, checkpoint)
+    if action_space is not None:
+        action_space.require(checkpoint.spec.action_space, f"checkpoint {path}")
+    return checkpoint
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write named tensors and a JSON header to one safetensors file, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, partial, metadata={_KEY: json.dumps(header)})
+    os.replace(partial, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file that `save_tensors` wrote.
+
+    Raises:
+        CheckpointError: missing, truncated, not ours, or of another schema version.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}. Train one with `streamvla train`, or check the path."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(metadata[_KEY]) if _KEY in metadata else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: truncated or corrupt ({error}). Copy it again, or train again."
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f"{path}: a safetensors file, but not written by streamvla (no {_KEY!r} header). "
+            "Use a checkpoint made by `streamvla train`."
+        )
+    version = header.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}. Use the streamvla "
+            "version that wrote it, or train again."
+        )
+    return header, tensors
+
+
+def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in StreamingVLA(checkpoint.model).state_dict().items()
+    }
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {found.get(name, 'none')}, expected "
+                f"{expected.get(name, 'none')}. The file does not match its own configuration; "
+                "train again."
+            )
+
+
+def _spec_to_json(spec: PolicySpec) -> dict[str, Any]:
+    return {**vars(spec), "action_space": spec.action_space.to_json()}
+
+
+def _spec_from_json(fields: Mapping[str, Any]) -> PolicySpec:
+    height, width = fields["image_size"]
+    return PolicySpec(
+        action_space=ActionSpace.from_json(fields["action_space"]),
+        horizon=int(fields["horizon"]),
+        views=tuple(fields["views"]),
+        image_size=(int(height), int(width)),
+        state_dim=int(fields["state_dim"]),
+        control_period_ns=int(fields["control_period_ns"]),
+    )

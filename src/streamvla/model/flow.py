@@ -1,0 +1,152 @@
+"""Action flow matching: the flow variable is the action trajectory, so integrating it is acting.
+
+    A[0]    A[1]    A[2]   ...  A[H]      action states (what has been commanded so far)
+     |--a_0--|--a_1--|--a_2-- ...         actions
+    tau=0   1/H     2/H    ...   1        flow time
+
+Sources: Streaming Flow Policy (arXiv 2505.21851) for the stabilised field, StreamingVLA
+(arXiv 2603.28565) section 4.1 for action states. Constants follow the published code
+(k = 4, sigma0 = 0.16), not the paper (5, 0.4). We differ in two points: delta and absolute
+dimensions are told apart (`action_path`), and `tau` is trained on the grid i/H by default,
+exactly where inference asks, because the target velocity jumps there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from streamvla.core.errors import ConfigError
+
+TauSampling = Literal["grid", "uniform", "beta"]
+StateOrigin = Literal["observation", "episode"]
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The flow and how it is trained.
+
+    Attributes:
+        horizon: H, actions per observation.
+        k: how fast the field contracts towards the demonstrated path, per unit of flow time.
+        sigma0: standard deviation of the perturbation at tau = 0, in units of the action scale.
+        tau_sampling: "grid": i/H, i ~ U{0..H−1}; "uniform": U(0, 1);
+            "beta": 0.999·Beta(1.5, 1) + 0.001, as the published code.
+        state_origin: where delta dimensions of the flow state are zero. "observation": at the
+            capture of the observation, so x0 = Σ pending, bounded for endless episodes.
+            "episode": at the start of the episode, as published.
+    """
+
+    horizon: int = 10
+    k: float = 4.0
+    sigma0: float = 0.16
+    tau_sampling: TauSampling = "grid"
+    state_origin: StateOrigin = "observation"
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ConfigError(f"flow horizon is {self.horizon}; expected at least 1 action")
+        if self.k < 0 or self.sigma0 < 0:
+            raise ConfigError(f"flow k={self.k}, sigma0={self.sigma0}; expected both ≥ 0")
+        for name, options in (("tau_sampling", TauSampling), ("state_origin", StateOrigin)):
+            if getattr(self, name) not in get_args(options):
+                raise ConfigError(
+                    f"flow {name} is {getattr(self, name)!r}; use one of {get_args(options)}"
+                )
+
+
+def action_path(start: Tensor, actions: Tensor, is_delta: Tensor) -> Tensor:
+    """The action states that `actions` lead through: (..., d), (..., h, d) → (..., h+1, d).
+
+    Delta dimensions are summed, absolute ones replaced (`ActionSpace.advance`):
+
+    >>> delta = torch.tensor([True, False])
+    >>> action_path(torch.tensor([5., 9.]), torch.tensor([[1., 1.], [2., 2.]]), delta).tolist()
+    [[5.0, 9.0], [6.0, 1.0], [8.0, 2.0]]
+    """
+    start = start.unsqueeze(-2)  # (..., 1, d)
+    following = torch.where(is_delta, start + actions.cumsum(-2), actions)  # (..., h, d)
+    return torch.cat([start, following], dim=-2)
+
+
+def path_at(path: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Position xi(tau) and velocity xi'(tau) of the piecewise-linear path through A[0..H].
+
+    With i = clamp(floor(tau·H), 0, H−1): xi = A[i] + (tau·H − i)·(A[i+1] − A[i]) and
+    xi' = H·(A[i+1] − A[i]). Shapes: path (..., h+1, d), tau (...) → (..., d) twice.
+
+    >>> position, velocity = path_at(torch.tensor([[0.], [1.], [0.5]]), torch.tensor(0.25))
+    >>> position.item(), velocity.item()
+    (0.5, 2.0)
+    """
+    horizon = path.shape[-2] - 1
+    # i/H·H may fall just short of i in floating point, which would be the segment before.
+    steps = (tau * horizon + 1e-5).floor()
+    segment = steps.clamp(0, horizon - 1).long()  # (...)
+    index = segment[..., None, None].expand(*segment.shape, 1, path.shape[-1])  # (..., 1, d)
+    here = path.gather(-2, index).squeeze(-2)  # (..., d)
+    there = path.gather(-2, index + 1).squeeze(-2)  # (..., d)
+    fraction = (tau * horizon - segment).unsqueeze(-1)  # (..., 1)
+    return here + fraction * (there - here), horizon * (there - here)
+
+
+def noise_std(tau: Tensor, config: FlowConfig) -> Tensor:
+    """Standard deviation of the perturbation at `tau`: sigma0·exp(−k·tau), same shape.
+
+    >>> round(noise_std(torch.tensor(0.25), FlowConfig()).item(), 8)
+    0.05886071
+    """
+    return config.sigma0 * torch.exp(-config.k * tau)
+
+
+def flow_sample(
+    path: Tensor, tau: Tensor, noise: Tensor, config: FlowConfig
+) -> tuple[Tensor, Tensor]:
+    """A training pair: network input x = xi + eps and target u = xi' − k·eps.
+
+    `noise` (..., d) is standard normal; eps = noise·sigma0·exp(−k·tau). Shapes: path
+    (..., h+1, d), tau (...) → x (..., d), u (..., d). The term −k·eps pulls a drifting state
+    back; the marginal of x is N(xi, sigma0²·exp(−2k·tau)).
+    """
+    position, velocity = path_at(path, tau)
+    epsilon = noise * noise_std(tau, config).unsqueeze(-1)  # (..., d)
+    return position + epsilon, velocity - config.k * epsilon
+
+
+def stabilised_velocity(x: Tensor, path: Tensor, tau: Tensor, config: FlowConfig) -> Tensor:
+    """The exact field around one path: v(x, tau) = xi' − k·(x − xi); (..., d) → (..., d).
+
+    >>> path = torch.tensor([[0.], [1.], [0.5]])
+    >>> v = stabilised_velocity(torch.tensor([0.7]), path, torch.tensor(0.25), FlowConfig())
+    >>> round(v.item(), 6)
+    1.2
+    """
+    position, velocity = path_at(path, tau)
+    return velocity - config.k * (x - position)
+
+
+def sample_tau(
+    shape: tuple[int, ...], config: FlowConfig, generator: torch.Generator
+) -> Tensor:
+    """Flow times for training, float32 of `shape` (see `FlowConfig.tau_sampling`)."""
+    if config.tau_sampling == "grid":
+        index = torch.randint(config.horizon, shape, generator=generator)
+        return index / config.horizon
+    uniform = torch.rand(shape, generator=generator)
+    if config.tau_sampling == "uniform":
+        return uniform
+    return 0.999 * uniform ** (1 / 1.5) + 0.001  # Beta(1.5, 1) by inverting its CDF t^1.5
+
+
+def fourier_features(values: Tensor, longest: float, count: int) -> Tensor:
+    """Sine and cosine of `values` at wavelengths longest, longest/2, ...: (...) → (..., 2·count).
+
+    Gives a network sharp sight of a scalar that ranges widely (a summed action, flow time).
+    """
+    octaves = torch.arange(count, device=values.device, dtype=torch.float32)
+    angles = values.float().unsqueeze(-1) * (2 * math.pi / longest * 2**octaves)  # (..., count)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,47 @@
+"""The few layers that backbone and action expert share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AdaptiveRMSNorm(nn.Module):
+    """RMSNorm whose scale, shift and output gate come from a condition (here: flow time).
+
+    Zero-initialised, so at the start of training every gated branch contributes nothing and the
+    residual stream is the identity (DiT, arXiv 2212.09748; π0.5 uses the RMS variant).
+    """
+
+    def __init__(self, width: int, condition_width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(condition_width, 3 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., w), (..., c) → normalised (..., w) and the gate (..., w) for its branch."""
+        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift, gate
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around a GELU: (..., w) → (..., w)."""
+
+    def __init__(self, width: int, expansion: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, expansion * width)
+        self.down = nn.Linear(expansion * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(b, l, n·k) → (b, n, l, k)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(b, n, l, k) → (b, l, n·k)."""
+    return x.transpose(1, 2).flatten(-2)

@@ -1,0 +1,117 @@
+"""The streaming vision-language-action model.
+
+    views ──► vision ────────┐
+    instruction ─► words ────┼─► backbone ─► prefix cache ─┐   once per observation
+    state, last command ─────┘                             │
+                                                           ▼
+    action state x, flow time tau ───────────────► action expert ─► v/H     once per action
+
+The prefix is encoded once per observation. The expert then makes one action per call, from one
+suffix token, so the first action is ready after a single small step and acting is integrating
+(methods: `model/flow.py`). The layout follows π0 (arXiv 2410.24164) with StreamingVLA's
+(arXiv 2603.28565) single-token expert, at a size that trains on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from streamvla.core.errors import ConfigError
+from streamvla.model.backbone import Backbone, PrefixCache
+from streamvla.model.expert import ActionExpert
+from streamvla.model.instruction import InstructionEncoder
+from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
+
+
+@dataclass(frozen=True)
+class VLAConfig:
+    """Sizes of the model; the first four come from the robot.
+
+    Attributes:
+        action_dim, state_dim: d and s.
+        views: number of camera views v.
+        image_size: (height, width) of each, multiples of 16 px.
+        layers: cached prefix layers, equal to expert layers.
+        width, expert_width: of the backbone's and the expert's residual stream.
+        heads, head_dim: of attention, shared because the expert reads the backbone's keys.
+        expansion: feed-forward width over residual width.
+        channels: of the first convolution of the vision stem.
+        condition_width: of the flow-time condition.
+    """
+
+    action_dim: int
+    state_dim: int
+    views: int = 2
+    image_size: tuple[int, int] = (96, 96)
+    layers: int = 4
+    width: int = 256
+    expert_width: int = 192
+    heads: int = 4
+    head_dim: int = 64
+    expansion: int = 4
+    channels: int = 64
+    condition_width: int = 128
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            smallest = min(value) if isinstance(value, tuple) else value
+            if smallest < 1:
+                raise ConfigError(f"model {name} is {value}; expected at least 1")
+        cell = PATCH * CELLS_PER_TOKEN
+        if any(side % cell for side in self.image_size):
+            raise ConfigError(f"model image_size is {self.image_size}; use multiples of {cell} px")
+
+
+class StreamingVLA(nn.Module):
+    """Observation → prefix cache (`encode`); action state and flow time → step (`forward`)."""
+
+    def __init__(self, config: VLAConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.vision = VisionEncoder(c.views, c.image_size, c.width, c.channels)
+        self.instruction = InstructionEncoder(c.width)
+        self.from_state = nn.Linear(c.state_dim, c.width)
+        self.from_command = nn.Linear(c.action_dim, c.width)
+        self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
+        self.expert = ActionExpert(
+            c.action_dim,
+            c.layers,
+            c.expert_width,
+            c.condition_width,
+            c.heads,
+            c.head_dim,
+            c.expansion,
+        )
+
+    def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
+        """Encode b observations once, for any number of actions.
+
+        Args:
+            images: (b, v, 3, y, x) in [−1, 1].
+            words: (b, l) hashed words (`hash_words`).
+            state: (b, s) measured proprioception, normalised.
+            command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
+        """
+        seen = self.vision(images)  # (b, v·l, w)
+        told, is_word = self.instruction(words)  # (b, l, w), (b, l)
+        felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
+        tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)  # (b, l, w)
+        present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
+        return self.backbone(tokens, present)
+
+    def forward(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
+        """The next step of the flow, v/H at unit scale, for m independent suffixes a prefix.
+
+        Shapes: x (b, m, d) action state relative to the flow's origin, tau (b, m) → (b, m, d).
+        """
+        return self.expert(x, tau, prefix)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,173 @@
+"""Render captured instants of a MuJoCo scene, away from the thread that steps it.
+
+    control thread:   step ─ capture ─ step ─ step ─ step ─ …
+                                └─► render thread: pose own copy ─ draw view ─ draw view
+
+An OpenGL context belongs to one thread. A renderer here owns one thread and draws only there, on
+its own copy of the model, so `render` may be called from anywhere while physics steps on.
+"""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamvla.core.errors import RobotError
+from streamvla.robots.gl import REMEDY, import_mujoco
+
+# MuJoCo ships no type stubs, and importing it here would choose a backend too early.
+MjModel = Any
+MjData = Any
+MjvCamera = Any
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A free camera: looks at a point from a distance. Metres and degrees.
+
+    Azimuth 0 looks along +x, 90 along +y; a negative elevation looks down.
+    """
+
+    lookat: tuple[float, float, float]
+    distance: float
+    azimuth: float
+    elevation: float
+
+
+@dataclass(frozen=True, slots=True)
+class SceneLayout:
+    """Where an episode put what does not move by itself; fixed from reset to reset.
+
+    Meta-World places drawers, windows and goals by editing the model, not the state.
+
+    Attributes:
+        body_pos: (bodies, 3) metres.
+        body_quat: (bodies, 4).
+        site_pos: (sites, 3) metres.
+    """
+
+    body_pos: np.ndarray
+    body_quat: np.ndarray
+    site_pos: np.ndarray
+
+    @classmethod
+    def of(cls, model: MjModel) -> SceneLayout:
+        return cls(model.body_pos.copy(), model.body_quat.copy(), model.site_pos.copy())
+
+
+@dataclass(frozen=True, slots=True)
+class ScenePose:
+    """All that rendering needs of one instant.
+
+    Attributes:
+        qpos: generalised positions.
+        mocap_pos, mocap_quat: the motion-capture bodies.
+        layout: the episode's fixed placement.
+    """
+
+    qpos: np.ndarray
+    mocap_pos: np.ndarray
+    mocap_quat: np.ndarray
+    layout: SceneLayout
+
+    @classmethod
+    def of(cls, data: MjData, layout: SceneLayout) -> ScenePose:
+        return cls(data.qpos.copy(), data.mocap_pos.copy(), data.mocap_quat.copy(), layout)
+
+
+class SceneRenderer:
+    """Draws `ScenePose`s. Thread-safe: calls queue up for the one render thread.
+
+    Args:
+        model: the scene; copied, so the caller may go on editing it.
+    """
+
+    def __init__(self, model: MjModel) -> None:
+        self._mujoco = import_mujoco()
+        self._model = _cheap_to_render(copy.deepcopy(model))
+        self._data = self._mujoco.MjData(self._model)
+        self._by_size: dict[tuple[int, int], Any] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
+        self._closed = False
+
+    def render(
+        self, pose: ScenePose, cameras: tuple[Camera, ...], size: tuple[int, int]
+    ) -> list[np.ndarray]:
+        """One (height, width, 3) uint8 RGB image per camera.
+
+        Raises:
+            RobotError: no OpenGL context could be made, or the renderer was closed.
+        """
+        if self._closed:
+            raise RobotError("this robot was closed and renders no more: make a new one")
+        return self._thread.submit(self._draw, pose, cameras, size).result()
+
+    def close(self) -> None:
+        """Free the OpenGL contexts; safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._thread.submit(self._free).result()
+            self._thread.shutdown()
+
+    def _draw(
+        self, pose: ScenePose, cameras: tuple[Camera, ...], size: tuple[int, int]
+    ) -> list[np.ndarray]:
+        renderer = self._renderer(size)
+        self._assume(pose)
+        images = []
+        for camera in cameras:
+            renderer.update_scene(self._data, self._free_camera(camera))
+            renderer.scene.flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            images.append(renderer.render())
+        return images
+
+    def _assume(self, pose: ScenePose) -> None:
+        model, data = self._model, self._data
+        model.body_pos[:] = pose.layout.body_pos
+        model.body_quat[:] = pose.layout.body_quat
+        model.site_pos[:] = pose.layout.site_pos
+        data.qpos[:] = pose.qpos
+        data.mocap_pos[:] = pose.mocap_pos
+        data.mocap_quat[:] = pose.mocap_quat
+        self._mujoco.mj_kinematics(model, data)
+        self._mujoco.mj_comPos(model, data)
+        self._mujoco.mj_camlight(model, data)
+
+    def _free_camera(self, camera: Camera) -> MjvCamera:
+        free = self._mujoco.MjvCamera()
+        free.type = self._mujoco.mjtCamera.mjCAMERA_FREE
+        free.lookat[:] = camera.lookat
+        free.distance, free.azimuth, free.elevation = (
+            camera.distance,
+            camera.azimuth,
+            camera.elevation,
+        )
+        return free
+
+    def _renderer(self, size: tuple[int, int]) -> Any:
+        if size not in self._by_size:
+            height, width = size
+            self._model.vis.global_.offheight, self._model.vis.global_.offwidth = height, width
+            try:
+                self._by_size[size] = self._mujoco.Renderer(self._model, height, width)
+            # The GL bindings raise whatever their platform layer raises: a boundary, so all of it
+            # becomes the one error that names the packages.
+            except Exception as error:
+                raise RobotError(f"cannot make an OpenGL context: {error}. {REMEDY}") from error
+        return self._by_size[size]
+
+    def _free(self) -> None:
+        for renderer in self._by_size.values():
+            renderer.close()
+        self._by_size.clear()
+
+
+def _cheap_to_render(model: MjModel) -> MjModel:
+    """Turn off what costs 10-30 times on a CPU: shadows and anti-aliasing."""
+    model.light_castshadow[:] = 0
+    model.vis.quality.offsamples = 0
+    return model

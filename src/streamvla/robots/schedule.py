@@ -1,0 +1,94 @@
+"""Which command acts in which sub-step: how a simulated world moves with the clock.
+
+A command acts for `s` sub-steps, then delta dimensions stop and absolute ones stay. Sub-steps lie
+on an absolute grid from the reset, so no rounding accumulates. With s = 4:
+
+    clock     0 ──── ¼ ──── ½ ──── ¾ ──── 1 ──── 1¼ ──── 1½   command durations since reset
+    command   a0                          (a1 is late)   a1
+    world        a0     a0     a0     a0     hold    hold    a1 …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import ConfigError, RobotError
+
+
+class CommandSchedule:
+    """The commands of one episode, cut into sub-steps.
+
+    Args:
+        space: of the commands.
+        substeps: how many make one command.
+        start_ns: the instant of the reset.
+        command_duration_ns: how long one command acts.
+
+    Raises:
+        ConfigError: a duration too short for its sub-steps.
+    """
+
+    def __init__(
+        self, space: ActionSpace, substeps: int, start_ns: int, command_duration_ns: int
+    ) -> None:
+        if command_duration_ns < substeps:
+            raise ConfigError(
+                f"command duration {command_duration_ns} ns: expected at least {substeps} ns, one "
+                "per sub-step; nominal is the robot's control_period_ns"
+            )
+        self._space = space
+        self._substeps = substeps
+        self._start_ns = start_ns
+        self._duration_ns = command_duration_ns
+        self._command = space.initial_state()
+        self._left = 0
+        self._done = 0
+        self._latest_ns = start_ns
+
+    def put(self, values: np.ndarray) -> None:
+        """Let a command (d,) act for the next sub-steps, clipped to its limits.
+
+        What its predecessor had left is dropped. This is the last line of defence before the arm.
+
+        Raises:
+            RobotError: not (d,), or not finite.
+        """
+        command = np.asarray(values, dtype=np.float64)
+        if command.shape != (self._space.dim,):
+            raise RobotError(
+                f"command of shape {command.shape}: expected ({self._space.dim},) for "
+                f"{', '.join(self._space.names)}"
+            )
+        if not np.isfinite(command).all():
+            raise RobotError(
+                f"command {command.tolist()} is not finite: expected finite values; check the "
+                "policy's output before it is sent"
+            )
+        self._command = self._space.clip(command)
+        self._left = self._substeps
+
+    def due(self, now_ns: int) -> Iterator[np.ndarray]:
+        """The command (d,) of each sub-step that ends at or before `now_ns` and has not run.
+
+        Raises:
+            RobotError: `now_ns` lies before an earlier call's.
+        """
+        if now_ns < self._latest_ns:
+            raise RobotError(
+                f"time went back from {self._latest_ns} to {now_ns} ns: expected one monotonic "
+                "clock; drive the robot from a single one"
+            )
+        self._latest_ns = now_ns
+        while self._next_end_ns() <= now_ns:
+            if self._left == 0:
+                self._command = self._space.hold(self._command)
+            else:
+                self._left -= 1
+            self._done += 1
+            yield self._command
+
+    def _next_end_ns(self) -> int:
+        return self._start_ns + (self._done + 1) * self._duration_ns // self._substeps

@@ -1,0 +1,177 @@
+"""Collecting demonstrations: deterministic, resumable, interruptible."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from streamvla.core.errors import ConfigError, DatasetError
+from streamvla.data import collect as module
+from streamvla.data.collect import (
+    FIRST_EVALUATION_SEED,
+    STEPS_PAST_SUCCESS,
+    CollectConfig,
+    collect,
+    collect_episode,
+    episode_seed,
+)
+from streamvla.data.noise import NoiseConfig
+from streamvla.data.store import load_dataset, shard_path
+from streamvla.robots.metaworld import MetaWorldRobot
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Two shards of two reach episodes, collected in this process."""
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 2)
+    return CollectConfig(tmp_path / "set", ("reach",), episodes_per_task=3, workers=1)
+
+
+@pytest.fixture(scope="module")
+def reach():
+    robot = MetaWorldRobot("reach")
+    yield robot
+    robot.close()
+
+
+def shards(config):
+    return {path.name: path.read_bytes() for path in (config.out / "reach").iterdir()}
+
+
+@pytest.mark.render
+def test_resuming_is_byte_identical(small):
+    """A shard made by a resumed run equals, byte for byte, the one of an unbroken run."""
+    told = []
+    collect(small, told.append)
+    unbroken = shards(small)
+    assert sorted(unbroken) == ["shard_00000.safetensors", "shard_00001.safetensors"]
+    shard_path(small.out, "reach", 0).unlink()
+    (small.out / "reach" / "shard_00000.partial").write_bytes(b"killed while writing")
+    resumed = collect(small)
+    assert shards(small) == unbroken
+    assert (resumed.shards_done, resumed.shards_total, resumed.episodes) == (2, 2, 2)
+    assert [state.shards_done for state in told] == [1, 2]
+    assert told[-1].episodes_per_hour > 0
+    assert collect(small).episodes == 0
+
+
+@pytest.mark.render
+def test_growing_keeps_what_is_there(small):
+    """Asking for more episodes adds shards and leaves the old ones untouched."""
+    collect(replace(small, episodes_per_task=2))
+    first = shards(small)
+    collect(small)
+    assert shards(small).items() > first.items()
+    assert len(load_dataset(small.out).episodes) == 4
+
+
+@pytest.mark.render
+def test_other_settings_do_not_mix(small):
+    """A dataset begun with other noise is refused rather than continued."""
+    collect(replace(small, episodes_per_task=1))
+    other = replace(small, noise=NoiseConfig(sigma_high=0.9))
+    with pytest.raises(DatasetError, match=r"meta\.json: made with other settings"):
+        collect(other)
+
+
+@pytest.mark.render
+def test_an_episode_goes_on_past_success(reach):
+    """18 steps follow the first success, so that every useful frame has its targets."""
+    episode = collect_episode(reach, seed=3, noise=NoiseConfig())
+    assert episode is not None
+    assert len(episode) == episode.success_step + STEPS_PAST_SUCCESS
+    assert all(len(image) == len(episode) for image in episode.images.values())
+
+
+@pytest.mark.render
+def test_labels_are_clean_where_actions_are_not(reach):
+    """Under noise executed actions differ from labels; without, they are equal."""
+    noisy = collect_episode(reach, 3, NoiseConfig(clean_fraction=0.0, burst_start=1.0))
+    clean = collect_episode(reach, 3, NoiseConfig(clean_fraction=1.0))
+    assert noisy is not None
+    assert clean is not None
+    assert np.abs(noisy.action - noisy.label)[:, :3].max() > 0.1
+    assert np.array_equal(noisy.action[:, 3], noisy.label[:, 3])
+    assert np.array_equal(clean.action, clean.label)
+    assert np.abs(noisy.action).max() <= 1.0
+
+
+@pytest.mark.render
+def test_an_expert_that_fails_is_discarded(reach, monkeypatch):
+    """An episode without success in time yields nothing."""
+    monkeypatch.setattr(module, "MAX_STEPS", 2)
+    assert collect_episode(reach, seed=3, noise=NoiseConfig()) is None
+
+
+@pytest.mark.render
+def test_an_expert_that_always_fails_is_an_error(small, monkeypatch):
+    """A shard that cannot be filled ends with the task's name and a remedy."""
+    monkeypatch.setattr(module, "MAX_STEPS", 1)
+    monkeypatch.setattr(module, "MAX_ATTEMPTS_PER_SHARD", 3)
+    with pytest.raises(DatasetError, match=r"'reach'.*0 of 3 attempts"):
+        collect(small)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from streamvla.data import collect as module
+module.EPISODES_PER_SHARD = 2  # spawned workers run these lines, too
+if __name__ == "__main__":
+    config = module.CollectConfig(Path(sys.argv[1]), ("reach",), 80, workers=2)
+    module.collect(config, lambda state: print("shard", flush=True))
+"""
+
+
+@pytest.mark.render
+def test_ctrl_c_leaves_whole_shards_and_says_how_to_resume(tmp_path):
+    """Interrupted among its workers, collection ends with a message and a readable dataset."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "set")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "shard\n"
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "CollectionInterruptedError: interrupted with" in errors
+    assert "Run the same command again to resume." in errors
+    found = sorted(path.suffix for path in (tmp_path / "set" / "reach").iterdir())
+    assert set(found) == {".safetensors"}
+    assert len(load_dataset(tmp_path / "set").episodes) == 2 * len(found)
+
+
+def test_seeds_are_distinct_and_leave_the_evaluation_alone():
+    """Within a task no two attempts share a seed, and none is an evaluation seed."""
+    for task in ("reach", "push"):
+        seeds = {episode_seed(0, task, index) for index in range(40_000)}
+        assert len(seeds) == 40_000
+        assert max(seeds) < FIRST_EVALUATION_SEED
+        assert min(seeds) >= 0
+    assert episode_seed(0, "reach", 0) != episode_seed(1, "reach", 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": ("raech",)}, "did you mean 'reach'"),
+        ({"tasks": ()}, "at least one"),
+        ({"tasks": ("reach", "reach")}, "each once"),
+        ({"episodes_per_task": 0}, "expected ≥ 1"),
+        ({"episodes_per_task": 10_000_000}, "seeds would repeat"),
+        ({"workers": -1}, "expected ≥ 0"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path, settings, message):
+    """Every setting out of range is refused before anything is written."""
+    with pytest.raises(ConfigError, match=message):
+        CollectConfig(tmp_path, **settings)

@@ -1,0 +1,193 @@
+"""Demonstrations on disk: what is written is what is read, and what is broken is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import ConfigError, DatasetError
+from streamvla.data.store import (
+    DatasetMeta,
+    Episode,
+    load_dataset,
+    read_meta,
+    shard_path,
+    write_meta,
+    write_shard,
+)
+
+META = DatasetMeta(
+    robot="toy",
+    action_space=ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0)),
+    state_names=("x_m",),
+    control_period_ns=50_000_000,
+    views=("side", "front"),
+    image_size=(6, 8),
+    tasks={"reach": ("reach it",), "push": ("push it",)},
+    noise={"sigma": 0.1},
+    seed=0,
+    commit="unknown",
+)
+
+
+def make_episode(task, seed, length):
+    stream = np.random.default_rng(seed)
+    return Episode(
+        task=task,
+        images={
+            view: stream.integers(0, 256, (length, 6, 8, 3), dtype=np.uint8) for view in META.views
+        },
+        state=stream.random((length, 1), dtype=np.float32),
+        action=stream.random((length, 2), dtype=np.float32),
+        label=stream.random((length, 2), dtype=np.float32),
+        seed=seed,
+        success_step=length - 2,
+    )
+
+
+EPISODES = {
+    "reach": [make_episode("reach", 1, 5), make_episode("reach", 2, 9)],
+    "push": [make_episode("push", 3, 7)],
+}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    write_meta(tmp_path, META)
+    for task, episodes in EPISODES.items():
+        write_shard(shard_path(tmp_path, task, 0), episodes, attempts=len(episodes) + 1)
+    return tmp_path
+
+
+def rewrite(directory, change):
+    """Edit the tensors of reach's shard."""
+    path = shard_path(directory, "reach", 0)
+    tensors = {name: np.array(tensor) for name, tensor in load_file(path).items()}
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_what_is_written_is_read(directory):
+    """Every array, seed and success step of every episode survives the round trip."""
+    loaded = load_dataset(directory)
+    assert loaded.meta == META
+    assert loaded.attempts == {"reach": 3, "push": 2}
+    written = EPISODES["reach"] + EPISODES["push"]
+    assert loaded.frame_count == 21
+    for expected, found in zip(written, loaded.episodes, strict=True):
+        assert (found.task, found.seed, found.success_step) == (
+            expected.task,
+            expected.seed,
+            expected.success_step,
+        )
+        for name in ("state", "action", "label"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name))
+        for view in META.views:
+            assert np.array_equal(found.images[view], expected.images[view])
+
+
+def test_images_stay_on_disk(directory):
+    """Frames are mapped, not loaded."""
+    image = load_dataset(directory).episodes[0].images["side"]
+    assert isinstance(image, np.memmap)
+
+
+def test_tasks_can_be_chosen(directory):
+    """Only the episodes of the named tasks are loaded; an unknown task is refused."""
+    assert {e.task for e in load_dataset(directory, ["push"]).episodes} == {"push"}
+    with pytest.raises(ConfigError, match="did you mean 'push'"):
+        load_dataset(directory, ["pusch"])
+
+
+def test_action_states_sum_deltas_and_carry_absolutes(directory):
+    """The action state starts at zero, sums delta dimensions and repeats the last gripper."""
+    loaded = load_dataset(directory)
+    episode = loaded.episodes[1]
+    states = loaded.action_states(episode)
+    assert states.shape == (10, 2)
+    assert np.allclose(states[:, 0], np.cumsum([0.0, *episode.action[:, 0]]))
+    assert np.allclose(states[:, 1], [0.0, *episode.action[:, 1]])
+
+
+def test_a_missing_directory_says_how_to_make_one(tmp_path):
+    """No meta.json: the message names the directory and the command."""
+    with pytest.raises(DatasetError, match=r"no dataset at .*streamvla collect"):
+        load_dataset(tmp_path / "nowhere")
+
+
+def test_another_schema_is_refused(directory):
+    """A dataset of another schema version is refused with both versions and the file."""
+    fields = json.loads((directory / "meta.json").read_text())
+    (directory / "meta.json").write_text(json.dumps({**fields, "schema_version": 99}))
+    with pytest.raises(DatasetError, match=r"meta\.json: schema version 99, expected 1"):
+        load_dataset(directory)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}'])
+def test_a_malformed_header_is_refused(directory, text):
+    """Broken JSON, another JSON type and missing fields all name meta.json."""
+    (directory / "meta.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"meta\.json"):
+        load_dataset(directory)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 200, -1])
+def test_a_truncated_shard_is_refused(directory, kept):
+    """A shard cut anywhere is refused by name, with the way to make it anew."""
+    path = shard_path(directory, "reach", 0)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DatasetError, match=r"shard_00000.*truncated.*Delete it"):
+        load_dataset(directory)
+
+
+def test_a_shard_of_noise_is_refused(directory):
+    """A file that is no shard at all is refused by name."""
+    shard_path(directory, "reach", 0).write_bytes(bytes(range(256)) * 10)
+    with pytest.raises(DatasetError, match=r"shard_00000.*truncated or not a shard"):
+        load_dataset(directory)
+
+
+def test_a_missing_view_is_refused(directory):
+    """A shard without one of the views is refused with the view's name."""
+    rewrite(directory, lambda tensors: tensors.pop("image.front"))
+    with pytest.raises(DatasetError, match=r"shard_00000.*'image\.front' is missing"):
+        load_dataset(directory)
+
+
+def test_a_wrong_shape_is_refused(directory):
+    """A tensor of another shape is refused with both shapes."""
+
+    def widen(tensors):
+        tensors["action"] = np.zeros((14, 3), np.float32)
+
+    rewrite(directory, widen)
+    with pytest.raises(DatasetError, match=r"'action' has shape \(14, 3\), expected \(14, 2\)"):
+        load_dataset(directory)
+
+
+def test_disordered_episodes_are_refused(directory):
+    """Episode offsets that do not grow from zero are refused."""
+
+    def disorder(tensors):
+        tensors["episode_start"] = np.array([0, 14, 14])
+
+    rewrite(directory, disorder)
+    with pytest.raises(DatasetError, match="does not grow from 0"):
+        load_dataset(directory)
+
+
+def test_a_task_without_shards_is_refused(directory):
+    """A task that was never finished says how to resume."""
+    shard_path(directory, "push", 0).unlink()
+    with pytest.raises(DatasetError, match=r"no complete shard of task 'push'.*resumes"):
+        load_dataset(directory)
+
+
+def test_meta_survives_json(tmp_path):
+    """Header → JSON → header is the identity."""
+    meta = replace(META, commit="abc", seed=5)
+    write_meta(tmp_path, meta)
+    assert read_meta(tmp_path) == meta

@@ -1,0 +1,140 @@
+"""The real-time driver: real threads and the system clock, order and safety (never speed)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from streamvla.core.clock import ms_to_ns
+from streamvla.core.errors import StageFailedError
+from streamvla.runtime.executors import ActionFlow, Synchronous
+from streamvla.runtime.latency import ConstantLatency, profile_ms
+from streamvla.runtime.realtime import RealtimeDriver, run_realtime
+from streamvla.runtime.simulated import run_simulated
+from streamvla.trace import ActionReady, Ended, Failed, FileTrace, MemoryTrace, Sent, read_trace
+
+from .scenario import Scenario, wandering
+
+QUICK = profile_ms("quick", 2, 1, 4)
+
+
+@pytest.mark.parametrize("pacing", ["event", "grid"])
+@pytest.mark.parametrize("executor", [Synchronous(), Synchronous(4), ActionFlow(0)])
+def test_both_drivers_send_the_same_actions(executor, pacing):
+    """Real time and virtual time send the same policy actions, in the same order."""
+    scenario = Scenario(executor, pacing=pacing, profile=QUICK, script=wandering, observations=3)
+    wall = MemoryTrace()
+    run_realtime(scenario.episode(wall))
+    virtual = MemoryTrace()
+    run_simulated(scenario.episode(virtual), ConstantLatency(QUICK))
+
+    def actions(trace: MemoryTrace) -> list:
+        sent = [event for event in trace.events if isinstance(event, Sent)]
+        return [(e.generation, e.index, e.values) for e in sent if e.source == "policy"]
+
+    assert actions(wall) == actions(virtual)
+
+
+def test_stages_overlap_for_real():
+    """While one action executes the next ones are made: some are ready before it is finished."""
+    trace = MemoryTrace()
+    run_realtime(Scenario(ActionFlow(2), profile=QUICK, observations=4).episode(trace))
+    depths = [event.depth for event in trace.events if isinstance(event, Sent)]
+    assert max(depths) >= 2
+
+
+def test_the_trace_is_in_order_of_time():
+    """Events of both threads are recorded with non-decreasing instants."""
+    trace = MemoryTrace()
+    run_realtime(Scenario(ActionFlow(3), pacing="grid", profile=QUICK).episode(trace))
+    instants = [event.t_ns for event in trace.events]
+    assert instants == sorted(instants)
+
+
+def test_every_tick_is_served_while_the_model_hangs():
+    """A model that never comes back does not hold the ticks up: each gets a hold command."""
+    release = threading.Event()
+
+    def script(observation, start, index):
+        release.wait(20)
+        return np.zeros(2)
+
+    scenario = Scenario(
+        ActionFlow(0),
+        pacing="grid",
+        profile=QUICK,
+        script=script,
+        observations=None,
+        duration_ns=ms_to_ns(100),
+    )
+    trace = MemoryTrace()
+    threading.Timer(0.3, release.set).start()
+    result = run_realtime(scenario.episode(trace))
+    sent = [event for event in trace.events if isinstance(event, Sent)]
+    assert result.reason == "time-limit"
+    assert [event.tick for event in sent] == list(range(25))
+    assert {event.source for event in sent} == {"hold"}
+
+
+def test_a_dead_stage_ends_in_a_hold_and_the_driver_lives_on():
+    """After a stage raised, the robot holds, the owner hears of it, and the next episode runs."""
+
+    def broken(observation, start, index):
+        raise RuntimeError("device lost")
+
+    with RealtimeDriver() as driver:
+        trace = MemoryTrace()
+        episode = Scenario(ActionFlow(0), pacing="grid", profile=QUICK, script=broken).episode(
+            trace
+        )
+        with pytest.raises(StageFailedError, match="device lost"):
+            driver.run(episode)
+        assert any(isinstance(event, Failed) for event in trace.events)
+        assert [e for e in trace.events if isinstance(e, Sent)][-1].source == "hold"
+        good = MemoryTrace()
+        result = driver.run(Scenario(ActionFlow(1), profile=QUICK).episode(good))
+    assert result.reason == "observations"
+
+
+def test_ctrl_c_holds_the_robot_and_leaves_a_readable_trace(tmp_path):
+    """Ctrl-C passes through after a hold command; the trace on disk ends with Ended."""
+
+    def script(observation, start, index):
+        return np.array([0.5, 1.0])
+
+    def interrupt(now_ns: int) -> None:
+        if len(robot.commands) == 12:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "trace.jsonl"
+    with FileTrace(path, {"seed": 1}) as trace:
+        scenario = Scenario(
+            ActionFlow(0), pacing="grid", profile=QUICK, script=script, observations=None
+        )
+        episode = replace(scenario.episode(trace), watch=interrupt)
+        robot = episode.robot
+        with pytest.raises(KeyboardInterrupt):
+            run_realtime(episode)
+    assert robot.commands[-1][1].tolist() == [0.0, 1.0]
+    events = read_trace(path).events
+    assert isinstance(events[-1], Ended)
+    assert events[-1].reason == "interrupted"
+
+
+def test_emulated_stages_take_at_least_their_time():
+    """Padding: no flow step of an emulated profile is shorter than stated."""
+    trace = MemoryTrace()
+    run_realtime(Scenario(ActionFlow(0), profile=QUICK, observations=2).episode(trace))
+    steps = [event for event in trace.events if isinstance(event, ActionReady)]
+    assert all(event.t_ns - event.started_ns >= QUICK.generate_ns for event in steps)
+
+
+def test_measure_reports_every_flow_step():
+    """`measure` gives one observe time and H step times per repeat."""
+    with RealtimeDriver() as driver:
+        episode = Scenario(ActionFlow(0), profile=QUICK).episode(MemoryTrace())
+        times = driver.measure(episode.robot, episode.policy, repeats=2)
+    assert [len(time.generate_ns) for time in times] == [10, 10]
