@@ -64,7 +64,7 @@ def test_a_failing_encoder_says_why(tmp_path: Path) -> None:
     """What ffmpeg complains about reaches the user."""
     pytest.importorskip("imageio_ffmpeg")
     frames = [np.zeros((256, 256, 3), np.uint8)] * 50
-    with pytest.raises(ConfigError, match="ffmpeg failed: .*no-format"):
+    with pytest.raises(ConfigError, match=r"ffmpeg failed: .*no-format"):
         write_video(tmp_path / "episode.no-format", frames, fps=20)
 
 

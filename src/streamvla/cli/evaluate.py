@@ -110,7 +110,7 @@ def evaluate(command: Eval) -> None:
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:
-    from streamvla.robots import task_names
+    from streamvla.robots.registry import task_names
 
     for task in tasks:
         if task not in task_names():
@@ -229,7 +229,7 @@ def _policy(checkpoint: Path) -> Policy:
 
 
 def _robot(task: str, instructions: str) -> Any:
-    from streamvla.robots import make_robot
+    from streamvla.robots.registry import make_robot
 
     if (task, instructions) not in _robots:
         for robot in _robots.values():

@@ -11,10 +11,12 @@ from statistics import median
 from typing import Any
 
 from streamvla.cli.methods import AUTO, label, parse_method, slug
-from streamvla.core.clock import ms_to_ns
-from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.cli.output import figure, print_json, print_table
+from streamvla.core.clock import NS_PER_S, ms_to_ns
+from streamvla.core.errors import ConfigError, TraceError, did_you_mean
 from streamvla.core.interfaces import Policy, Robot, check_fit
-from streamvla.core.provenance import commit
+from streamvla.core.provenance import commit, machine
+from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.runtime import (
     Episode,
     EpisodeLimits,
@@ -25,7 +27,7 @@ from streamvla.runtime import (
     named_profile,
 )
 from streamvla.runtime.streamer import Pacing
-from streamvla.trace import FileTrace
+from streamvla.trace import Ended, FileTrace, Trace, read_trace
 
 MEASURED = "measured"
 FIRST_SEED = 2_000_000
@@ -88,7 +90,7 @@ class _Filmed:
 def run(command: Run) -> None:
     """Run the command, print the comparison, write the report."""
     from streamvla.policy import load_policy, resolve_checkpoint, trained_tasks
-    from streamvla.robots import task_names
+    from streamvla.robots.registry import task_names
 
     if command.profile != MEASURED:
         named_profile(command.profile)  # a wrong name is said before the model is loaded
@@ -201,7 +203,7 @@ class _Session:
 
     def _robot_for(self, task: str) -> Robot:
         """The robot of a task, warmed up: its first rendering and encoding happen here."""
-        from streamvla.robots import make_robot
+        from streamvla.robots.registry import make_robot
 
         if self._robot is None or self._robot_task != task:
             if self._robot is not None:
@@ -217,7 +219,7 @@ class _Session:
 
     def _resolve_profile(self) -> LatencyProfile:
         """The named profile, or this machine's own median stage times."""
-        from streamvla.robots import make_robot
+        from streamvla.robots.registry import make_robot
 
         if self._command.profile != MEASURED:
             return named_profile(self._command.profile)
@@ -245,3 +247,122 @@ class _Session:
             "seed": self._command.seed + number,
             "commit": commit(),
         }
+
+    # --- afterwards ----------------------------------------------------------------------------
+
+    def _render(self, film: _Filmed, path: Path) -> None:
+        """Write the episode's video, frames drawn from the captures of its control instants."""
+        from streamvla.evaluation.video import annotate, frame_statuses, write_video
+
+        events = read_trace(path).events
+        instants = [now_ns for now_ns, _ in film.captures]
+        statuses = frame_statuses(events, instants, self._profile.execute_ns, self._command.pacing)
+        frames = [
+            annotate(film.robot.render_capture(capture, size=VIDEO_SIZE), status)
+            for (_, capture), status in zip(film.captures, statuses, strict=True)
+        ]
+        video = path.with_suffix(".mp4")
+        write_video(video, frames, NS_PER_S / self._profile.execute_ns)
+
+    def report(self) -> None:
+        """Compute every figure from the traces; print them and write report and timeline."""
+        space, period_ns = self._policy.spec.action_space, self._profile.execute_ns
+        outcomes = []
+        for executor in self._executors:
+            paths = [self._path(number, executor) for number in range(self._command.episodes)]
+            traces = [read_trace(path) for path in paths]
+            metrics = [
+                metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
+            ]
+            videos = [
+                path.with_suffix(".mp4") for path in paths if path.with_suffix(".mp4").exists()
+            ]
+            name = label(executor, self._policy.spec.horizon)
+            outcomes.append(_Outcome(name, traces, metrics, videos))
+        rows = _rows(outcomes)
+        _print_rows(rows, self._profile, self._command)
+        if self._command.json:
+            print_json(
+                {
+                    "command": "run",
+                    "profile": self._profile.label,
+                    "emulated": self._profile.emulated,
+                    "seeds": [self._command.seed + i for i in range(self._command.episodes)],
+                    "machine": machine(),
+                    "methods": rows,
+                }
+            )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """All episodes of one method."""
+
+    name: str
+    traces: list[Trace]
+    metrics: list[RunMetrics]
+    videos: list[Path]
+
+
+def _rows(outcomes: list[_Outcome]) -> list[dict[str, Any]]:
+    """Figures of every method, with ratios to the first."""
+    rows = [{"run": outcome.name, **aggregate(outcome.metrics)} for outcome in outcomes]
+    for row in rows:
+        row["t_action_ratio"] = _ratio(rows[0]["t_action_ms"], row["t_action_ms"])
+        row["halt_ratio"] = _ratio(
+            rows[0]["halt_ms_per_observation"], row["halt_ms_per_observation"]
+        )
+    return rows
+
+
+def _ratio(reference: float | None, value: float | None) -> float | None:
+    """How many times better; None where there is nothing to divide (zero halt is not a ratio)."""
+    return reference / value if reference and value else None
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        trace = read_trace(path)
+    except TraceError:
+        return False
+    last = trace.events[-1] if trace.events else None
+    return isinstance(last, Ended) and last.reason in {"success", "time-limit"}
+
+
+def _print_rows(rows: list[dict[str, Any]], profile: LatencyProfile, command: Run) -> None:
+    print_table(
+        f"{profile.label}; {command.pacing} pacing; {command.episodes} episodes each",
+        (
+            "method",
+            "success",
+            "T_action (ms)",
+            "halt / obs (ms)",
+            "longest halt",
+            "starved",
+            "misses",
+            "age p50 (ms)",
+            "SPARC",
+            "speed-up",
+            "less halting",
+        ),
+        [
+            (
+                row["run"],
+                f"{100 * row['success']:.0f} %",
+                figure(row["t_action_ms"]),
+                figure(row["halt_ms_per_observation"]),
+                figure(row["longest_halt_ms"], 0),
+                str(row["starved_ticks"]),
+                str(row["deadline_misses"]),
+                figure(row["action_age_ms"]["p50"], 0),
+                figure(row["smoothness"]["sparc"], 2),
+                _times(row["t_action_ratio"]),
+                "no halt" if row["halt_ms_per_observation"] == 0 else _times(row["halt_ratio"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}×"

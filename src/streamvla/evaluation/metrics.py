@@ -182,7 +182,7 @@ def aggregate(runs: Sequence[RunMetrics]) -> dict[str, Any]:
     Ratios are of sums (Σ idle / Σ cycles; Σ window / Σ actions), percentiles are over all
     measurements together, counts add up, the longest halt is the longest of all, smoothness is
     the mean over episodes (peak jerk the maximum). Success has its 95 % Wilson interval, over the
-    episodes that had a task.
+    `judged` episodes: those that had a task and ran to their end.
 
     Raises:
         ConfigError: the runs differ in pacing or period.
@@ -191,6 +191,7 @@ def aggregate(runs: Sequence[RunMetrics]) -> dict[str, Any]:
     startups = [run.startup_ms for run in runs if run.startup_ms is not None]
     return _figures(runs) | {
         "episodes": len(runs),
+        "judged": len(judged),
         "successes": sum(judged),
         "success": _per(sum(judged), len(judged), unit=1),
         "success_ci": wilson_interval(sum(judged), len(judged)),
@@ -251,6 +252,9 @@ class MetricsAccumulator:
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
 
     def result(self) -> RunMetrics:
         """The figures of everything recorded so far."""

@@ -12,11 +12,8 @@ A region names the file and what to show of it; what stands inside is generated:
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
-import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -59,7 +56,7 @@ class Results:
 
     Attributes:
         command: as typed; `commit` of the code; `date` ISO; `seeds` used.
-        machine: see `describe_machine`.
+        machine: see `core.provenance.machine`.
         rows: one object per run; `run` is its name. Figures may be nested.
         columns: key → how it is shown; a key reaches into nested objects with dots
             (`action_age_ms.p50`).
@@ -70,10 +67,10 @@ class Results:
     command: str
     commit: str
     seeds: Sequence[int]
-    machine: dict[str, Any]
-    rows: Sequence[dict[str, Any]]
-    columns: dict[str, Column]
-    tables: dict[str, Sequence[str]]
+    machine: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, Column]
+    tables: Mapping[str, Sequence[str]]
     date: str = field(default_factory=wall_date)
 
 
@@ -129,8 +126,8 @@ def render_value(results: Results, run: str, key: str) -> str:
 
 def render_source(results: Results) -> str:
     """Command, commit, date and machine in one line."""
-    machine = ", ".join(str(value) for value in results.machine.values())
-    return f"`{results.command}`, commit {results.commit}, {results.date}, on {machine}."
+    made = f"`{results.command}`, commit {results.commit}, {results.date}"
+    return f"{made}, on {machine_words(results.machine)}."
 
 
 def documents(root: Path) -> list[Path]:
@@ -190,23 +187,10 @@ def generate(text: str, folder: Path, where: str) -> str:
     return _REGION.sub(fill, text)
 
 
-def describe_machine() -> dict[str, Any]:
-    """The machine in words: processor, usable cores, system, Python. No names, no paths."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": f"{len(os.sched_getaffinity(0))} cores",
-        "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        "python": f"Python {platform.python_version()}",
-    }
-
-
-def describe_commit(folder: Path) -> str:
-    """Short commit of the checkout at `folder`, "+changes" if it has any; "unknown" outside one."""
-    head = _git(folder, "rev-parse", "--short", "HEAD")
-    if head is None:
-        return "unknown"
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return f"{head}+changes" if changed else head
+def machine_words(machine: Mapping[str, Any]) -> str:
+    """What `core.provenance.machine` found, in words: "Some CPU, 2 cores, Linux, Python 3.11.7"."""
+    phrases = {"cores": "{} cores", "python": "Python {}"}
+    return ", ".join(phrases.get(key, "{}").format(value) for key, value in machine.items())
 
 
 def _difference(found: re.Match[str], expected: re.Match[str]) -> str:
@@ -232,15 +216,15 @@ def _column(results: Results, key: str) -> Column:
     return results.columns[key]
 
 
-def _reach(row: dict[str, Any], key: str) -> Any:
+def _reach(row: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key; None where the path ends early."""
     value: Any = row
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 
-def _show(row: dict[str, Any], key: str, results: Results) -> str:
+def _show(row: Mapping[str, Any], key: str, results: Results) -> str:
     column = results.columns[key]
     shown = _format(_reach(row, key), column)
     bounds = _reach(row, column.interval) if column.interval else None
@@ -260,25 +244,6 @@ def _format(value: Any, column: Column) -> str:
     return str(value) if isinstance(value, int) else f"{value:.{column.digits}f}"
 
 
-def _is_numeric(rows: Iterable[dict[str, Any]], key: str) -> bool:
+def _is_numeric(rows: Iterable[Mapping[str, Any]], key: str) -> bool:
     values = [_reach(row, key) for row in rows]
     return all(value is None or isinstance(value, int | float) for value in values)
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.machine()
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return named[1].strip() if named else platform.machine()
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

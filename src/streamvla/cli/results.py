@@ -1,0 +1,206 @@
+"""`streamvla results`: make the figures in the documents again, and keep documents true to them.
+
+Every figure in README and docs stands in `docs/results/NAME.json`. A recipe below says which
+commands make it; `--make NAME` runs them and writes the file; without flags the documents are
+rewritten from the files; `--check` only says where they disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamvla.core.errors import StreamVLAError, did_you_mean
+from streamvla.core.provenance import commit, machine
+from streamvla.evaluation.results import Column, check, documents, update, write_results
+from streamvla.evaluation.results import Results as ResultsFile
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rewrite the figures in README and docs from docs/results, or make them anew.
+
+    Attributes:
+        make: run the recipe of this name and write docs/results/NAME.json first.
+        check: change nothing; fail if a document disagrees with the results.
+        root: the repository.
+    """
+
+    make: str | None = None
+    check: bool = False
+    root: Path = Path()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one results file is made.
+
+    Attributes:
+        commands: row name → arguments of `streamvla`; each ends in `--json`.
+        rows: (row name, the command's JSON object) → its rows.
+        columns, tables: as in `ResultsFile`.
+    """
+
+    commands: dict[str, str]
+    columns: dict[str, Column]
+    tables: dict[str, tuple[str, ...]]
+    rows: Callable[[str, Row], list[Row]] = lambda name, figures: [{"run": name, **figures}]
+
+
+def results(command: Results) -> None:
+    """Run the command."""
+    folder = command.root / "docs" / "results"
+    if command.make is not None:
+        if command.make not in RECIPES:
+            raise did_you_mean("results recipe", command.make, RECIPES)
+        print(write_results(folder, make(command.make, RECIPES[command.make])))
+    pages = documents(command.root)
+    if command.check:
+        complaints = check(pages, folder)
+        if complaints:
+            raise StreamVLAError("\n".join([*complaints, "run: streamvla results"]))
+        print(f"{len(pages)} documents agree with {folder}")
+        return
+    for page in update(pages, folder):
+        print(f"rewrote {page}")
+
+
+def make(name: str, recipe: Recipe) -> ResultsFile:
+    """Run a recipe's commands, one after another, and gather their figures."""
+    rows: list[Row] = []
+    seeds: set[int] = set()
+    for row_name, arguments in recipe.commands.items():
+        figures = _run(arguments)
+        found = figures.get("seeds", figures.get("seed", []))
+        seeds |= set(found if isinstance(found, list) else [found])
+        rows += recipe.rows(row_name, figures)
+    return ResultsFile(
+        name=name,
+        command=f"streamvla results --make {name}",
+        commit=commit(),
+        seeds=sorted(seeds),
+        machine=machine(),
+        rows=rows,
+        columns=recipe.columns,
+        tables=recipe.tables,
+    )
+
+
+def _run(arguments: str) -> Row:
+    """The JSON object on the last line of one `streamvla` command."""
+    print(f"$ streamvla {arguments}", flush=True)
+    command = [sys.executable, "-m", "streamvla", *shlex.split(arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise StreamVLAError(f"`streamvla {arguments}` failed with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _task_rows(name: str, figures: Row) -> list[Row]:
+    """One row per task of an `eval`, and their mean."""
+    rows = [
+        {"run": task, **row, "success_ci": [row["ci_low"], row["ci_high"]]}
+        for task, row in figures["tasks"].items()
+    ]
+    mean = {"run": "mean", "success": figures["mean_success"], "episodes": figures["episodes"]}
+    return [*rows, {**mean, "success_ci": figures["success_ci"]}]
+
+
+def _method_rows(name: str, figures: Row) -> list[Row]:
+    """One row per method of a `run`."""
+    return figures["methods"]
+
+
+_TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
+
+RECIPES: dict[str, Recipe] = {
+    "timeline": Recipe(
+        commands={
+            "synchronous, 5 of 10 executed": f"{_TIMELINE} --executor synchronous "
+            "--execute-horizon 5",
+            "synchronous": f"{_TIMELINE} --executor synchronous",
+            "action flow, lead 0": f"{_TIMELINE} --lead 0",
+            "action flow, lead 2": f"{_TIMELINE} --lead 2",
+            "action flow, lead 3": f"{_TIMELINE} --lead 3",
+        },
+        columns={
+            "run": Column("schedule"),
+            "t_action_ms": Column("T_action (ms)"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "action_age_ms.p50": Column("action age p50 (ms)"),
+        },
+        tables={
+            "main": ("run", "t_action_ms", "halt_ms_per_observation", "action_age_ms.p50"),
+        },
+    ),
+    "success": Recipe(
+        commands={"lead 0": "eval --episodes 50 --method action-flow:0 --json"},
+        rows=_task_rows,
+        columns={
+            "run": Column("task"),
+            "success": Column("success", 0, percent=True, interval="success_ci"),
+            "episodes": Column("episodes", 0),
+        },
+        tables={"main": ("run", "success", "episodes")},
+    ),
+    "wall-clock": Recipe(
+        commands={
+            "run": "run --episodes 24 --videos 2 --profile paper-20hz --out runs/wall-clock --json"
+        },
+        rows=_method_rows,
+        columns={
+            "run": Column("method"),
+            "success": Column("success", 0, percent=True, interval="success_ci"),
+            "episodes": Column("episodes", 0),
+            "t_action_ms": Column("T_action (ms)"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "longest_halt_ms": Column("longest halt (ms)"),
+            "starved_ticks": Column("starved ticks", 0),
+            "deadline_misses": Column("misses", 0),
+            "action_age_ms.p50": Column("age p50 (ms)", 0),
+            "t_action_ratio": Column("speed-up", 2),
+            "halt_ratio": Column("less halting", 1),
+        },
+        tables={
+            "main": (
+                "run",
+                "success",
+                "t_action_ms",
+                "halt_ms_per_observation",
+                "longest_halt_ms",
+                "starved_ticks",
+                "action_age_ms.p50",
+                "t_action_ratio",
+            ),
+        },
+    ),
+    "overhead": Recipe(
+        commands={"this machine": "bench --json"},
+        columns={
+            "run": Column("runtime overhead"),
+            "tick_p50_us": Column("tick p50 (µs)"),
+            "tick_p99_us": Column("tick p99 (µs)"),
+            "simulated_ticks_per_s": Column("simulated ticks / s", 0),
+            "simulated_ticks": Column("in a run of", 0),
+            "memory_growth_mib": Column("memory growth (MiB)"),
+        },
+        tables={
+            "main": (
+                "run",
+                "tick_p50_us",
+                "tick_p99_us",
+                "simulated_ticks_per_s",
+                "simulated_ticks",
+                "memory_growth_mib",
+            )
+        },
+    ),
+}

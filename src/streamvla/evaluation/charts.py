@@ -1,0 +1,109 @@
+"""The report's two charts: how long halts were, and how full the buffer was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from streamvla.core.clock import NS_PER_MS, NS_PER_S
+from streamvla.evaluation.svg import LEFT, RIGHT, Scale, document, line, rect, text, time_axis
+from streamvla.evaluation.timeline import TimelineRun
+from streamvla.trace.events import Sent
+
+_PANEL, _PLOT = 132, 78
+_BINS = 40
+
+
+def halt_histogram_svg(runs: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """How often the robot halted for how long: one panel per run, common axes.
+
+    Args:
+        runs: (label, halts in ms over all episodes).
+    """
+    longest = max((value for _, values in runs for value in values), default=0.0)
+    scale = Scale(longest * 1.04 or 1.0)
+    edges = np.linspace(0, scale.top, _BINS + 1)
+    counts = [np.histogram(values, edges)[0] for _, values in runs]
+    most = max((int(count.max()) for count in counts), default=0) or 1
+    body = time_axis(scale, _bands(len(runs)), "ms")
+    for number, ((label, values), count) in enumerate(zip(runs, counts, strict=True)):
+        top = _PANEL * number
+        body += [
+            text(LEFT, top + 30, label, "name"),
+            text(RIGHT, top + 30, _total(values), anchor="end"),
+            *_count_axis(most, top + _PANEL, "halts"),
+        ]
+        for low, high, times in zip(edges, edges[1:], count, strict=False):
+            if times:
+                height = _PLOT * times / most
+                title = f"{low:.0f}–{high:.0f} ms: {times} halts"
+                y = top + _PANEL - height
+                body.append(rect(scale(low), scale(high), y, height, "halt", title, gap=1.5))
+    label = "Histogram of halts. " + " ".join(f"{name}: {_total(v)}." for name, v in runs)
+    return document("halts", _PANEL * len(runs) + 24, label, body)
+
+
+def buffer_depth_svg(runs: Sequence[TimelineRun], window_ns: int) -> str:
+    """Actions in the buffer behind each command, over the first `window_ns` of each run."""
+    scale = Scale(window_ns / NS_PER_S)
+    curves = [_depths(run, window_ns) for run in runs]
+    most = max((depth for curve in curves for _, depth in curve), default=0) or 1
+    body = time_axis(scale, _bands(len(runs)), "s")
+    for number, (run, curve) in enumerate(zip(runs, curves, strict=True)):
+        base = _PANEL * (number + 1)
+        body += [text(LEFT, base - _PANEL + 30, run.label, "name")]
+        body += _count_axis(most, base, "actions")
+        body += _step_curve(curve, scale, base, _PLOT / most)
+    deepest = " ".join(
+        f"{run.label}: at most {max((d for _, d in curve), default=0)}."
+        for run, curve in zip(runs, curves, strict=True)
+    )
+    return document("depth", _PANEL * len(runs) + 24, f"Buffer depth over time. {deepest}", body)
+
+
+def _bands(panels: int) -> list[tuple[float, float]]:
+    return [(_PANEL * (i + 1) - _PLOT - 8, _PANEL * (i + 1)) for i in range(panels)]
+
+
+def _depths(run: TimelineRun, window_ns: int) -> list[tuple[float, int]]:
+    """(seconds since the start, actions left in the buffer) at every command in the window."""
+    points = [
+        ((event.t_ns - run.begin_ns) / NS_PER_S, event.depth)
+        for event in run.events
+        if isinstance(event, Sent) and event.t_ns - run.begin_ns < window_ns
+    ]
+    if points:
+        points.append((min(window_ns, run.duration_ns) / NS_PER_S, points[-1][1]))
+    return points
+
+
+def _step_curve(
+    curve: Sequence[tuple[float, int]], scale: Scale, base: float, unit: float
+) -> list[str]:
+    if not curve:
+        return [text((LEFT + RIGHT) / 2, base - 30, "no command was sent", anchor="middle")]
+    path, previous = f"M{scale(curve[0][0]):.2f} {base:g}", 0
+    for seconds, depth in curve:
+        x = scale(seconds)
+        path += f"L{x:.2f} {base - unit * previous:.2f}L{x:.2f} {base - unit * depth:.2f}"
+        previous = depth
+    area = f"{path}L{scale(curve[-1][0]):.2f} {base:g}Z"
+    return [f'<path d="{area}" class="sv-area"/>', f'<path d="{path}" class="sv-line"/>']
+
+
+def _count_axis(most: int, base: float, unit: str) -> list[str]:
+    """A base line with 0, and the largest count at the panel's top."""
+    return [
+        line(LEFT, base, RIGHT, base, "grid"),
+        text(LEFT - 12, base - 1, "0", anchor="end"),
+        text(LEFT - 12, base - _PLOT + 9, str(most), anchor="end"),
+        text(LEFT - 12, base - _PLOT / 2 + 4, unit, anchor="end"),
+    ]
+
+
+def _total(values: Sequence[float]) -> str:
+    if not values:
+        return "no halts"
+    noun = "halt" if len(values) == 1 else "halts"
+    return f"{len(values)} {noun}, {sum(values) * NS_PER_MS / NS_PER_S:.1f} s in all"
