@@ -8,19 +8,19 @@ import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from streamvla.cli.methods import label, parse_method, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import ms_to_ns
-from streamvla.core.errors import ConfigError, TraceError, did_you_mean
+from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy, check_fit
 from streamvla.core.provenance import commit
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
-from streamvla.runtime.streamer import Pacing
-from streamvla.trace import Ended, FileTrace, Trace, read_trace
+from streamvla.trace import FileTrace, is_complete, read_trace
+from streamvla.trace.spans import Pacing
 
 FIRST_SEED = 1_000_000
 """Evaluation seeds start here; demonstrations are collected below."""
@@ -54,7 +54,7 @@ class Eval:
     jitter: float = 0.0
     seconds: float = 15.0
     seed: int = FIRST_SEED
-    instructions: str = "train"
+    instructions: Literal["train", "heldout"] = "train"
     workers: int = 2
     out: Path = Path("runs/eval")
     json: bool = False
@@ -103,7 +103,7 @@ def evaluate(command: Eval) -> None:
     tasks = command.tasks or trained_tasks(checkpoint)
     _check_tasks(tasks)
     jobs = _jobs(command, checkpoint, tasks)
-    missing = [job for job in jobs if _finished(job) is None]
+    missing = [job for job in jobs if not is_complete(job.path, job.header())]
     _run_all(missing, command.workers, len(jobs))
     outcomes = {task: [_outcome(job) for job in jobs if job.task == task] for task in tasks}
     _report(command, checkpoint, outcomes)
@@ -119,9 +119,7 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 
 def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
     profile = named_profile(command.profile)
-    from streamvla.policy import load_policy
-
-    executor = parse_method(command.method, profile, load_policy(checkpoint).spec.horizon)
+    executor = parse_method(command.method, profile, _policy(checkpoint).spec.horizon)
     folder = command.out / checkpoint.stem / slug(executor) / f"{command.profile}-{command.pacing}"
     seeds = range(command.seed, command.seed + command.episodes)
     return [
@@ -131,34 +129,10 @@ def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]
     ]
 
 
-def _finished(job: _Job) -> Trace | None:
-    """The trace of this very episode, if it was run to its end before."""
-    try:
-        trace = read_trace(job.path)
-    except TraceError:
-        return None
-    same = all(trace.header.get(key) == value for key, value in job.header().items())
-    ended = bool(trace.events) and isinstance(trace.events[-1], Ended)
-    return trace if same and ended and trace.complete else None
-
-
 def _outcome(job: _Job) -> RunMetrics:
-    trace = _finished(job)
-    if trace is None:
-        raise TraceError(f"{job.path} was not written; run the same command again")
     period_ns = named_profile(job.settings.profile).execute_ns
-    return metrics_of(trace.events, period_ns, job.settings.pacing, _action_space(job.checkpoint))
-
-
-_spaces: dict[Path, Any] = {}
-
-
-def _action_space(checkpoint: Path) -> Any:
-    from streamvla.policy import load_policy
-
-    if checkpoint not in _spaces:
-        _spaces[checkpoint] = load_policy(checkpoint).spec.action_space
-    return _spaces[checkpoint]
+    space = _policy(job.checkpoint).spec.action_space
+    return metrics_of(read_trace(job.path).events, period_ns, job.settings.pacing, space)
 
 
 # --- worker processes ------------------------------------------------------------------------
@@ -228,7 +202,7 @@ def _policy(checkpoint: Path) -> Policy:
     return _policies[checkpoint]
 
 
-def _robot(task: str, instructions: str) -> Any:
+def _robot(task: str, instructions: Literal["train", "heldout"]) -> Any:
     from streamvla.robots.registry import make_robot
 
     if (task, instructions) not in _robots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 from streamvla.cli.methods import AUTO, label, parse_method, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
-from streamvla.core.errors import ConfigError, TraceError, did_you_mean
+from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy, Robot, check_fit
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
@@ -26,8 +27,8 @@ from streamvla.runtime import (
     Streamer,
     named_profile,
 )
-from streamvla.runtime.streamer import Pacing
-from streamvla.trace import Ended, FileTrace, Trace, read_trace
+from streamvla.trace import FileTrace, Trace, is_complete, read_trace
+from streamvla.trace.spans import Pacing
 
 MEASURED = "measured"
 FIRST_SEED = 2_000_000
@@ -173,7 +174,7 @@ class _Session:
     def _run_one(self, number: int, executor: Executor) -> None:
         path = self._path(number, executor)
         filmed = number < self._command.videos
-        if self._command.resume and _is_complete(path):
+        if self._command.resume and is_complete(path):
             return
         robot = self._robot_for(self._task_of(number))
         film = _Filmed(robot) if filmed else None
@@ -265,33 +266,64 @@ class _Session:
         write_video(video, frames, NS_PER_S / self._profile.execute_ns)
 
     def report(self) -> None:
-        """Compute every figure from the traces; print them and write report and timeline."""
-        space, period_ns = self._policy.spec.action_space, self._profile.execute_ns
-        outcomes = []
-        for executor in self._executors:
-            paths = [self._path(number, executor) for number in range(self._command.episodes)]
-            traces = [read_trace(path) for path in paths]
-            metrics = [
-                metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
-            ]
-            videos = [
-                path.with_suffix(".mp4") for path in paths if path.with_suffix(".mp4").exists()
-            ]
-            name = label(executor, self._policy.spec.horizon)
-            outcomes.append(_Outcome(name, traces, metrics, videos))
+        """Compute every figure from the traces; print them, write report and Perfetto trace."""
+        outcomes = [self._outcome(executor) for executor in self._executors]
         rows = _rows(outcomes)
         _print_rows(rows, self._profile, self._command)
+        self._write_report(outcomes, rows)
         if self._command.json:
             print_json(
                 {
                     "command": "run",
                     "profile": self._profile.label,
                     "emulated": self._profile.emulated,
-                    "seeds": [self._command.seed + i for i in range(self._command.episodes)],
+                    "seeds": self._seeds(),
                     "machine": machine(),
                     "methods": rows,
                 }
             )
+
+    def _outcome(self, executor: Executor) -> _Outcome:
+        space, period_ns = self._policy.spec.action_space, self._profile.execute_ns
+        paths = [self._path(number, executor) for number in range(self._command.episodes)]
+        traces = [read_trace(path) for path in paths]
+        metrics = [
+            metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
+        ]
+        films = [path.with_suffix(".mp4") for path in paths]
+        name = label(executor, self._policy.spec.horizon)
+        return _Outcome(name, traces, metrics, [film for film in films if film.exists()])
+
+    def _seeds(self) -> list[int]:
+        return [self._command.seed + number for number in range(self._command.episodes)]
+
+    def _write_report(self, outcomes: list[_Outcome], rows: list[dict[str, Any]]) -> None:
+        from streamvla.evaluation.report import ReportContext, ReportRun, write_report
+        from streamvla.trace.perfetto import PerfettoRun, write_perfetto
+
+        pacing, period_ns, out = self._command.pacing, self._profile.execute_ns, self._command.out
+        runs = [
+            ReportRun(outcome.name, outcome.traces, row, pacing, period_ns, outcome.videos)
+            for outcome, row in zip(outcomes, rows, strict=True)
+        ]
+        context = ReportContext(
+            title="A robot that never waits",
+            profile=self._profile.label,
+            emulated=self._profile.emulated,
+            command=shlex.join(["streamvla", *sys.argv[1:]]),
+            commit=commit(),
+            seeds=self._seeds(),
+            machine=machine(),
+            settings={"tasks": ", ".join(self._tasks), "pacing": pacing},
+        )
+        write_report(out / "report.html", runs, context)
+        first = [
+            PerfettoRun(outcome.name, outcome.traces[0].events, period_ns) for outcome in outcomes
+        ]
+        write_perfetto(out / "perfetto.json", first)
+        print(
+            f"Report: {out / 'report.html'}; timeline for ui.perfetto.dev: {out / 'perfetto.json'}"
+        )
 
 
 @dataclass(frozen=True)
@@ -318,15 +350,6 @@ def _rows(outcomes: list[_Outcome]) -> list[dict[str, Any]]:
 def _ratio(reference: float | None, value: float | None) -> float | None:
     """How many times better; None where there is nothing to divide (zero halt is not a ratio)."""
     return reference / value if reference and value else None
-
-
-def _is_complete(path: Path) -> bool:
-    try:
-        trace = read_trace(path)
-    except TraceError:
-        return False
-    last = trace.events[-1] if trace.events else None
-    return isinstance(last, Ended) and last.reason in {"success", "time-limit"}
 
 
 def _print_rows(rows: list[dict[str, Any]], profile: LatencyProfile, command: Run) -> None:

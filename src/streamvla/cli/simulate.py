@@ -18,9 +18,9 @@ from streamvla.runtime.latency import (
     named_profile,
     profile_ms,
 )
-from streamvla.runtime.streamer import Pacing
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 from streamvla.trace import FileTrace, TeeTrace, TraceSink
+from streamvla.trace.spans import Pacing
 
 
 @dataclass(frozen=True)

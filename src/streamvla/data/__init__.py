@@ -1,0 +1,1 @@
+"""Demonstrations: collected with scripted experts, stored in shards, loaded with checks."""

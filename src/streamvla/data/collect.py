@@ -11,7 +11,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -24,6 +23,7 @@ import numpy as np
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
+from streamvla.core.provenance import commit
 from streamvla.data.expert import ScriptedExpert
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.store import (
@@ -247,7 +247,7 @@ def _claim_directory(config: CollectConfig) -> None:
         tasks={task: phrasings(task) for task in config.tasks},
         noise=asdict(config.noise),
         seed=config.seed,
-        commit=_commit(),
+        commit=commit(),
     )
     if (config.out / META_NAME).exists():
         found = read_meta(config.out)
@@ -258,20 +258,6 @@ def _claim_directory(config: CollectConfig) -> None:
             )
         meta = replace(found, tasks={**found.tasks, **meta.tasks})
     write_meta(config.out, meta)
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 # Worker processes. Ctrl-C reaches the parent alone, which tells the workers through the event;

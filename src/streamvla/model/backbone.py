@@ -90,9 +90,7 @@ class KeysAndValues(nn.Module):
 class Backbone(nn.Module):
     """[vision | instruction | state] tokens → `PrefixCache`, bidirectional over the prefix."""
 
-    def __init__(
-        self, layers: int, width: int, heads: int, head_dim: int, expansion: int
-    ) -> None:
+    def __init__(self, layers: int, width: int, heads: int, head_dim: int, expansion: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             Block(width, heads, head_dim, expansion) for _ in range(layers - 1)

@@ -129,9 +129,7 @@ def stabilised_velocity(x: Tensor, path: Tensor, tau: Tensor, config: FlowConfig
     return velocity - config.k * (x - position)
 
 
-def sample_tau(
-    shape: tuple[int, ...], config: FlowConfig, generator: torch.Generator
-) -> Tensor:
+def sample_tau(shape: tuple[int, ...], config: FlowConfig, generator: torch.Generator) -> Tensor:
     """Flow times for training, float32 of `shape` (see `FlowConfig.tau_sampling`)."""
     if config.tau_sampling == "grid":
         index = torch.randint(config.horizon, shape, generator=generator)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class AdaptiveRMSNorm(nn.Module):

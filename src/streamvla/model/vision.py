@@ -12,8 +12,8 @@ feature under a spatial softmax, which resolves far below one cell (arXiv 1504.0
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 PATCH = 4
 CELLS_PER_TOKEN = 4  # stride 2, then 2×2 cells a token: 16 px of the image on each side

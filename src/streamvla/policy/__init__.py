@@ -1,5 +1,12 @@
 """Observation → actions in robot units: transforms and model behind the `Policy` interface."""
 
 from streamvla.policy.action_flow import ActionFlowPolicy, PolicyContext, load_policy
+from streamvla.policy.shipped import resolve_checkpoint, trained_tasks
 
-__all__ = ["ActionFlowPolicy", "PolicyContext", "load_policy"]
+__all__ = [
+    "ActionFlowPolicy",
+    "PolicyContext",
+    "load_policy",
+    "resolve_checkpoint",
+    "trained_tasks",
+]

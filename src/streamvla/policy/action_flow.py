@@ -62,7 +62,7 @@ class ActionFlowPolicy:
         self.flow = flow
         self.normalisation = normalisation
         self.device = torch.device(device)
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.model = model.to(self.device).eval()
 
     def encode(self, observation: Observation) -> PolicyContext:
         """The context of one observation.

@@ -23,7 +23,9 @@ def resolve_checkpoint(path: Path | None) -> Path:
 
 def trained_tasks(path: Path) -> tuple[str, ...]:
     """The tasks the policy in `path` was trained on, as its provenance lists them."""
-    tasks = load_checkpoint(path).provenance.get("tasks")
+    provenance = load_checkpoint(path).provenance
+    chosen = provenance.get("training", {}).get("tasks")
+    tasks = chosen or provenance.get("dataset", {}).get("tasks")
     if not tasks:
-        raise CheckpointError(f"{path} does not say which tasks it was trained on; use --tasks")
+        raise CheckpointError(f"{path} does not say which tasks it was trained on; name them")
     return tuple(tasks)

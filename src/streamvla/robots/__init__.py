@@ -1,0 +1,1 @@
+"""Robots, simulated and real, behind `core.interfaces.Robot`; see `registry` for names."""

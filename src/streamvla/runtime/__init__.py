@@ -6,7 +6,8 @@ from streamvla.runtime.governor import Decelerate, Governor, Hold
 from streamvla.runtime.latency import PROFILES, LatencyProfile, named_profile
 from streamvla.runtime.realtime import RealtimeDriver, run_realtime
 from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Pacing, Streamer
+from streamvla.runtime.streamer import Streamer
+from streamvla.trace.spans import Pacing
 
 __all__ = [
     "PROFILES",

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Observation, Policy, Robot
 from streamvla.runtime.latency import LatencyProfile
-from streamvla.runtime.streamer import Pacing, StartObserve, Streamer
+from streamvla.runtime.streamer import StartObserve, Streamer
 from streamvla.trace import Ended, TraceSink
+from streamvla.trace.spans import Pacing
 
 EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
 

@@ -15,7 +15,6 @@ ends, so the actions of consecutive generations form one continuous flow.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -37,8 +36,7 @@ from streamvla.trace import (
     Sent,
     TraceSink,
 )
-
-Pacing = Literal["event", "grid"]
+from streamvla.trace.spans import Pacing
 
 MAX_BAD_GENERATIONS = 3
 """After so many generations in a row with an unusable action, the policy counts as dead."""

@@ -14,7 +14,15 @@ from streamvla.trace.events import (
     Sent,
     TraceEvent,
 )
-from streamvla.trace.store import FileTrace, MemoryTrace, TeeTrace, Trace, TraceSink, read_trace
+from streamvla.trace.store import (
+    FileTrace,
+    MemoryTrace,
+    TeeTrace,
+    Trace,
+    TraceSink,
+    is_complete,
+    read_trace,
+)
 
 __all__ = [
     "ActionReady",
@@ -34,5 +42,6 @@ __all__ = [
     "Trace",
     "TraceEvent",
     "TraceSink",
+    "is_complete",
     "read_trace",
 ]

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from streamvla.core.errors import TraceError
-from streamvla.trace.events import EVENT_TYPES, TraceEvent
+from streamvla.trace.events import EVENT_TYPES, Ended, TraceEvent
 
 SCHEMA = "streamvla-trace/1"
 
@@ -134,6 +134,22 @@ def read_trace(path: Path) -> Trace:
     header = _parse_header(path, lines)
     events = [_parse_event(path, number, line) for number, line in enumerate(lines[1:], start=2)]
     return Trace(header, events, complete)
+
+
+def is_complete(path: Path, expected: dict[str, Any] | None = None) -> bool:
+    """Whether `path` is the trace of an episode that ran to its end, and may stand as a result.
+
+    Args:
+        expected: header fields that must be there with these values.
+    """
+    try:
+        trace = read_trace(path)
+    except TraceError:
+        return False
+    last = trace.events[-1] if trace.events else None
+    ended = isinstance(last, Ended) and last.reason not in {"failed", "interrupted"}
+    fits = all(trace.header.get(name) == value for name, value in (expected or {}).items())
+    return trace.complete and ended and fits
 
 
 def trace_lines(header: dict[str, Any], events: Iterable[TraceEvent]) -> list[str]:

@@ -1,8 +1,13 @@
 """Held-out action error: a sharper and far cheaper instrument than success rates.
 
-An image taken at frame t, a generation that starts `lead` actions later. *Compensated*: the flow
-starts from what was executed meanwhile. *Uncompensated*: it starts from the state at capture, as
-if nothing had happened since.
+The actions from frame T on are predicted from an image that is `lead` actions old. All leads are
+asked for the same actions, so their errors compare directly.
+
+    frame      T−lead ... T ... T+H−1
+    image      seen
+    flow start            x0 = executed up to T       *compensated*
+               x0 = executed up to T−lead             *uncompensated*, as if nothing had happened
+    error                 |action − label|
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ _BATCH = 64
 
 
 class HoldoutProbe:
-    """A fixed set of held-out frames, evenly spaced over the episodes."""
+    """A fixed set of held-out frames T, evenly spaced over the episodes."""
 
     def __init__(
         self, demonstrations: Demonstrations, episodes: Sequence[Episode], horizon: int, frames: int
@@ -30,7 +35,7 @@ class HoldoutProbe:
         pairs = [
             (episode, t)
             for episode in episodes
-            for t in range(len(episode) - horizon - max(LEADS) + 1)
+            for t in range(max(LEADS), len(episode) - horizon + 1)
         ]
         chosen = np.linspace(0, len(pairs) - 1, min(frames, len(pairs))).round().astype(int)
         self.frames = [pairs[i] for i in chosen]
@@ -56,22 +61,24 @@ class HoldoutProbe:
     def _measure_batch(
         self, policy: ActionFlowPolicy, frames: list[tuple[Episode, int]]
     ) -> dict[str, np.ndarray]:
-        context = policy.encode_batch([self._observation(*frame) for frame in frames])
         scale = np.array(policy.normalisation.action_scale)
-        captured = np.stack([self._states[id(episode)][t] for episode, t in frames])  # (b, d)
+        horizon = policy.spec.horizon
+        label = np.stack([episode.label[t : t + horizon] for episode, t in frames])  # (b, h, d)
         errors = {}
         for lead in LEADS:
-            begun = np.stack([self._states[id(episode)][t + lead] for episode, t in frames])
-            label = np.stack(
-                [ep.label[t + lead : t + lead + policy.spec.horizon] for ep, t in frames]
-            )  # (b, h, d)
-            starts = {f"lead_{lead}": begun}
+            seen = [(episode, t - lead) for episode, t in frames]
+            context = policy.encode_batch([self._observation(*frame) for frame in seen])
+            starts = {f"lead_{lead}": self._action_states(frames)}
             if lead:
-                starts[f"lead_{lead}_uncompensated"] = captured
+                starts[f"lead_{lead}_uncompensated"] = self._action_states(seen)
             for name, start in starts.items():
                 actions = np.stack(list(policy.generate_batch(context, start)), axis=1)
                 errors[name] = (np.abs(actions - label) / scale).mean(axis=(1, 2))  # (b,)
         return errors
+
+    def _action_states(self, frames: list[tuple[Episode, int]]) -> np.ndarray:
+        """(b, d) what had been executed before each frame."""
+        return np.stack([self._states[id(episode)][t] for episode, t in frames])
 
     def _observation(self, episode: Episode, t: int) -> Observation:
         return Observation(

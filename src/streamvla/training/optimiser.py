@@ -72,4 +72,5 @@ def update_average(
 ) -> None:
     """average ← decay·average + (1 − decay)·weights, in place; young averages forget faster."""
     gradual = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average), list(weights), 1 - gradual)
+    for mean, weight in zip(average, weights, strict=True):
+        mean.lerp_(weight, 1 - gradual)

@@ -10,6 +10,7 @@ uninterrupted one. Files are replaced atomically.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import signal
@@ -93,7 +94,7 @@ class TrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     jitter: float = 0.1
     holdout_per_task: int = 6
-    holdout_frames: int = 384
+    holdout_frames: int = 256
     device: str = "auto"
     autocast: bool = True
     threads: int | None = None
@@ -177,17 +178,11 @@ class Trainer:
         )
         self.model_config = self._model_config()
         torch.manual_seed(config.seed)
-        self.model = StreamingVLA(self.model_config).to(
-            self.device, memory_format=torch.channels_last
-        )
-        self.average = StreamingVLA(self.model_config).to(
-            self.device, memory_format=torch.channels_last
-        )
-        self.average.load_state_dict(self.model.state_dict())
+        self.model = StreamingVLA(self.model_config).to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = make_optimiser(self.model, config.optimiser)
-        self.is_delta = torch.from_numpy(demonstrations.meta.action_space.is_delta()).to(
-            self.device
-        )
+        is_delta = demonstrations.meta.action_space.is_delta()
+        self.is_delta = torch.tensor(is_delta, device=self.device)
         self.policy = ActionFlowPolicy(
             self.average, self._spec(), config.flow, self.normalisation, self.device
         )
@@ -234,9 +229,7 @@ class Trainer:
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), config.optimiser.clip, foreach=True
-        )
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip, foreach=True)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, config.steps, config.optimiser)
         self.optimiser.step()
@@ -333,12 +326,8 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             self.optimiser.state[parameter] = {
                 "step": tensors[f"step.{name}"],
-                **{
-                    key: tensors[f"{key}.{name}"].to(parameter.device).clone(
-                        memory_format=torch.preserve_format
-                    )
-                    for key in ("exp_avg", "exp_avg_sq")
-                },
+                "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
             }
 
     def _model_config(self) -> VLAConfig:

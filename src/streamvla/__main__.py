@@ -1,0 +1,5 @@
+"""`python -m streamvla`."""
+
+from streamvla.cli.main import main
+
+main()

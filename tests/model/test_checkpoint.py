@@ -1,0 +1,109 @@
+"""Checkpoints: whole, or refused with a remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import CheckpointError, SpecMismatchError
+from streamvla.core.interfaces import PolicySpec
+from streamvla.model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
+from streamvla.model.flow import FlowConfig
+from streamvla.model.normalisation import Normalisation
+from tests.model.tiny import TINY, tiny_model
+
+SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-1,) * 3, (1,) * 3)
+OTHER = replace(SPACE, kinds=("delta", "delta", "delta"))
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    return Checkpoint(
+        model=TINY,
+        flow=FlowConfig(horizon=5, k=5.0),
+        spec=PolicySpec(SPACE, 5, ("side", "front"), (32, 32), 2, 50_000_000),
+        normalisation=Normalisation((0.5, 1.0), (2.0, 3.0), (0.3, 0.4, 1.0)),
+        provenance={"seed": 3, "commit": "abc", "step": 7},
+        weights=tiny_model().state_dict(),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path, checkpoint: Checkpoint) -> Path:
+    save_checkpoint(tmp_path / "policy.safetensors", checkpoint)
+    return tmp_path / "policy.safetensors"
+
+
+def test_round_trip(path, checkpoint):
+    """What is loaded equals what was saved: settings, statistics, provenance and weights."""
+    loaded = load_checkpoint(path, SPACE)
+    for name in ("model", "flow", "spec", "normalisation", "provenance"):
+        assert getattr(loaded, name) == getattr(checkpoint, name)
+    for name, tensor in loaded.build_model().state_dict().items():
+        torch.testing.assert_close(tensor, checkpoint.weights[name], rtol=0, atol=0)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_missing_file(tmp_path):
+    """A path without a file says so and how to get one."""
+    with pytest.raises(CheckpointError, match="streamvla train"):
+        load_checkpoint(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, 5000])
+def test_truncated_file(path, kept):
+    """A file cut short anywhere is refused as truncated."""
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="truncated or corrupt"):
+        load_checkpoint(path)
+
+
+def test_somebody_elses_file(tmp_path):
+    """A safetensors file of another program is refused."""
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="not written by streamvla"):
+        load_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_other_schema_version(path):
+    """A checkpoint of another schema version is refused, naming both versions."""
+    header, tensors = load_tensors(path)
+    save_tensors(path, tensors, {**header, "schema_version": 99})
+    with pytest.raises(CheckpointError, match="99, expected 1"):
+        load_checkpoint(path)
+
+
+def test_weights_that_do_not_fit_their_settings(path):
+    """A tensor of another shape than the header implies is refused by name."""
+    header, tensors = load_tensors(path)
+    tensors["expert.to_step.weight"] = torch.zeros(4, 16)
+    save_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match=r"expert\.to_step\.weight.*\(4, 16\).*\(3, 16\)"):
+        load_checkpoint(path)
+
+
+def test_garbled_header(path):
+    """A header without a needed field is refused."""
+    header, tensors = load_tensors(path)
+    del header["normalisation"]
+    save_tensors(path, tensors, json.loads(json.dumps(header)))
+    with pytest.raises(CheckpointError, match="normalisation"):
+        load_checkpoint(path)
+
+
+def test_other_action_space(path):
+    """A checkpoint for another action space is refused before anything moves."""
+    with pytest.raises(SpecMismatchError, match="action space"):
+        load_checkpoint(path, OTHER)
