@@ -160,20 +160,21 @@ def test_shift_moves_and_repeats_the_edge():
 
 
 @pytest.mark.slow
-def test_training_learns_the_toy(config):
+def test_training_learns_the_toy(config, tmp_path):
     """The policy goes where the dot is, starts from pending actions, and returns from off-path."""
     config = replace(
         config,
-        steps=600,
-        holdout_every=600,
-        sampling=SamplingConfig(batch_size=32, samples=4, max_offset=3, shift_px=0),
+        dataset=write_toy_dataset(tmp_path / "toy", episodes=100),
+        steps=400,
+        holdout_every=400,
+        sampling=SamplingConfig(batch_size=16, samples=8, max_offset=3, shift_px=0),
         optimiser=OptimiserConfig(lr=3e-3, warmup_steps=50, ema_decay=0.99),
         jitter=0.0,
         autocast=False,
     )
     result = train(config)
     curve = losses(config.out)
-    assert np.mean(curve[-50:]) < 0.2 * np.mean(curve[:10])
+    assert np.mean(curve[-50:]) < 0.3 * np.mean(curve[:10])
     assert result.holdout["lead_3"] < result.holdout["lead_3_uncompensated"]
     policy = load_policy(result.policy, SPACE)
     episode = toy_episode("go", seed=100)

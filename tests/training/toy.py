@@ -1,4 +1,4 @@
-"""A toy robot on disk: a dot in a 16×32-pixel image tells how far to go; the hand goes there."""
+"""A toy robot on disk: a dot in a 32×32-pixel image tells how far to go; the hand goes there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ META = DatasetMeta(
 
 
 def toy_episode(task: str, seed: int, length: int = 20) -> Episode:
-    """Steps of a quarter of the remaining way, executed with noise; the grip closes at the end."""
+    """Steps of a quarter of the remaining way, executed with noise; the grip closes for goals on the right."""
     rng = np.random.default_rng([seed, task == "go"])
     goal = rng.uniform(-4, 4) if task == "go" else 0.0
     images = np.zeros((length, 32, 32, 3), dtype=np.uint8)
@@ -35,7 +35,7 @@ def toy_episode(task: str, seed: int, length: int = 20) -> Episode:
     for t in range(length):
         images[t, 12:18, column - 2 : column + 3] = 255
         state[t, 0] = x
-        label[t] = np.clip((goal - x) / 4, -1, 1), 1.0 if t >= 10 else -1.0
+        label[t] = np.clip((goal - x) / 4, -1, 1), 1.0 if goal > 0 else -1.0
         action[t] = np.clip(label[t] + [rng.normal() * 0.1, 0.0], -1, 1)
         x += float(action[t, 0])
     return Episode(task, {"top": images}, state, action, label, seed, 10)

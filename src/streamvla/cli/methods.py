@@ -35,9 +35,9 @@ def parse_method(text: str, profile: LatencyProfile, horizon: int) -> Executor:
 
 
 def label(executor: Executor, horizon: int) -> str:
-    """`synchronous, 5 of 10 executed`; `action flow, lead 3`."""
+    """`synchronous, 5 of 10`; `action flow, lead 3`."""
     if isinstance(executor, Synchronous):
-        return f"synchronous, {executor.executed(horizon)} of {horizon} executed"
+        return f"synchronous, {executor.executed(horizon)} of {horizon}"
     return f"action flow, lead {executor.lead}"
 
 

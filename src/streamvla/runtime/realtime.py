@@ -147,9 +147,15 @@ def run_realtime(episode: Episode, clock: SystemClock | None = None) -> EpisodeR
 
 
 class _Worker:
-    """One thread that does jobs in the order they come."""
+    """One thread that does jobs in the order they come.
+
+    Attributes:
+        free_ns: when the job before the present one was over, by its nominal time if that is
+            emulated: lateness of one sleep does not add to the next.
+    """
 
     def __init__(self, name: str) -> None:
+        self.free_ns = 0
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"streamvla-{name}", daemon=True)
         self._thread.start()
@@ -285,9 +291,18 @@ class _RealtimeRun:
             self._deadline_ns = None
             self._handle(Free(self._clock.now_ns()))
             return
-        self._handle(Tick(self._clock.now_ns(), due_ns, self._tick))
-        self._tick += 1
+        now_ns = self._clock.now_ns()
+        self._handle(Tick(now_ns, due_ns, self._tick))
+        self._plan_next_tick(now_ns)
+
+    def _plan_next_tick(self, now_ns: int) -> None:
+        """The tick after this one, or the present one if this thread was held up for longer.
+
+        Ticks that went by are skipped, never served in a burst: a robot must not get two commands
+        at once. The gap in tick numbers stays in the trace, and counts as halted.
+        """
         period_ns = self._episode.profile.execute_ns
+        self._tick = max(self._tick + 1, (now_ns - self._start_ns) // period_ns)
         self._deadline_ns = self._start_ns + self._tick * period_ns
 
     def _look_for_end(self, now_ns: int) -> bool:
@@ -318,9 +333,7 @@ class _RealtimeRun:
             case StartObserve():
                 self._observe(command)
             case StartGenerate():
-                context = self._contexts.pop(command.observation)
-                actions = self._episode.policy.generate(context, command.start)
-                self._submit_step(command.generation, command.start.index, actions)
+                self._generate(command)
             case CancelGenerate():
                 self._cancelled.add(command.generation)
             case Stop():
@@ -333,42 +346,58 @@ class _RealtimeRun:
         def job() -> None:
             if self._abandoned:
                 return
-            started_ns = self._clock.now_ns()
+            started_ns = max(captured_ns, self._encoder.free_ns)
             self._inbox.put(lambda now_ns: ObserveStarted(now_ns, command.observation))
             try:
                 context = make_context(self._episode, command, capture, captured_ns)
             except Exception as error:
                 self._report_failure("observe", error)
                 return
-            self._pad(started_ns, self._episode.profile.observe_ns)
+            self._occupy(self._encoder, started_ns, self._episode.profile.observe_ns)
             self._contexts[command.observation] = context
             self._inbox.put(lambda now_ns: Observed(now_ns, command.observation))
 
         self._encoder.submit(job)
 
-    def _submit_step(self, generation: int, index: int, actions: Iterator[np.ndarray]) -> None:
-        """Queue one flow step; each step queues the next, so an observation can come between."""
+    def _generate(self, command: StartGenerate) -> None:
+        context = self._contexts.pop(command.observation)
+        actions = self._episode.policy.generate(context, command.start)
+        now_ns = self._clock.now_ns()
+        self._submit_step(command.generation, command.start.index, actions, now_ns)
+
+    def _submit_step(
+        self, generation: int, index: int, actions: Iterator[np.ndarray], ready_ns: int
+    ) -> None:
+        """Queue one flow step, which can start at `ready_ns`.
+
+        Each step queues the next, so an observation can come between.
+        """
 
         def job() -> None:
             if self._abandoned or generation in self._cancelled:
                 return
-            started_ns = self._clock.now_ns()
+            started_ns = max(ready_ns, self._generator.free_ns)
             try:
                 values = next(actions)
             except Exception as error:
                 self._report_failure("generate", error)
                 return
-            self._pad(started_ns, self._episode.profile.generate_ns)
+            self._occupy(self._generator, started_ns, self._episode.profile.generate_ns)
             self._inbox.put(lambda now_ns: Generated(now_ns, started_ns, generation, index, values))
             if index + 1 < self._episode.policy.spec.horizon:
-                self._submit_step(generation, index + 1, actions)
+                self._submit_step(generation, index + 1, actions, self._generator.free_ns)
 
         self._generator.submit(job)
 
-    def _pad(self, started_ns: int, target_ns: int) -> None:
-        """Emulated profiles: a stage takes at least its stated time."""
+    def _occupy(self, worker: _Worker, started_ns: int, target_ns: int) -> None:
+        """Note when the worker is free again; an emulated stage takes at least its stated time.
+
+        The end is an absolute instant (start + target), not counted from when the thread woke up.
+        """
+        worker.free_ns = self._clock.now_ns()
         if self._episode.profile.emulated:
-            self._clock.sleep_until_ns(started_ns + target_ns)
+            worker.free_ns = max(worker.free_ns, started_ns + target_ns)
+            self._clock.sleep_until_ns(worker.free_ns)
 
     def _report_failure(self, stage: str, error: Exception) -> None:
         message = f"{type(error).__name__}: {error}"

@@ -1,0 +1,158 @@
+"""The command line: figures on the last line, one clear error, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from streamvla.cli.main import execute
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = execute(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def last_json(out: str) -> dict:
+    return json.loads(out.rstrip("\n").split("\n")[-1])
+
+
+PAPER = ("--observe-ms", "58", "--generate-ms", "18", "--execute-ms", "27", "--horizon", "10")
+
+
+@pytest.mark.parametrize(
+    ("flags", "t_action", "halt"),
+    [
+        (("--executor", "synchronous"), 50.8, 238.0),
+        (("--executor", "synchronous", "--execute-horizon", "5"), 74.6, 238.0),
+        (("--executor", "action-flow", "--lead", "0"), 34.6, 76.0),
+        (("--executor", "action-flow", "--lead", "2"), 29.2, 22.0),
+        (("--executor", "action-flow", "--lead", "3"), 27.0, 0.0),
+    ],
+)
+def test_simulate_gives_the_published_timing(capsys, flags, t_action, halt):
+    """`simulate --json` ends in one JSON object with T_action and halt of the closed form."""
+    code, out, _ = run(capsys, "simulate", *PAPER, *flags, "--observations", "100", "--json")
+    figures = last_json(out)
+    assert code == 0
+    assert figures["t_action_ms"] == pytest.approx(t_action)
+    assert figures["halt_ms_per_observation"] == pytest.approx(halt)
+    assert {"starved_ticks", "deadline_misses", "actions"} <= set(figures)
+
+
+def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
+    """Two runs with one seed and jitter write byte-identical trace files."""
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for path in paths:
+        flags = ("--lead", "2", "--jitter", "0.4", "--seed", "7", "--trace", str(path))
+        assert run(capsys, "simulate", *flags)[0] == 0
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("simulate", "--executor", "action-flwo"), "did you mean 'action-flow'"),
+        (("simulate", "--profile", "paper-20"), "did you mean 'paper-20hz'"),
+        (("simulate", "--execute-ms", "0"), "execute 0 ns must be > 0"),
+        (("simulate", "--observe-ms", "nan"), "finite"),
+        (("simulate", "--lead", "10"), "below H = 10"),
+        (("simulate", "--observations", "0"), "must be ≥ 1"),
+        (("run", "--task", "raech"), "did you mean 'reach'"),
+        (("run", "--profile", "paper-20zh"), "did you mean 'paper-20hz'"),
+        (("run", "--methods", "synchronos"), "did you mean 'synchronous'"),
+        (("run", "--methods", "action-flow:x"), "'x' is no whole number"),
+        (("run", "--checkpoint", "no-such-file"), "no checkpoint at no-such-file"),
+        (("eval", "--tasks", "drawer-opn"), "did you mean 'drawer-open'"),
+        (("eval", "--method", "chunk"), "unknown executor 'chunk'"),
+        (("eval", "--seed", "5"), "evaluation seeds start at 1000000"),
+        (("collect", "--tasks", "reech"), "did you mean 'reach'"),
+        (("train", "--dataset", "no-such-folder"), "no-such-folder"),
+        (("results", "--make", "tmeline"), "did you mean 'timeline'"),
+    ],
+)
+def test_a_wrong_setting_ends_in_one_line_and_exit_2(
+    capsys, monkeypatch, tmp_path, arguments, message
+):
+    """A wrong name or number: exit code 2, one line on stderr that says the remedy."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(capsys, tmp_path):
+    """A checkpoint cut in half: exit code 2 and an error naming the file."""
+    from streamvla.policy.shipped import SHIPPED
+
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(SHIPPED.read_bytes()[:100_000])
+    code, _, err = run(capsys, "run", "--checkpoint", str(cut), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "cut.safetensors" in err
+
+
+def test_a_checkpoint_of_another_robot_is_refused(capsys, tmp_path):
+    """The Meta-World policy on the point robot: exit code 2, both action spaces named."""
+    code, _, err = run(capsys, "run", "--task", "point", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "another action space" in err
+
+
+def test_help_names_every_command(capsys):
+    """`streamvla --help` lists all commands and exits 0."""
+    with pytest.raises(SystemExit) as exited:
+        execute(["--help"])
+    assert exited.value.code == 0
+    out = capsys.readouterr().out
+    for name in ("simulate", "run", "eval", "collect", "train", "bench", "results"):
+        assert name in out
+
+
+def interrupt_when(command: list[str], ready: Path, folder: Path) -> int:
+    """Start a command in its own process, send Ctrl-C once a file matching exists; exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamvla", *command],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    for _ in range(1200):
+        if list(ready.parent.glob(ready.name)) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    return process.wait(60)
+
+
+@pytest.mark.render
+def test_ctrl_c_in_run_leaves_readable_traces_and_resume_finishes(capsys, tmp_path):
+    """Interrupted in an episode, `run` exits 130; every trace reads, and --resume completes all."""
+    from streamvla.trace import is_complete, read_trace
+
+    out = tmp_path / "run"
+    command = [
+        *("run", "--task", "drawer-close", "--episodes", "1", "--videos", "0"),
+        *("--seconds", "6", "--methods", "action-flow:3", "synchronous:2", "--out", str(out)),
+    ]
+    code = interrupt_when(command, out / "traces" / "synchronous-2" / "*.jsonl", tmp_path)
+    assert code == 130
+    traces = list(out.rglob("*.jsonl"))
+    assert traces
+    for trace in traces:
+        read_trace(trace)
+    assert execute([*command, "--resume"]) == 0
+    capsys.readouterr()
+    assert all(is_complete(trace) for trace in out.rglob("*.jsonl"))
+    assert (out / "report.html").stat().st_size > 10_000
