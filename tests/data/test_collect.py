@@ -19,9 +19,10 @@ from streamvla.data.collect import (
     collect_episode,
     episode_seed,
 )
+from streamvla.data.expert import make_expert
 from streamvla.data.noise import NoiseConfig
 from streamvla.data.store import load_dataset, shard_path
-from streamvla.robots.metaworld import MetaWorldRobot
+from streamvla.robots.registry import make_sawyer
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def small(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def reach():
-    robot = MetaWorldRobot("reach")
+    robot = make_sawyer("reach")
     yield robot
     robot.close()
 
@@ -81,7 +82,7 @@ def test_other_settings_do_not_mix(small):
 @pytest.mark.render
 def test_an_episode_goes_on_past_success(reach):
     """18 steps follow the first success, so that every useful frame has its targets."""
-    episode = collect_episode(reach, seed=3, noise=NoiseConfig())
+    episode = collect_episode(reach, make_expert(reach), seed=3, noise=NoiseConfig())
     assert episode is not None
     assert len(episode) == episode.success_step + STEPS_PAST_SUCCESS
     assert all(len(image) == len(episode) for image in episode.images.values())
@@ -90,8 +91,10 @@ def test_an_episode_goes_on_past_success(reach):
 @pytest.mark.render
 def test_labels_are_clean_where_actions_are_not(reach):
     """Under noise executed actions differ from labels; without, they are equal."""
-    noisy = collect_episode(reach, 3, NoiseConfig(clean_fraction=0.0, burst_start=1.0))
-    clean = collect_episode(reach, 3, NoiseConfig(clean_fraction=1.0))
+    noisy = collect_episode(
+        reach, make_expert(reach), 3, NoiseConfig(clean_fraction=0.0, burst_start=1.0)
+    )
+    clean = collect_episode(reach, make_expert(reach), 3, NoiseConfig(clean_fraction=1.0))
     assert noisy is not None
     assert clean is not None
     assert np.abs(noisy.action - noisy.label)[:, :3].max() > 0.1
@@ -104,7 +107,7 @@ def test_labels_are_clean_where_actions_are_not(reach):
 def test_an_expert_that_fails_is_discarded(reach, monkeypatch):
     """An episode without success in time yields nothing."""
     monkeypatch.setattr(module, "MAX_STEPS", 2)
-    assert collect_episode(reach, seed=3, noise=NoiseConfig()) is None
+    assert collect_episode(reach, make_expert(reach), seed=3, noise=NoiseConfig()) is None
 
 
 @pytest.mark.render

@@ -1,4 +1,4 @@
-"""What every robot of this package promises, checked on the point and on one Meta-World task."""
+"""What every robot of this package promises, checked on one robot of each kind."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,14 @@ from streamvla.robots.registry import make_robot, task_names
 PERIOD_NS = 50_000_000
 
 
-@pytest.fixture(params=["point", pytest.param("reach", marks=pytest.mark.render)])
+@pytest.fixture(
+    params=[
+        "point",
+        pytest.param("reach", marks=pytest.mark.render),
+        pytest.param("press-named-button", marks=pytest.mark.render),
+        pytest.param("put-named-block", marks=pytest.mark.render),
+    ]
+)
 def robot(request):
     robot = make_robot(request.param)
     yield robot
@@ -149,4 +156,4 @@ def test_an_unknown_task_suggests_the_nearest():
     """A misspelt task is refused with the right name."""
     with pytest.raises(ConfigError, match="did you mean 'drawer-open'"):
         make_robot("drawer-opn")
-    assert {"point", "reach", "push", "window-open"} <= set(task_names())
+    assert {"point", "reach", "push", "open-named-drawer"} <= set(task_names())

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamvla.cli.output import print_json
+from streamvla.core.errors import ConfigError
+from streamvla.robots.registry import Suite, suite_tasks
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Collect:
     """Collect demonstrations with scripted experts; run again to resume.
 
     Attributes:
-        out: folder of the dataset.
+        out: folder of the dataset; default datasets/SUITE, or datasets/metaworld6.
+        suite: all tasks of a suite.
         tasks: default: reach, push, button-press-topdown, drawer-open, drawer-close, window-open.
         episodes: per task, rounded up to whole shards of 25.
         workers: processes; 0 for one per core.
@@ -21,12 +24,19 @@ class Collect:
         json: print the counts as one JSON object on the last line.
     """
 
-    out: Path = Path("datasets/metaworld6")
+    out: Path | None = None
+    suite: Suite | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 250
     workers: int = 0
     seed: int = 0
     json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.suite is not None and self.tasks:
+            raise ConfigError(
+                f"suite {self.suite} and tasks {', '.join(self.tasks)}: expected one of the two"
+            )
 
 
 def collect_command(command: Collect) -> None:
@@ -35,9 +45,10 @@ def collect_command(command: Collect) -> None:
 
     from streamvla.data.collect import DEFAULT_TASKS, CollectConfig, CollectProgress, collect
 
+    named = suite_tasks(command.suite) if command.suite else command.tasks
     config = CollectConfig(
-        out=command.out,
-        tasks=command.tasks or DEFAULT_TASKS,
+        out=command.out or Path("datasets") / (command.suite or "metaworld6"),
+        tasks=named or DEFAULT_TASKS,
         episodes_per_task=command.episodes,
         workers=command.workers,
         seed=command.seed,

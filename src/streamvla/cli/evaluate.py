@@ -8,7 +8,7 @@ import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from streamvla.cli.methods import label, parse_method, slug
 from streamvla.cli.output import figure, print_json, print_table
@@ -17,6 +17,8 @@ from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy, check_fit
 from streamvla.core.provenance import commit
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
+from streamvla.robots.instructions import Asked, Split
+from streamvla.robots.registry import Suite, make_robot, suite_tasks, task_names
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_trace
@@ -32,6 +34,7 @@ class Eval:
 
     Attributes:
         checkpoint: the policy; default the one that ships.
+        suite: evaluate on all tasks of a suite.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
         method: synchronous[:h] or action-flow[:lead|:auto].
@@ -40,12 +43,15 @@ class Eval:
         jitter: coefficient of variation of the stage times.
         seconds: an episode's limit, on the robot's clock.
         instructions: phrasings the policy was trained on, or held out.
+        asked: the episode's own goal; another goal of the same scene, which success then means
+            (language scenes); or nothing, with success still the episode's own goal.
         workers: processes.
         out: folder for the traces; complete ones with the same settings are not run again.
         json: print the figures as one JSON object on the last line.
     """
 
     checkpoint: Path | None = None
+    suite: Suite | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 50
     method: str = "action-flow"
@@ -54,7 +60,8 @@ class Eval:
     jitter: float = 0.0
     seconds: float = 15.0
     seed: int = FIRST_SEED
-    instructions: Literal["train", "heldout"] = "train"
+    instructions: Split = "train"
+    asked: Asked = "own"
     workers: int = 2
     out: Path = Path("runs/eval")
     json: bool = False
@@ -63,6 +70,10 @@ class Eval:
         if self.episodes < 1 or self.workers < 1:
             raise ConfigError(
                 f"episodes {self.episodes} and workers {self.workers} must be at least 1"
+            )
+        if self.suite is not None and self.tasks:
+            raise ConfigError(
+                f"suite {self.suite} and tasks {', '.join(self.tasks)}: expected one of the two"
             )
         if self.seed < FIRST_SEED:
             raise ConfigError(
@@ -83,7 +94,7 @@ class _Job:
 
     def header(self) -> dict[str, Any]:
         """What must agree for a finished trace to be taken instead of running again."""
-        left_out = {"tasks", "episodes", "seed", "workers", "out", "json", "checkpoint"}
+        left_out = {"suite", "tasks", "episodes", "seed", "workers", "out", "json", "checkpoint"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         return {
             "command": "eval",
@@ -100,7 +111,8 @@ def evaluate(command: Eval) -> None:
     from streamvla.policy import resolve_checkpoint, trained_tasks
 
     checkpoint = resolve_checkpoint(command.checkpoint)
-    tasks = command.tasks or trained_tasks(checkpoint)
+    named = suite_tasks(command.suite) if command.suite else command.tasks
+    tasks = named or trained_tasks(checkpoint)
     _check_tasks(tasks)
     jobs = _jobs(command, checkpoint, tasks)
     missing = [job for job in jobs if not is_complete(job.path, job.header())]
@@ -110,8 +122,6 @@ def evaluate(command: Eval) -> None:
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:
-    from streamvla.robots.registry import task_names
-
     for task in tasks:
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
@@ -120,7 +130,9 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
     profile = named_profile(command.profile)
     executor = parse_method(command.method, profile, _policy(checkpoint).spec.horizon)
-    folder = command.out / checkpoint.stem / slug(executor) / f"{command.profile}-{command.pacing}"
+    variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
+    setting = "-".join([command.profile, command.pacing, *variant])
+    folder = command.out / checkpoint.stem / slug(executor) / setting
     seeds = range(command.seed, command.seed + command.episodes)
     return [
         _Job(command, checkpoint, task, seed, folder / task / f"{seed}.jsonl")
@@ -165,7 +177,7 @@ def _run_all(jobs: list[_Job], workers: int, total: int) -> None:
 
 
 _policies: dict[Path, Policy] = {}
-_robots: dict[tuple[str, str], Any] = {}
+_robots: dict[tuple[str, Split, Asked], Any] = {}
 
 
 def _start_worker() -> None:
@@ -178,7 +190,7 @@ def _start_worker() -> None:
 def _run_job(job: _Job) -> None:
     """One episode in a worker: policy and robot are kept for the next."""
     command = job.settings
-    policy, robot = _policy(job.checkpoint), _robot(job.task, command.instructions)
+    policy, robot = _policy(job.checkpoint), _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
     profile = named_profile(command.profile)
     executor = parse_method(command.method, profile, policy.spec.horizon)
@@ -202,15 +214,13 @@ def _policy(checkpoint: Path) -> Policy:
     return _policies[checkpoint]
 
 
-def _robot(task: str, instructions: Literal["train", "heldout"]) -> Any:
-    from streamvla.robots.registry import make_robot
-
-    if (task, instructions) not in _robots:
+def _robot(task: str, split: Split, asked: Asked) -> Any:
+    if (task, split, asked) not in _robots:
         for robot in _robots.values():
             robot.close()
         _robots.clear()
-        _robots[task, instructions] = make_robot(task, split=instructions)
-    return _robots[task, instructions]
+        _robots[task, split, asked] = make_robot(task, split, asked)
+    return _robots[task, split, asked]
 
 
 # --- figures ---------------------------------------------------------------------------------

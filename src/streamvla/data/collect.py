@@ -1,4 +1,4 @@
-"""Scripted Meta-World experts → demonstrations: parallel, deterministic, resumable.
+"""Scripted experts → demonstrations: parallel, deterministic, resumable.
 
 Every shard depends only on (settings, task, shard index): killed anywhere, a second run makes
 just the missing shards, byte for byte what they would have been.
@@ -18,13 +18,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
 from streamvla.core.provenance import commit
-from streamvla.data.expert import ScriptedExpert
+from streamvla.data.expert import Expert, TaughtRobot, make_expert
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.store import (
     META_NAME,
@@ -36,8 +37,8 @@ from streamvla.data.store import (
     write_meta,
     write_shard,
 )
-from streamvla.robots.instructions import phrasings
-from streamvla.robots.metaworld import SPEC, TASKS, MetaWorldCapture, MetaWorldRobot
+from streamvla.robots.registry import make_sawyer, suite_tasks, training_instructions
+from streamvla.robots.sawyer import SPEC
 
 FIRST_EVALUATION_SEED = 1_000_000
 """Evaluation uses seeds from here on; demonstrations stay below."""
@@ -69,7 +70,7 @@ class CollectConfig:
 
     Attributes:
         out: directory of the dataset; made when missing, resumed when not.
-        tasks: names of `robots.metaworld.TASKS`.
+        tasks: tasks of any suite (`robots.registry.suite_tasks`).
         episodes_per_task: rounded up to whole shards of 25.
         workers: processes; 0 for one per CPU, 1 for none besides this one.
         seed: base seed; with task and index it fixes every episode.
@@ -85,8 +86,8 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         for task in self.tasks:
-            if task not in TASKS:
-                raise did_you_mean("task", task, TASKS)
+            if task not in suite_tasks("all"):
+                raise did_you_mean("task", task, suite_tasks("all"))
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks {list(self.tasks)}: expected at least one, each once")
         if self.episodes_per_task < 1:
@@ -193,15 +194,17 @@ def episode_seed(base: int, task: str, index: int) -> int:
     return (offset + index) % FIRST_EVALUATION_SEED
 
 
-def collect_episode(robot: MetaWorldRobot, seed: int, noise: NoiseConfig) -> Episode | None:
+def collect_episode(
+    robot: TaughtRobot, expert: Expert, seed: int, noise: NoiseConfig
+) -> Episode | None:
     """One demonstration, or None when the expert failed within `MAX_STEPS`.
 
     Steps on nominal time from 0. Nothing is rendered before the episode has succeeded.
     """
-    expert = ScriptedExpert(robot.task)
-    space, period_ns = SPEC.action_space, SPEC.control_period_ns
+    spec = robot.spec
+    space, period_ns = spec.action_space, spec.control_period_ns
     disturbance = ExecutionNoise(noise, space.is_delta(), np.random.default_rng([seed, 2]))
-    captures: list[MetaWorldCapture] = []
+    captures: list[Any] = []
     labels: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     success_step: int | None = None
@@ -210,7 +213,7 @@ def collect_episode(robot: MetaWorldRobot, seed: int, noise: NoiseConfig) -> Epi
         if success_step is None and len(actions) == MAX_STEPS:
             return None
         captures.append(robot.capture())
-        labels.append(expert.act(robot.privileged_observation))
+        labels.append(expert.act())
         actions.append(space.clip(disturbance.perturb(labels[-1])))
         robot.command(actions[-1], (len(actions) - 1) * period_ns)
         robot.advance_to(len(actions) * period_ns)
@@ -219,12 +222,13 @@ def collect_episode(robot: MetaWorldRobot, seed: int, noise: NoiseConfig) -> Epi
     frames = [robot.observe(capture) for capture in captures]
     return Episode(
         task=robot.task,
-        images={view: np.stack([f.images[view] for f in frames]) for view in SPEC.views},
+        images={view: np.stack([f.images[view] for f in frames]) for view in spec.views},
         state=np.stack([f.state for f in frames]),
         action=np.stack(actions).astype(np.float32),
         label=np.stack(labels).astype(np.float32),
         seed=seed,
         success_step=success_step,
+        instructions=robot.phrasings.train,
     )
 
 
@@ -244,7 +248,7 @@ def _claim_directory(config: CollectConfig) -> None:
         control_period_ns=SPEC.control_period_ns,
         views=SPEC.views,
         image_size=SPEC.image_size,
-        tasks={task: phrasings(task) for task in config.tasks},
+        tasks={task: training_instructions(task) for task in config.tasks},
         noise=asdict(config.noise),
         seed=config.seed,
         commit=commit(),
@@ -294,9 +298,9 @@ def _start_worker(stop: Event) -> None:
 
 def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     """Collect and write one shard; (episodes, attempts, frames)."""
-    robot = MetaWorldRobot(shard.task)
+    robot = make_sawyer(shard.task)
     try:
-        episodes, attempts = _fill(shard, robot)
+        episodes, attempts = _fill(shard, robot, make_expert(robot))
     finally:
         robot.close()
     write_shard(shard.path, episodes, attempts)
@@ -304,7 +308,7 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     return len(episodes), attempts, sum(len(episode) for episode in episodes)
 
 
-def _fill(shard: _Shard, robot: MetaWorldRobot) -> tuple[list[Episode], int]:
+def _fill(shard: _Shard, robot: TaughtRobot, expert: Expert) -> tuple[list[Episode], int]:
     """Attempts until the shard is full; each shard has its own range of attempt indices."""
     config = shard.config
     episodes: list[Episode] = []
@@ -313,7 +317,7 @@ def _fill(shard: _Shard, robot: MetaWorldRobot) -> tuple[list[Episode], int]:
         if _stop is not None and _stop.is_set():
             raise CollectionInterruptedError(f"shard {shard.path} dropped on request")
         seed = episode_seed(config.seed, shard.task, first + attempt)
-        episode = collect_episode(robot, seed, config.noise)
+        episode = collect_episode(robot, expert, seed, config.noise)
         if episode is not None:
             episodes.append(episode)
         if len(episodes) == EPISODES_PER_SHARD:

@@ -7,6 +7,7 @@
         episode_start  0            44           …          E + 1 offsets, the last is N
         image.VIEW (N, height, width, 3) u8    state (N, s) f32    action, label (N, d) f32
         seed (E,) i64    success_step (E,) i64    attempts (1,) i64
+        metadata "instructions": JSON, a list for each episode, where its task has several goals
 
 `action` is what was executed, `label` what the expert wanted at that instant. Shards are written
 beside their place and renamed, so a shard that exists is whole. Reading maps the file: frames
@@ -32,6 +33,7 @@ from streamvla.core.errors import DatasetError, StreamVLAError, did_you_mean
 
 SCHEMA_VERSION = 1
 META_NAME = "meta.json"
+_INSTRUCTIONS = "instructions"
 _DTYPES = {"U8": np.dtype("u1"), "F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 
 
@@ -46,7 +48,7 @@ class DatasetMeta:
         control_period_ns: between frames, nominal.
         views: camera names.
         image_size: (height, width), pixels.
-        tasks: task → its training instructions.
+        tasks: task → its training instructions, of all its goals.
         noise: the collector's noise settings.
         seed: the collector's base seed.
         commit: source revision that started the dataset, "unknown" outside a repository.
@@ -62,6 +64,10 @@ class DatasetMeta:
     noise: Mapping[str, Any]
     seed: int
     commit: str
+
+    def instructions_of(self, episode: Episode) -> tuple[str, ...]:
+        """The training instructions that fit an episode."""
+        return episode.instructions or self.tasks[episode.task]
 
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)
@@ -113,6 +119,8 @@ class Episode:
         label: (t, d) float32 the clean expert action at that instant.
         seed: the episode's seed.
         success_step: number of actions after which the task was first reached.
+        instructions: the ways to say what this episode does; empty where the task has one goal,
+            and they are the task's (`DatasetMeta.instructions_of`).
     """
 
     task: str
@@ -122,6 +130,7 @@ class Episode:
     label: np.ndarray
     seed: int
     success_step: int
+    instructions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.action)
@@ -209,7 +218,8 @@ def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
     tensors["attempts"] = np.array([attempts], dtype=np.int64)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
+    said = [list(episode.instructions) for episode in episodes]
+    save_file(tensors, partial, metadata={_INSTRUCTIONS: json.dumps(said)} if any(said) else None)
     os.replace(partial, path)
 
 
@@ -219,9 +229,10 @@ def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode],
     Raises:
         DatasetError: the shard is truncated, lacks a tensor, or disagrees with `meta`.
     """
-    tensors = _map_tensors(path)
+    tensors, metadata = _map_tensors(path)
     _check_shapes(path, tensors, meta)
     start = tensors["episode_start"]
+    said = _instructions(path, metadata, len(start) - 1)
     episodes = []
     for index, (first, last) in enumerate(itertools.pairwise(start)):
         frames = slice(int(first), int(last))
@@ -234,6 +245,7 @@ def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode],
                 label=np.array(tensors["label"][frames]),
                 seed=int(tensors["seed"][index]),
                 success_step=int(tensors["success_step"][index]),
+                instructions=said[index],
             )
         )
     return episodes, int(tensors["attempts"][0])
@@ -269,8 +281,28 @@ def load_dataset(directory: Path | str, tasks: Iterable[str] | None = None) -> D
     return Demonstrations(meta=meta, episodes=tuple(episodes), attempts=attempts)
 
 
-def _map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Memory-map a safetensors file: 8 bytes header length, JSON header, raw tensors."""
+def _instructions(path: Path, metadata: Mapping[str, str], count: int) -> list[tuple[str, ...]]:
+    """Each episode's own instructions; none where the shard has none."""
+    if _INSTRUCTIONS not in metadata:
+        return [()] * count
+    try:
+        said = [tuple(str(text) for text in each) for each in json.loads(metadata[_INSTRUCTIONS])]
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{path}: unreadable instructions ({error}); delete it, recollect"
+        ) from error
+    if len(said) != count:
+        raise DatasetError(
+            f"{path}: instructions of {len(said)} episodes, expected {count}; delete it, recollect"
+        )
+    return said
+
+
+def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
+    """Memory-map a safetensors file: 8 bytes header length, JSON header, raw tensors.
+
+    Returns the tensors, and the metadata strings of the header.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -282,7 +314,8 @@ def _map_tensors(path: Path) -> dict[str, np.ndarray]:
         expected = 8 + header_size + max(entry["data_offsets"][1] for entry in entries.values())
         if size != expected:
             raise ValueError(f"{size} bytes, expected {expected}")
-        return {name: _map_one(path, 8 + header_size, entry) for name, entry in entries.items()}
+        tensors = {name: _map_one(path, 8 + header_size, each) for name, each in entries.items()}
+        return tensors, header.get("__metadata__", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path}: truncated or not a shard ({error}). Delete it and run the same streamvla "

@@ -42,21 +42,24 @@ class Camera:
 class SceneLayout:
     """Where an episode put what does not move by itself; fixed from reset to reset.
 
-    Meta-World places drawers, windows and goals by editing the model, not the state.
+    Scenes place drawers, windows and goals, and colour them, by editing the model, not the state.
 
     Attributes:
         body_pos: (bodies, 3) metres.
         body_quat: (bodies, 4).
         site_pos: (sites, 3) metres.
+        geom_rgba: (geoms, 4) within [0, 1].
     """
 
     body_pos: np.ndarray
     body_quat: np.ndarray
     site_pos: np.ndarray
+    geom_rgba: np.ndarray
 
     @classmethod
     def of(cls, model: MjModel) -> SceneLayout:
-        return cls(model.body_pos.copy(), model.body_quat.copy(), model.site_pos.copy())
+        placed = (model.body_pos, model.body_quat, model.site_pos, model.geom_rgba)
+        return cls(*(array.copy() for array in placed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class SceneRenderer:
         model.body_pos[:] = pose.layout.body_pos
         model.body_quat[:] = pose.layout.body_quat
         model.site_pos[:] = pose.layout.site_pos
+        model.geom_rgba[:] = pose.layout.geom_rgba
         data.qpos[:] = pose.qpos
         data.mocap_pos[:] = pose.mocap_pos
         data.mocap_quat[:] = pose.mocap_quat

@@ -114,7 +114,7 @@ class BatchSampler:
         states = self._action_states[index]
         origin = flow_origin(self.meta.action_space, states[t], self.flow.state_origin)
         chunks = episode.label[starts[:, None] + np.arange(horizon)]  # (m, h, d)
-        said = self.meta.tasks[episode.task]
+        said = self.meta.instructions_of(episode)
         return {
             "pixels": np.stack(
                 [

@@ -85,6 +85,6 @@ class HoldoutProbe:
             images={view: episode.images[view][t] for view in self.meta.views},
             state=episode.state[t],
             action_state=self._states[id(episode)][t],
-            instruction=self.meta.tasks[episode.task][0],
+            instruction=self.meta.instructions_of(episode)[0],
             captured_ns=t * self.meta.control_period_ns,
         )

@@ -1,0 +1,201 @@
+"""The Sawyer arm that all our MuJoCo scenes share: one spec, two cameras, one sense of time.
+
+One command acts for four sub-steps (12.5 ms each at nominal speed), then the arm holds with the
+gripper as it is (`robots.schedule`). A policy trained on one of these robots fits all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.clock import ms_to_ns
+from streamvla.core.errors import ConfigError, RobotError, did_you_mean
+from streamvla.core.interfaces import Frames, RobotSpec
+from streamvla.robots.instructions import Asked, Phrasings, Split, check_asked, check_split
+from streamvla.robots.rendering import Camera, SceneLayout, ScenePose, SceneRenderer
+from streamvla.robots.schedule import CommandSchedule
+
+SUBSTEPS_PER_COMMAND = 4
+
+ACTION_SPACE = ActionSpace(
+    names=("dx", "dy", "dz", "gripper"),
+    kinds=("delta", "delta", "delta", "absolute"),
+    low=(-1.0, -1.0, -1.0, -1.0),
+    high=(1.0, 1.0, 1.0, 1.0),
+)
+
+# Chosen by looking at 96-pixel frames of every task: from the side one reads y and z, from the
+# front (facing the robot, looking steeply down) x and y; handles and goals show in both.
+CAMERAS: dict[str, Camera] = {
+    "side": Camera(lookat=(0.0, 0.68, 0.13), distance=1.0, azimuth=150.0, elevation=-25.0),
+    "front": Camera(lookat=(0.0, 0.69, 0.10), distance=0.95, azimuth=-90.0, elevation=-58.0),
+}
+
+SPEC = RobotSpec(
+    name="metaworld",
+    action_space=ACTION_SPACE,
+    views=tuple(CAMERAS),
+    image_size=(96, 96),
+    state_names=("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening"),
+    control_period_ns=ms_to_ns(50),
+)
+"""Shared by Meta-World and by our own scenes: whoever drives one drives the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class SawyerCapture:
+    """One frozen instant: what rendering needs, and the (4,) float32 measured state."""
+
+    pose: ScenePose
+    state: np.ndarray
+
+
+class SawyerRobot(ABC):
+    """The part of the `Robot` interface that does not depend on the scene.
+
+    Args:
+        task: its name.
+        model, data: of the MuJoCo scene; `_begin` and `_substep` move them.
+        split: which phrasings of the instruction to draw from.
+        asked: what to ask for: the episode's own goal, another one, or nothing.
+
+    Raises:
+        ConfigError: unknown split, or unknown value of `asked`.
+    """
+
+    def __init__(self, task: str, model: Any, data: Any, split: Split, asked: Asked) -> None:
+        check_split(split)
+        check_asked(asked)
+        self._task = task
+        self._model = model
+        self._data = data
+        self._split: Split = split
+        self._asked: Asked = asked
+        self._renderer = SceneRenderer(model)
+        self._episode: _Episode | None = None
+
+    @abstractmethod
+    def _begin(self, seed: int) -> None:
+        """Set the scene of the episode `seed`."""
+
+    @abstractmethod
+    def _substep(self, command: np.ndarray) -> None:
+        """Let a command (4,) act for 12.5 ms of the scene's time, and note what it reached."""
+
+    @abstractmethod
+    def _measured(self) -> np.ndarray:
+        """(4,) hand position in metres, gripper opening in [0, 1]."""
+
+    @property
+    @abstractmethod
+    def phrasings(self) -> Phrasings:
+        """All the ways to say the present goal."""
+
+    @property
+    @abstractmethod
+    def success(self) -> bool:
+        """Whether the goal asked for was reached at any time since `reset`."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        return SPEC
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self._task
+
+    @property
+    def instruction(self) -> str:
+        """The present goal in words; empty when asked for nothing."""
+        seed = self._running().seed
+        return "" if self._asked == "blank" else self.phrasings.choose(seed, self._split)
+
+    def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
+        """Start the episode `seed`: same seed, same objects, goal and instruction.
+
+        Args:
+            seed: any integer ≥ 0.
+            now_ns: the instant the episode starts.
+            command_duration_ns: how long one command acts; 50 ms is nominal speed, less runs the
+                same motion faster on the clock.
+
+        Raises:
+            ConfigError: a negative seed, or a duration shorter than its four sub-steps.
+        """
+        if seed < 0:
+            raise ConfigError(f"episode seed {seed}: expected an integer ≥ 0")
+        schedule = CommandSchedule(ACTION_SPACE, SUBSTEPS_PER_COMMAND, now_ns, command_duration_ns)
+        self._begin(seed)
+        self._episode = _Episode(seed, SceneLayout.of(self._model), schedule)
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        """Put one command (4,) in force: it acts for the next four sub-steps.
+
+        Values beyond ±1 are clipped. A command that comes before its predecessor's four
+        sub-steps are over replaces it.
+
+        Raises:
+            RobotError: not (4,), not finite, or before `reset`.
+        """
+        self.advance_to(now_ns)
+        self._running().schedule.put(values)
+
+    def advance_to(self, now_ns: int) -> None:
+        """Run the sub-steps that end at or before `now_ns`.
+
+        Raises:
+            RobotError: before `reset`, or `now_ns` lies before an earlier call's.
+        """
+        for command in self._running().schedule.due(now_ns):
+            self._substep(command)
+
+    def capture(self) -> SawyerCapture:
+        """Freeze this instant (tens of microseconds; no rendering)."""
+        layout = self._running().layout
+        return SawyerCapture(
+            pose=ScenePose.of(self._data, layout), state=self._measured().astype(np.float32)
+        )
+
+    def observe(self, capture: SawyerCapture) -> Frames:
+        """Render both views of a capture. Thread-safe to everything else.
+
+        Raises:
+            RobotError: no OpenGL context could be made.
+        """
+        images = self._renderer.render(capture.pose, tuple(CAMERAS.values()), SPEC.image_size)
+        return Frames(images=dict(zip(CAMERAS, images, strict=True)), state=capture.state)
+
+    def render_capture(
+        self, capture: SawyerCapture, view: str = "side", size: tuple[int, int] = (240, 240)
+    ) -> np.ndarray:
+        """(height, width, 3) uint8 image of a capture, for videos made after the fact.
+
+        Raises:
+            ConfigError: unknown view.
+        """
+        if view not in CAMERAS:
+            raise did_you_mean("view", view, CAMERAS)
+        return self._renderer.render(capture.pose, (CAMERAS[view],), size)[0]
+
+    def close(self) -> None:
+        self._renderer.close()
+
+    def _running(self) -> _Episode:
+        if self._episode is None:
+            raise RobotError("the robot has no episode yet: call reset(seed, …) first")
+        return self._episode
+
+
+@dataclass(frozen=True, slots=True)
+class _Episode:
+    """What is fixed from one reset to the next."""
+
+    seed: int
+    layout: SceneLayout
+    schedule: CommandSchedule

@@ -1,0 +1,1 @@
+"""Language scenes: a table with several candidates that only the instruction tells apart."""
