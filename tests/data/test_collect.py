@@ -104,6 +104,27 @@ def test_labels_are_clean_where_actions_are_not(reach):
 
 
 @pytest.mark.render
+def test_a_language_episode_keeps_what_was_asked_for(tmp_path, monkeypatch):
+    """Episodes of one task have the instructions of their own goal, also after reading them."""
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 4)
+    config = CollectConfig(tmp_path / "set", ("press-named-button", "reach"), 4, workers=1)
+    collect(config)
+    loaded = load_dataset(config.out)
+    robot = make_sawyer("press-named-button")
+    said = set()
+    for episode in loaded.episodes:
+        said.add(loaded.meta.instructions_of(episode))
+        if episode.task == "press-named-button":
+            robot.reset(episode.seed, 0, robot.spec.control_period_ns)
+            assert episode.instructions == robot.phrasings.train
+    robot.close()
+    assert len(said) > 2
+    assert {text for texts in said for text in texts} <= {
+        text for texts in loaded.meta.tasks.values() for text in texts
+    }
+
+
+@pytest.mark.render
 def test_an_expert_that_fails_is_discarded(reach, monkeypatch):
     """An episode without success in time yields nothing."""
     monkeypatch.setattr(module, "MAX_STEPS", 2)

@@ -95,6 +95,25 @@ def test_images_stay_on_disk(directory):
     assert isinstance(image, np.memmap)
 
 
+def test_instructions_of_an_episode_survive(directory):
+    """Episodes with goals of their own keep their instructions; others have their task's."""
+    told = replace(EPISODES["push"][0], instructions=("push it left", "to the left"))
+    write_shard(shard_path(directory, "push", 1), [told], attempts=1)
+    loaded = load_dataset(directory)
+    said = [loaded.meta.instructions_of(episode) for episode in loaded.episodes]
+    assert said == [("reach it",), ("reach it",), ("push it",), ("push it left", "to the left")]
+
+
+@pytest.mark.parametrize("said", ["[]", "no json", "3"])
+def test_damaged_instructions_are_refused(directory, said):
+    """Instructions of too few episodes, or not a list, are refused with the file's name."""
+    path = shard_path(directory, "push", 0)
+    tensors = {name: np.array(tensor) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"instructions": said})
+    with pytest.raises(DatasetError, match=r"shard_00000.*instructions"):
+        load_dataset(directory)
+
+
 def test_tasks_can_be_chosen(directory):
     """Only the episodes of the named tasks are loaded; an unknown task is refused."""
     assert {e.task for e in load_dataset(directory, ["push"]).episodes} == {"push"}

@@ -77,7 +77,7 @@ FAMILY = Family(
     per_colour(
         Phrasings(
             (
-                "reach the {colour} ball",
+                "reach for the {colour} ball",
                 "move the gripper to the {colour} ball",
                 "bring the hand to the {colour} sphere",
                 "go to the ball that is {colour}",
