@@ -10,20 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from streamvla.cli.methods import label, parse_method, slug
+from streamvla.cli.methods import label, parse_method, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy, check_fit
 from streamvla.core.provenance import commit
+from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
-
-FIRST_SEED = 1_000_000
-"""Evaluation seeds start here; demonstrations are collected below."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Eval:
     pacing: Pacing = "grid"
     jitter: float = 0.0
     seconds: float = 15.0
-    seed: int = FIRST_SEED
+    seed: int = FIRST_EVALUATION_SEED
     instructions: Literal["train", "heldout"] = "train"
     workers: int = 2
     out: Path = Path("runs/eval")
@@ -64,10 +62,11 @@ class Eval:
             raise ConfigError(
                 f"episodes {self.episodes} and workers {self.workers} must be at least 1"
             )
-        if self.seed < FIRST_SEED:
+        require_seconds(self.seconds)
+        if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
-                f"seed {self.seed}: evaluation seeds start at {FIRST_SEED}; below it are the "
-                "demonstrations the policy was trained on"
+                f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
+                "are the demonstrations the policy was trained on"
             )
 
 
@@ -77,6 +76,7 @@ class _Job:
 
     settings: Eval
     checkpoint: Path
+    policy: dict[str, str]
     task: str
     seed: int
     path: Path
@@ -88,8 +88,7 @@ class _Job:
         return {
             "command": "eval",
             "config": settings,
-            "checkpoint": self.checkpoint.name,
-            "checkpoint_bytes": self.checkpoint.stat().st_size,
+            "policy": self.policy,
             "task": self.task,
             "seed": self.seed,
         }
@@ -118,12 +117,16 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 
 
 def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
+    from streamvla.policy import identify
+
     profile = named_profile(command.profile)
     executor = parse_method(command.method, profile, _policy(checkpoint).spec.horizon)
-    folder = command.out / checkpoint.stem / slug(executor) / f"{command.profile}-{command.pacing}"
+    identity = identify(checkpoint)
+    name = f"{checkpoint.stem}-{identity['sha256'][:8]}"
+    folder = command.out / name / slug(executor) / f"{command.profile}-{command.pacing}"
     seeds = range(command.seed, command.seed + command.episodes)
     return [
-        _Job(command, checkpoint, task, seed, folder / task / f"{seed}.jsonl")
+        _Job(command, checkpoint, identity, task, seed, folder / task / f"{seed}.jsonl")
         for task in tasks
         for seed in seeds
     ]
@@ -243,7 +246,7 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
             {
                 "command": "eval",
                 "method": command.method,
-                "seeds": [command.seed, command.seed + command.episodes - 1],
+                "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "mean_success": mean_success,
                 "tasks": {task: _task_figures(figures) for task, figures in tasks.items()},
                 **everything,

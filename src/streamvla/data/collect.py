@@ -24,6 +24,7 @@ import numpy as np
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
 from streamvla.core.provenance import commit
+from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.expert import ScriptedExpert
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.store import (
@@ -38,9 +39,6 @@ from streamvla.data.store import (
 )
 from streamvla.robots.instructions import phrasings
 from streamvla.robots.metaworld import SPEC, TASKS, MetaWorldCapture, MetaWorldRobot
-
-FIRST_EVALUATION_SEED = 1_000_000
-"""Evaluation uses seeds from here on; demonstrations stay below."""
 
 EPISODES_PER_SHARD = 25
 MAX_ATTEMPTS_PER_SHARD = 100
