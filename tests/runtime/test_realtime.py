@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import StageFailedError
+from streamvla.robots.point import REACH_M, PointRobot
+from streamvla.runtime.episode import Episode, EpisodeLimits
 from streamvla.runtime.executors import ActionFlow, Synchronous
 from streamvla.runtime.latency import ConstantLatency, profile_ms
 from streamvla.runtime.realtime import RealtimeDriver, run_realtime
 from streamvla.runtime.simulated import run_simulated
+from streamvla.runtime.streamer import Streamer
+from streamvla.testing import ScriptedPolicy
 from streamvla.trace import ActionReady, Ended, Failed, FileTrace, MemoryTrace, Sent, read_trace
 
 from .scenario import Scenario, wandering
 
 QUICK = profile_ms("quick", 2, 1, 4)
+STEP = np.array([0.05, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("pacing", ["event", "grid"])
@@ -55,7 +61,7 @@ def test_the_trace_is_in_order_of_time():
 
 
 def test_every_tick_is_served_while_the_model_hangs():
-    """A model that never comes back does not hold the ticks up: each gets a hold command."""
+    """A model that hangs longer than the episode does not hold the ticks up: they get a hold."""
     release = threading.Event()
 
     def script(observation, start, index):
@@ -75,7 +81,7 @@ def test_every_tick_is_served_while_the_model_hangs():
     result = run_realtime(scenario.episode(trace))
     sent = [event for event in trace.events if isinstance(event, Sent)]
     assert result.reason == "time-limit"
-    assert len(sent) > 5
+    assert len(sent) > 12  # of 25; a loaded machine may skip some
     assert {event.source for event in sent} == {"hold"}
 
 
@@ -98,10 +104,35 @@ def test_ticks_that_went_by_are_skipped_not_served_in_a_burst():
     run_realtime(replace(scenario.episode(trace), watch=watch))
     sent = [event for event in trace.events if isinstance(event, Sent)]
     ticks = [event.tick for event in sent]
-    assert ticks == sorted(set(ticks))
-    after = ticks.index(5) + 1
+    after = ticks.index(5) + 1 if 5 in ticks else 5
     assert ticks[after] >= 5 + 12
-    assert sent[after].t_ns - sent[after].due_ns < 2 * QUICK.execute_ns
+    gaps = [later.t_ns - sooner.t_ns for sooner, later in pairwise(sent)]
+    assert min(gaps) >= QUICK.execute_ns // 2
+
+
+def test_what_was_commanded_is_what_the_robot_moved():
+    """After a hold-up, the distance the point moved is the sum of the deltas that were sent."""
+    held_up = iter([False] * 4 + [True] + [False] * 1000)
+
+    def watch(now_ns: int) -> None:
+        if next(held_up):
+            threading.Event().wait(0.09)
+
+    profile = profile_ms("slow enough", 2, 1, 40)
+    robot, trace = PointRobot(), MemoryTrace()
+    policy = ScriptedPolicy(robot.spec.action_space, 10, profile.execute_ns, lambda *_: STEP)
+    streamer = Streamer(robot.spec.action_space, 10, ActionFlow(3), "grid", trace)
+    limits = EpisodeLimits(ms_to_ns(600), stop_on_success=False)
+    episode = Episode(robot, policy, streamer, trace, "grid", profile, limits, watch=watch)
+    with RealtimeDriver() as driver:
+        robot.reset(0, driver.clock.now_ns(), profile.execute_ns)
+        before = robot.observe(robot.capture()).state[0]
+        driver.run(episode)
+    robot.advance_to(driver.clock.now_ns() + profile.execute_ns)
+    moved = robot.observe(robot.capture()).state[0] - before
+    commanded = sum(event.values[0] for event in trace.events if isinstance(event, Sent))
+    assert commanded > 0.05
+    assert moved == pytest.approx(commanded * REACH_M, abs=0.1 * STEP[0] * REACH_M)
 
 
 def test_a_dead_stage_ends_in_a_hold_and_the_driver_lives_on():
@@ -147,6 +178,7 @@ def test_ctrl_c_holds_the_robot_and_leaves_a_readable_trace(tmp_path):
     events = read_trace(path).events
     assert isinstance(events[-1], Ended)
     assert events[-1].reason == "interrupted"
+    assert [event.source for event in events if isinstance(event, Sent)][-1] == "hold"
 
 
 def test_emulated_stages_take_at_least_their_time():

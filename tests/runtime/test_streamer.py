@@ -110,14 +110,82 @@ def test_an_observation_starts_with_exactly_the_lead_pending(lead):
 
 @pytest.mark.parametrize("executor", [Synchronous(), Synchronous(5), ActionFlow(0), ActionFlow(4)])
 @pytest.mark.parametrize("pacing", ["event", "grid"])
-def test_every_generated_action_is_sent_once_in_order_or_dropped_with_a_reason(executor, pacing):
-    """Generated actions leave in order, none twice; what is not sent has a Dropped event."""
-    run = Scenario(executor, pacing=pacing).run()
+@pytest.mark.parametrize("bad", [None, 15, 40])
+def test_every_generated_action_is_sent_once_in_order_or_dropped_with_a_reason(
+    executor, pacing, bad
+):
+    """Generated actions leave in order, none twice; every other one is Dropped or Rejected."""
+    calls = iter(range(10_000))
+
+    def script(observation, start, index):
+        return np.array([np.nan if next(calls) == bad else 0.1, 1.0])
+
+    run = Scenario(executor, pacing=pacing, script=script).run()
     made = [(e.generation, e.index) for e in run.events if isinstance(e, ActionReady)]
     sent = [(e.generation, e.index) for e in run.sent if e.source == "policy"]
-    dropped = [(e.generation, e.index) for e in run.events if isinstance(e, Dropped)]
+    dropped = [(e.generation, e.index) for e in run.events if isinstance(e, Dropped | Rejected)]
     assert sent == sorted(set(sent))
     assert sorted(sent + dropped) == made
+
+
+@pytest.mark.parametrize("profile", [PAPER, profile_ms("late", 107, 80, 50)])
+@pytest.mark.parametrize("lead", [0, 1, 4])
+def test_the_flow_starts_exactly_where_its_first_action_leaves(lead, profile):
+    """With a moving fallback too, a flow starts at the state its first action departs from."""
+    starts = []
+
+    def script(observation, start, index):
+        if index == 0:
+            starts.append(start.action_state[0])
+        return np.array([0.5, 1.0])
+
+    run = Scenario(
+        ActionFlow(lead),
+        pacing="grid",
+        profile=profile,
+        script=script,
+        fallback=Decelerate(),
+        observations=6,
+    ).run()
+    state, departures = 0.0, []
+    for event in run.sent:
+        if event.source == "policy" and event.index == 0:
+            departures.append(state)
+        state += event.values[0]
+    assert starts == pytest.approx(departures)
+    assert lead > 1 or any(event.source == "decelerate" for event in run.sent)
+
+
+@pytest.mark.parametrize("pacing", ["event", "grid"])
+def test_an_unusable_last_generation_ends_the_run(pacing):
+    """A NaN at the first step of the last allowed observation ends in Ended, not in a hang."""
+
+    def script(observation, start, index):
+        last = len(seen) == 3
+        if index == 0:
+            seen.append(observation)
+        return np.array([np.nan if last else 0.1, 1.0])
+
+    seen: list = []
+    run = Scenario(ActionFlow(0), pacing=pacing, script=script, observations=4).run()
+    assert run.result.reason == "observations"
+
+
+@pytest.mark.parametrize("stage", ["capture", "generate"])
+@pytest.mark.parametrize("pacing", ["event", "grid"])
+def test_what_raises_at_once_is_a_stage_failure_too(stage, pacing):
+    """A capture or a `generate` that raises when called ends in Failed, a hold and Ended."""
+
+    def broken(*arguments):
+        raise OSError("camera unplugged")
+
+    trace = MemoryTrace()
+    episode = Scenario(ActionFlow(0), pacing=pacing).episode(trace)
+    setattr(episode.robot if stage == "capture" else episode.policy, stage, broken)
+    with pytest.raises(StageFailedError, match="camera unplugged"):
+        run_simulated(episode, ConstantLatency(PAPER))
+    kinds = [type(event) for event in trace.events]
+    assert kinds.index(Failed) < kinds.index(Sent, kinds.index(Failed)) < kinds.index(Ended)
 
 
 def test_every_sent_action_names_its_observation_and_age():

@@ -25,7 +25,7 @@ META = DatasetMeta(
 
 
 def toy_episode(task: str, seed: int, length: int = 20) -> Episode:
-    """Steps of a quarter of the remaining way, executed with noise; the grip closes for goals on the right."""
+    """A quarter of the way a step, noisily executed; the grip closes for goals on the right."""
     rng = np.random.default_rng([seed, task == "go"])
     goal = rng.uniform(-4, 4) if task == "go" else 0.0
     images = np.zeros((length, 32, 32, 3), dtype=np.uint8)

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from streamvla.cli.methods import label, parse_method, slug
+from streamvla.cli.methods import label, parse_method, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy, check_fit
 from streamvla.core.provenance import commit
+from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import Suite, make_robot, suite_tasks, task_names
@@ -23,9 +24,6 @@ from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, r
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
-
-FIRST_SEED = 1_000_000
-"""Evaluation seeds start here; demonstrations are collected below."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Eval:
     pacing: Pacing = "grid"
     jitter: float = 0.0
     seconds: float = 15.0
-    seed: int = FIRST_SEED
+    seed: int = FIRST_EVALUATION_SEED
     instructions: Split = "train"
     asked: Asked = "own"
     workers: int = 2
@@ -71,14 +69,15 @@ class Eval:
             raise ConfigError(
                 f"episodes {self.episodes} and workers {self.workers} must be at least 1"
             )
+        require_seconds(self.seconds)
         if self.suite is not None and self.tasks:
             raise ConfigError(
                 f"suite {self.suite} and tasks {', '.join(self.tasks)}: expected one of the two"
             )
-        if self.seed < FIRST_SEED:
+        if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
-                f"seed {self.seed}: evaluation seeds start at {FIRST_SEED}; below it are the "
-                "demonstrations the policy was trained on"
+                f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
+                "are the demonstrations the policy was trained on"
             )
 
 
@@ -88,6 +87,7 @@ class _Job:
 
     settings: Eval
     checkpoint: Path
+    policy: dict[str, str]
     task: str
     seed: int
     path: Path
@@ -99,8 +99,7 @@ class _Job:
         return {
             "command": "eval",
             "config": settings,
-            "checkpoint": self.checkpoint.name,
-            "checkpoint_bytes": self.checkpoint.stat().st_size,
+            "policy": self.policy,
             "task": self.task,
             "seed": self.seed,
         }
@@ -128,14 +127,18 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 
 
 def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
+    from streamvla.policy import identify
+
     profile = named_profile(command.profile)
     executor = parse_method(command.method, profile, _policy(checkpoint).spec.horizon)
+    identity = identify(checkpoint)
+    name = f"{checkpoint.stem}-{identity['sha256'][:8]}"
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
     setting = "-".join([command.profile, command.pacing, *variant])
-    folder = command.out / checkpoint.stem / slug(executor) / setting
+    folder = command.out / name / slug(executor) / setting
     seeds = range(command.seed, command.seed + command.episodes)
     return [
-        _Job(command, checkpoint, task, seed, folder / task / f"{seed}.jsonl")
+        _Job(command, checkpoint, identity, task, seed, folder / task / f"{seed}.jsonl")
         for task in tasks
         for seed in seeds
     ]
@@ -253,7 +256,7 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
             {
                 "command": "eval",
                 "method": command.method,
-                "seeds": [command.seed, command.seed + command.episodes - 1],
+                "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "mean_success": mean_success,
                 "tasks": {task: _task_figures(figures) for task, figures in tasks.items()},
                 **everything,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.executors import ActionFlow, Executor, Synchronous, named_executor
 from streamvla.runtime.latency import LatencyProfile
@@ -32,6 +34,12 @@ def parse_method(text: str, profile: LatencyProfile, horizon: int) -> Executor:
         )
     executor.executed(horizon)
     return executor
+
+
+def require_seconds(seconds: float) -> None:
+    """Raise `ConfigError` unless an episode may last this long."""
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ConfigError(f"seconds {seconds}: an episode's limit must be finite and above 0")
 
 
 def label(executor: Executor, horizon: int) -> str:

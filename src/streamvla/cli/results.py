@@ -166,6 +166,9 @@ RECIPES: dict[str, Recipe] = {
             "starved_ticks": Column("starved ticks", 0),
             "deadline_misses": Column("misses", 0),
             "action_age_ms.p50": Column("age p50 (ms)", 0),
+            "success_difference": Column(
+                "success, paired difference", 0, percent=True, interval="success_difference_ci"
+            ),
             "t_action_ratio": Column("speed-up", 2),
             "halt_ratio": Column("less halting", 1),
         },
@@ -179,6 +182,8 @@ RECIPES: dict[str, Recipe] = {
                 "starved_ticks",
                 "action_age_ms.p50",
                 "t_action_ratio",
+                "halt_ratio",
+                "success_difference",
             ),
         },
     ),

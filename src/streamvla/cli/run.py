@@ -5,23 +5,27 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
-from streamvla.cli.methods import AUTO, label, parse_method, slug
+from streamvla.cli.methods import AUTO, label, parse_method, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy, Robot, check_fit
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
+from streamvla.evaluation.stats import compare_paired
 from streamvla.runtime import (
+    Decelerate,
     Episode,
     EpisodeLimits,
     Executor,
+    Hold,
     LatencyProfile,
     RealtimeDriver,
     Streamer,
@@ -33,6 +37,7 @@ from streamvla.trace.spans import Pacing
 MEASURED = "measured"
 FIRST_SEED = 2_000_000
 VIDEO_SIZE = (240, 240)
+TRACES, REPORT, PERFETTO = "traces", "report.html", "perfetto.json"
 RESET_NS = ms_to_ns(300)
 """Given to the robot to reset before the episode's first tick."""
 
@@ -49,6 +54,7 @@ class Run:
             what ratios refer to.
         profile: paper-20hz, paper-a800, edge-20hz (emulated: stages padded), or measured.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
+        fallback: what goes out on a tick without an action.
         episodes: with each method.
         seconds: an episode's limit.
         seed: of the first episode; method runs are paired, same seeds for each.
@@ -64,6 +70,7 @@ class Run:
     methods: tuple[str, ...] = ("synchronous", "synchronous:5", f"action-flow:{AUTO}")
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
+    fallback: Literal["hold", "decelerate"] = "hold"
     episodes: int = 6
     seconds: float = 15.0
     seed: int = FIRST_SEED
@@ -75,6 +82,7 @@ class Run:
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.videos < 0:
             raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
+        require_seconds(self.seconds)
 
 
 @dataclass
@@ -90,7 +98,7 @@ class _Filmed:
 
 def run(command: Run) -> None:
     """Run the command, print the comparison, write the report."""
-    from streamvla.policy import load_policy, resolve_checkpoint, trained_tasks
+    from streamvla.policy import identify, load_policy, resolve_checkpoint, trained_tasks
     from streamvla.robots.registry import task_names
 
     if command.profile != MEASURED:
@@ -102,10 +110,10 @@ def run(command: Run) -> None:
             raise did_you_mean("task", task, task_names())
     _use_one_model_thread()
     policy = load_policy(checkpoint)
-    if not command.resume:
-        shutil.rmtree(command.out, ignore_errors=True)
     with RealtimeDriver() as driver:
-        session = _Session(command, policy, driver, tasks)
+        session = _Session(command, policy, identify(checkpoint), driver, tasks)
+        if not command.resume:
+            _clear(command.out)
         try:
             session.run_all()
         except KeyboardInterrupt:
@@ -116,6 +124,14 @@ def run(command: Run) -> None:
             )
             raise
     session.report()
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier run left in `out`, and nothing else."""
+    if (out / TRACES).is_dir():
+        shutil.rmtree(out / TRACES)
+    for name in (REPORT, PERFETTO):
+        (out / name).unlink(missing_ok=True)
 
 
 def _use_one_model_thread() -> None:
@@ -129,10 +145,16 @@ class _Session:
     """All episodes of one command: paired seeds, method after method."""
 
     def __init__(
-        self, command: Run, policy: Policy, driver: RealtimeDriver, tasks: tuple[str, ...]
+        self,
+        command: Run,
+        policy: Policy,
+        identity: dict[str, str],
+        driver: RealtimeDriver,
+        tasks: tuple[str, ...],
     ) -> None:
         self._command = command
         self._policy = policy
+        self._identity = identity
         self._driver = driver
         self._tasks = tasks
         self._robot: Robot | None = None
@@ -142,7 +164,9 @@ class _Session:
         self._executors = [
             parse_method(method, self._profile, horizon) for method in command.methods
         ]
-        self._videos: dict[Path, Path] = {}
+        names = [label(executor, horizon) for executor in self._executors]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"methods {list(command.methods)} are {names}: name each once")
 
     def run_all(self) -> None:
         """Every episode with every method; a robot is set up once per task."""
@@ -169,16 +193,18 @@ class _Session:
 
     def _path(self, number: int, executor: Executor) -> Path:
         name = f"{number:03d}-{self._task_of(number)}.jsonl"
-        return self._command.out / "traces" / slug(executor) / name
+        return self._command.out / TRACES / slug(executor) / name
 
     def _run_one(self, number: int, executor: Executor) -> None:
         path = self._path(number, executor)
         filmed = number < self._command.videos
-        if self._command.resume and is_complete(path):
+        header = self._header(number, executor)
+        filmed_before = not filmed or path.with_suffix(".mp4").exists()
+        if self._command.resume and filmed_before and is_complete(path, header):
             return
         robot = self._robot_for(self._task_of(number))
         film = _Filmed(robot) if filmed else None
-        with FileTrace(path, self._header(number, executor)) as trace:
+        with FileTrace(path, {**header, "commit": commit()}) as trace:
             episode = self._episode(robot, executor, trace, film)
             start_ns = self._driver.clock.now_ns() + RESET_NS
             robot.reset(self._command.seed + number, start_ns, self._profile.execute_ns)
@@ -193,7 +219,14 @@ class _Session:
         return Episode(
             robot=robot,
             policy=self._policy,
-            streamer=Streamer(space, horizon, executor, self._command.pacing, trace),
+            streamer=Streamer(
+                space,
+                horizon,
+                executor,
+                self._command.pacing,
+                trace,
+                fallback=Decelerate() if self._command.fallback == "decelerate" else Hold(),
+            ),
             trace=trace,
             pacing=self._command.pacing,
             profile=self._profile,
@@ -238,15 +271,20 @@ class _Session:
         )
 
     def _header(self, number: int, executor: Executor) -> dict[str, Any]:
+        command = self._command
         return {
             "command": "run",
-            "config": {k: v for k, v in asdict(self._command).items() if k not in {"out", "json"}}
-            | {"checkpoint": None},
+            "config": {
+                "pacing": command.pacing,
+                "seconds": command.seconds,
+                "instruction": command.instruction,
+                "fallback": command.fallback,
+            },
             "method": label(executor, self._policy.spec.horizon),
             "profile": self._profile.label,
+            "policy": self._identity,
             "task": self._task_of(number),
-            "seed": self._command.seed + number,
-            "commit": commit(),
+            "seed": command.seed + number,
         }
 
     # --- afterwards ----------------------------------------------------------------------------
@@ -256,14 +294,16 @@ class _Session:
         from streamvla.evaluation.video import annotate, frame_statuses, write_video
 
         events = read_trace(path).events
-        instants = [now_ns for now_ns, _ in film.captures]
-        statuses = frame_statuses(events, instants, self._profile.execute_ns, self._command.pacing)
+        period_ns = self._profile.execute_ns
+        shown = _evenly(film.captures, period_ns)
+        statuses = frame_statuses(
+            events, [now_ns for now_ns, _ in shown], period_ns, self._command.pacing
+        )
         frames = [
             annotate(film.robot.render_capture(capture, size=VIDEO_SIZE), status)
-            for (_, capture), status in zip(film.captures, statuses, strict=True)
+            for (_, capture), status in zip(shown, statuses, strict=True)
         ]
-        video = path.with_suffix(".mp4")
-        write_video(video, frames, NS_PER_S / self._profile.execute_ns)
+        write_video(path.with_suffix(".mp4"), frames, NS_PER_S / period_ns)
 
     def report(self) -> None:
         """Compute every figure from the traces; print them, write report and Perfetto trace."""
@@ -290,9 +330,9 @@ class _Session:
         metrics = [
             metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
         ]
-        films = [path.with_suffix(".mp4") for path in paths]
+        films = [path.with_suffix(".mp4") for path in paths[: self._command.videos]]
         name = label(executor, self._policy.spec.horizon)
-        return _Outcome(name, traces, metrics, [film for film in films if film.exists()])
+        return _Outcome(name, traces, metrics, films)
 
     def _seeds(self) -> list[int]:
         return [self._command.seed + number for number in range(self._command.episodes)]
@@ -316,14 +356,25 @@ class _Session:
             machine=machine(),
             settings={"tasks": ", ".join(self._tasks), "pacing": pacing},
         )
-        write_report(out / "report.html", runs, context)
+        write_report(out / REPORT, runs, context)
         first = [
             PerfettoRun(outcome.name, outcome.traces[0].events, period_ns) for outcome in outcomes
         ]
-        write_perfetto(out / "perfetto.json", first)
+        write_perfetto(out / PERFETTO, first)
         print(
             f"Report: {out / 'report.html'}; timeline for ui.perfetto.dev: {out / 'perfetto.json'}"
         )
+
+
+def _evenly(captures: list[tuple[int, Any]], period_ns: int) -> list[tuple[int, Any]]:
+    """One frame a period: at each instant of an even grid, the capture that was then the latest.
+
+    Captures are made at control instants, which event pacing and skipped ticks space unevenly; a
+    video that played them at a constant rate would not run on the clock.
+    """
+    instants = [now_ns for now_ns, _ in captures]
+    grid = range(instants[0], instants[-1] + 1, period_ns)
+    return [(now, captures[bisect_right(instants, now) - 1][1]) for now in grid]
 
 
 @dataclass(frozen=True)
@@ -337,9 +388,13 @@ class _Outcome:
 
 
 def _rows(outcomes: list[_Outcome]) -> list[dict[str, Any]]:
-    """Figures of every method, with ratios to the first."""
+    """Figures of every method, with ratios and the paired difference of success to the first."""
     rows = [{"run": outcome.name, **aggregate(outcome.metrics)} for outcome in outcomes]
-    for row in rows:
+    reference = [bool(metrics.success) for metrics in outcomes[0].metrics]
+    for row, outcome in zip(rows, outcomes, strict=True):
+        paired = compare_paired(reference, [bool(metrics.success) for metrics in outcome.metrics])
+        row["success_difference"] = paired.difference
+        row["success_difference_ci"] = [paired.low, paired.high]
         row["t_action_ratio"] = _ratio(rows[0]["t_action_ms"], row["t_action_ms"])
         row["halt_ratio"] = _ratio(
             rows[0]["halt_ms_per_observation"], row["halt_ms_per_observation"]

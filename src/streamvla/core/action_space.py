@@ -87,7 +87,7 @@ class ActionSpace:
 
     def require(self, other: ActionSpace, who: str) -> None:
         """Raise `SpecMismatchError` unless `other` is the same space."""
-        if (self.names, self.kinds) != (other.names, other.kinds):
+        if self != other:
             raise SpecMismatchError(
                 f"{who} has another action space: {_describe(other)}; expected {_describe(self)}. "
                 "Use a checkpoint or dataset made for this robot."
@@ -116,5 +116,5 @@ class ActionSpace:
 
 
 def _describe(space: ActionSpace) -> str:
-    parts = zip(space.names, space.kinds, strict=True)
-    return "(" + ", ".join(f"{name}:{kind}" for name, kind in parts) + ")"
+    parts = zip(space.names, space.kinds, space.low, space.high, strict=True)
+    return "(" + ", ".join(f"{name}:{kind} {lo:g}..{hi:g}" for name, kind, lo, hi in parts) + ")"

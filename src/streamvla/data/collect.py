@@ -25,6 +25,7 @@ import numpy as np
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
 from streamvla.core.provenance import commit
+from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.expert import Expert, TaughtRobot, make_expert
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.store import (
@@ -39,9 +40,6 @@ from streamvla.data.store import (
 )
 from streamvla.robots.registry import make_sawyer, suite_tasks, training_instructions
 from streamvla.robots.sawyer import SPEC
-
-FIRST_EVALUATION_SEED = 1_000_000
-"""Evaluation uses seeds from here on; demonstrations stay below."""
 
 EPISODES_PER_SHARD = 25
 MAX_ATTEMPTS_PER_SHARD = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from streamvla.core.errors import CheckpointError
@@ -19,6 +20,12 @@ def resolve_checkpoint(path: Path | None) -> Path:
             "--checkpoint out to use the one that ships."
         )
     return resolved
+
+
+def identify(path: Path) -> dict[str, str]:
+    """What tells one checkpoint from another in traces: file name and SHA-256 of its content."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"file": path.name, "sha256": digest}
 
 
 def trained_tasks(path: Path) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ class SawyerRobot(ABC):
         """Put one command (4,) in force: it acts for the next four sub-steps.
 
         Values beyond ±1 are clipped. A command that comes before its predecessor's four
-        sub-steps are over replaces it.
+        sub-steps are over waits for them.
 
         Raises:
             RobotError: not (4,), not finite, or before `reset`.

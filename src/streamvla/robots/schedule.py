@@ -6,10 +6,15 @@ on an absolute grid from the reset, so no rounding accumulates. With s = 4:
     clock     0 ──── ¼ ──── ½ ──── ¾ ──── 1 ──── 1¼ ──── 1½   command durations since reset
     command   a0                          (a1 is late)   a1
     world        a0     a0     a0     a0     hold    hold    a1 …
+
+A command that comes before its predecessor is through waits for it: as with a position-controlled
+arm, which follows the sum of all deltas, no displacement is lost when a late tick is followed by a
+punctual one.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,14 +49,14 @@ class CommandSchedule:
         self._start_ns = start_ns
         self._duration_ns = command_duration_ns
         self._command = space.initial_state()
-        self._left = 0
+        self._waiting: deque[np.ndarray] = deque()  # one entry per sub-step still to run
         self._done = 0
         self._latest_ns = start_ns
 
     def put(self, values: np.ndarray) -> None:
-        """Let a command (d,) act for the next sub-steps, clipped to its limits.
+        """Let a command (d,) act for its sub-steps, clipped to its limits, after what still waits.
 
-        What its predecessor had left is dropped. This is the last line of defence before the arm.
+        This is the last line of defence before the arm.
 
         Raises:
             RobotError: not (d,), or not finite.
@@ -67,8 +72,7 @@ class CommandSchedule:
                 f"command {command.tolist()} is not finite: expected finite values; check the "
                 "policy's output before it is sent"
             )
-        self._command = self._space.clip(command)
-        self._left = self._substeps
+        self._waiting.extend([self._space.clip(command)] * self._substeps)
 
     def due(self, now_ns: int) -> Iterator[np.ndarray]:
         """The command (d,) of each sub-step that ends at or before `now_ns` and has not run.
@@ -83,10 +87,10 @@ class CommandSchedule:
             )
         self._latest_ns = now_ns
         while self._next_end_ns() <= now_ns:
-            if self._left == 0:
-                self._command = self._space.hold(self._command)
+            if self._waiting:
+                self._command = self._waiting.popleft()
             else:
-                self._left -= 1
+                self._command = self._space.hold(self._command)
             self._done += 1
             yield self._command
 

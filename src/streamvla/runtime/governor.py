@@ -66,10 +66,16 @@ class Governor:
         self._last = self._space.clip(values)
         return self._last
 
-    def fallback(self, state: np.ndarray) -> tuple[str, np.ndarray]:
-        """The rung ("hold" or "decelerate") and command (d,) for a tick without an action."""
+    def fallback(self, state: np.ndarray, *, may_move: bool) -> tuple[str, np.ndarray]:
+        """The rung ("hold" or "decelerate") and command (d,) for a tick without an action.
+
+        Args:
+            state: (d,) action state after everything sent.
+            may_move: false once a generation was told where its flow starts: moving on would
+                leave the flow behind the robot.
+        """
         hold = self._space.hold(state)
-        if isinstance(self._rule, Decelerate):
+        if may_move and isinstance(self._rule, Decelerate):
             faded = np.where(self._is_delta, self._last * self._rule.factor, hold)
             if (np.abs(faded[self._is_delta]) > self._floor[self._is_delta]).any():
                 self._last = faded

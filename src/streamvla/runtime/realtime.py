@@ -21,14 +21,16 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.clock import NS_PER_S, SystemClock
-from streamvla.core.errors import StageFailedError
+from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
 from streamvla.runtime.episode import (
     EndReason,
     Episode,
     EpisodeResult,
     close_trace,
+    describe,
     end_reason,
+    lazily_generate,
     make_context,
 )
 from streamvla.runtime.streamer import (
@@ -37,6 +39,7 @@ from streamvla.runtime.streamer import (
     Event,
     Free,
     Generated,
+    Interrupted,
     Observed,
     Send,
     StageFailed,
@@ -46,7 +49,7 @@ from streamvla.runtime.streamer import (
     Stop,
     Tick,
 )
-from streamvla.trace import ObserveStarted
+from streamvla.trace import Failed, ObserveStarted
 
 _STAGE_RETURN_S = 30.0
 """How long a stage may take to come back after its episode is over."""
@@ -126,9 +129,15 @@ class RealtimeDriver:
             start_ns: the instant of the first tick, waited for; None for now.
 
         Raises:
+            ConfigError: episode and driver disagree on whether the accelerator is shared.
             StageFailedError: a stage died; the robot was told to hold first.
             KeyboardInterrupt: passed on after the robot was told to hold.
         """
+        if episode.serial != (self._encoder is self._generator):
+            raise ConfigError(
+                f"the episode wants serial={episode.serial}, this driver has it otherwise; make "
+                f"it with RealtimeDriver(serial={episode.serial})"
+            )
         if start_ns is not None:
             self._clock.sleep_until_ns(start_ns)
         run = _RealtimeRun(episode, self._clock, self._encoder, self._generator)
@@ -235,8 +244,12 @@ class _RealtimeRun:
             while self._over is None:
                 self._step()
         except KeyboardInterrupt:
-            self._hold()
+            self._handle(Interrupted(self._clock.now_ns()))
             close_trace(self._episode, self._clock.now_ns(), self._start_ns, "interrupted")
+            raise
+        except Exception as error:
+            self._episode.trace.record(Failed(self._clock.now_ns(), "control", describe(error)))
+            close_trace(self._episode, self._clock.now_ns(), self._start_ns, "failed")
             raise
         result = close_trace(self._episode, self._clock.now_ns(), self._start_ns, self._over)
         if self._error is not None:
@@ -289,20 +302,22 @@ class _RealtimeRun:
             return
         if self._episode.pacing == "event":
             self._deadline_ns = None
-            self._handle(Free(self._clock.now_ns()))
-            return
-        now_ns = self._clock.now_ns()
-        self._handle(Tick(now_ns, due_ns, self._tick))
-        self._plan_next_tick(now_ns)
+            self._handle(Free(self._clock.now_ns(), due_ns))
+        else:
+            self._serve_tick(self._clock.now_ns())
 
-    def _plan_next_tick(self, now_ns: int) -> None:
-        """The tick after this one, or the present one if this thread was held up for longer.
+    def _serve_tick(self, now_ns: int) -> None:
+        """Serve the tick that `now_ns` belongs to, and plan the next.
 
-        Ticks that went by are skipped, never served in a burst: a robot must not get two commands
-        at once. The gap in tick numbers stays in the trace, and counts as halted.
+        Ticks that went by while this thread was held up are skipped, never served in a burst: two
+        commands at once would cut the first one's motion short. So is a next tick that is less
+        than half a period away. Gaps in tick numbers stay in the trace, and count as halted.
         """
         period_ns = self._episode.profile.execute_ns
-        self._tick = max(self._tick + 1, (now_ns - self._start_ns) // period_ns)
+        elapsed_ns = now_ns - self._start_ns
+        tick = max(self._tick, elapsed_ns // period_ns)
+        self._handle(Tick(now_ns, self._start_ns + tick * period_ns, tick))
+        self._tick = max(tick + 1, -((-elapsed_ns - period_ns // 2) // period_ns))
         self._deadline_ns = self._start_ns + self._tick * period_ns
 
     def _look_for_end(self, now_ns: int) -> bool:
@@ -311,11 +326,6 @@ class _RealtimeRun:
             self._episode.watch(now_ns)
         self._over = self._over or end_reason(self._episode, now_ns - self._start_ns)
         return self._over is not None
-
-    def _hold(self) -> None:
-        space = self._episode.robot.spec.action_space
-        hold = space.hold(self._episode.streamer.action_state)
-        self._episode.robot.command(hold, self._clock.now_ns())
 
     # --- carrying commands out -----------------------------------------------------------------
 
@@ -341,7 +351,11 @@ class _RealtimeRun:
 
     def _observe(self, command: StartObserve) -> None:
         captured_ns = self._clock.now_ns()
-        capture = self._episode.robot.capture()
+        try:
+            capture = self._episode.robot.capture()
+        except Exception as error:
+            self._report_failure("observe", error)
+            return
 
         def job() -> None:
             if self._abandoned:
@@ -361,7 +375,7 @@ class _RealtimeRun:
 
     def _generate(self, command: StartGenerate) -> None:
         context = self._contexts.pop(command.observation)
-        actions = self._episode.policy.generate(context, command.start)
+        actions = lazily_generate(self._episode.policy, context, command.start)
         now_ns = self._clock.now_ns()
         self._submit_step(command.generation, command.start.index, actions, now_ns)
 
@@ -400,5 +414,5 @@ class _RealtimeRun:
             self._clock.sleep_until_ns(worker.free_ns)
 
     def _report_failure(self, stage: str, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}"
+        message = describe(error)
         self._inbox.put(lambda now_ns: StageFailed(now_ns, stage, message))

@@ -20,7 +20,9 @@ from streamvla.runtime.episode import (
     Episode,
     EpisodeResult,
     close_trace,
+    describe,
     end_reason,
+    lazily_generate,
     make_context,
 )
 from streamvla.runtime.latency import LatencyModel
@@ -30,6 +32,7 @@ from streamvla.runtime.streamer import (
     Event,
     Free,
     Generated,
+    Interrupted,
     Observed,
     Send,
     StageFailed,
@@ -39,7 +42,7 @@ from streamvla.runtime.streamer import (
     Stop,
     Tick,
 )
-from streamvla.trace import ObserveStarted
+from streamvla.trace import Failed, ObserveStarted
 
 _RESULT, _CONTROL = 0, 1  # priorities at one instant
 
@@ -119,7 +122,12 @@ class _SimulatedRun:
         try:
             over = self._until_over()
         except KeyboardInterrupt:
+            self._handle(Interrupted(self.now_ns))
             close_trace(self._episode, self.now_ns, self._start_ns, "interrupted")
+            raise
+        except Exception as error:
+            self._episode.trace.record(Failed(self.now_ns, "control", describe(error)))
+            close_trace(self._episode, self.now_ns, self._start_ns, "failed")
             raise
         result = close_trace(self._episode, self.now_ns, self._start_ns, over)
         if self._error is not None:
@@ -133,7 +141,13 @@ class _SimulatedRun:
             instant_ns, _, _, call = heapq.heappop(self._heap)
             self._clock.advance_to(instant_ns)
             call()
+            self._over = self._over or self._nothing_left()
         return self._over
+
+    def _nothing_left(self) -> EndReason | None:
+        """Event pacing: the run is over with the last command; on a grid the next tick ends it."""
+        idle = self._episode.pacing == "event" and self._episode.streamer.finished
+        return "observations" if idle else None
 
     def _schedule_time_limit(self) -> None:
         """Event pacing has no ticks to notice the limit on while the robot waits."""
@@ -161,9 +175,7 @@ class _SimulatedRun:
     def _free(self) -> None:
         self._look_for_end()
         if self._over is None:
-            self._handle(Free(self.now_ns))
-            if self._episode.streamer.finished:
-                self._over = "observations"
+            self._handle(Free(self.now_ns, self.now_ns))
 
     # --- carrying commands out -----------------------------------------------------------------
 
@@ -189,8 +201,11 @@ class _SimulatedRun:
 
     def _observe(self, command: StartObserve) -> None:
         captured_ns = self.now_ns
-        self._episode.robot.advance_to(captured_ns)
-        capture = self._episode.robot.capture()
+        try:
+            capture = self._episode.robot.capture()
+        except Exception as error:
+            self._handle(StageFailed(captured_ns, "observe", describe(error)))
+            return
 
         def start(now_ns: int) -> int:
             self._episode.trace.record(ObserveStarted(now_ns, command.observation))
@@ -200,7 +215,7 @@ class _SimulatedRun:
             try:
                 context = make_context(self._episode, command, capture, captured_ns)
             except Exception as error:
-                self._handle(StageFailed(now_ns, "observe", _describe(error)))
+                self._handle(StageFailed(now_ns, "observe", describe(error)))
                 return
             self._contexts[command.observation] = context
             self._handle(Observed(now_ns, command.observation))
@@ -209,7 +224,7 @@ class _SimulatedRun:
 
     def _generate(self, command: StartGenerate) -> None:
         context = self._contexts.pop(command.observation)
-        actions = self._episode.policy.generate(context, command.start)
+        actions = lazily_generate(self._episode.policy, context, command.start)
         self._submit_step(command.generation, command.start.index, actions)
 
     def _submit_step(self, generation: int, index: int, actions: Iterator[np.ndarray]) -> None:
@@ -227,14 +242,10 @@ class _SimulatedRun:
             try:
                 values = next(actions)
             except Exception as error:
-                self._handle(StageFailed(now_ns, "generate", _describe(error)))
+                self._handle(StageFailed(now_ns, "generate", describe(error)))
                 return
             self._handle(Generated(now_ns, started_ns, generation, index, values))
             if index + 1 < self._episode.policy.spec.horizon and generation not in self._cancelled:
                 self._submit_step(generation, index + 1, actions)
 
         self._generator.submit(start, done)
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -4,7 +4,7 @@ It takes timed events and returns commands; it owns no thread, no socket, no clo
 run it: `simulated` (virtual time) and `realtime` (the system clock), so what is studied in
 simulation is what runs on the robot.
 
-    events in   Started  Tick | Free   Observed   Generated   StageFailed
+    events in   Started  Tick | Free   Observed   Generated   StageFailed   Interrupted
     commands    StartObserve   StartGenerate   CancelGenerate   Send   Stop
     out
 
@@ -63,9 +63,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Event pacing: the robot finished its command at `now_ns`."""
+    """Event pacing: the robot finished its command at `due_ns`; it is noticed at `now_ns`."""
 
     now_ns: int
+    due_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,14 @@ class StageFailed:
     message: str
 
 
-Event = Started | Tick | Free | Observed | Generated | StageFailed
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The owner wants to stop now (Ctrl-C): the robot shall hold."""
+
+    now_ns: int
+
+
+Event = Started | Tick | Free | Observed | Generated | StageFailed | Interrupted
 
 
 # --- commands out ----------------------------------------------------------------------------
@@ -247,6 +255,8 @@ class Streamer:
                 return self._on_observed(event)
             case StageFailed():
                 return self._on_failed(event)
+            case Interrupted():
+                return self._on_interrupted(event)
             case Started():
                 if self._pacing == "event":
                     self._free_since_ns = event.now_ns
@@ -263,7 +273,8 @@ class Streamer:
         for dropped in late:
             self._drop(event.now_ns, dropped.generation, dropped.index, "past due")
         if action is None:
-            rung, values = self._governor.fallback(self._action_state)
+            may_move = self._generation is None  # its flow starts from the state as it is now
+            rung, values = self._governor.fallback(self._action_state, may_move=may_move)
             send = self._send_governed(rung, values, event.now_ns, event.due_ns, event.tick)
         else:
             send = self._send_action(action, event.now_ns, event.due_ns, event.tick)
@@ -272,9 +283,9 @@ class Streamer:
     def _on_free(self, event: Free) -> list[Command]:
         """The robot takes the next action if there is one, and idles otherwise."""
         self._trace.record(Finished(event.now_ns))
-        self._free_since_ns = event.now_ns
+        self._free_since_ns = event.due_ns
         if self._failure is not None:
-            return self._safe_stop(event.now_ns, event.now_ns, self._sent)
+            return self._safe_stop(event.now_ns, event.due_ns, self._sent)
         observe = self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *observe]
 
@@ -426,7 +437,7 @@ class Streamer:
     def _reject(self, event: Generated, cause: str) -> list[Command]:
         """Drop the rest of a generation that gave an unusable action, and look again."""
         self._trace.record(Rejected(event.now_ns, event.generation, event.index, cause))
-        self._generation = None
+        self._abandon_generation(event.now_ns, "its generation was rejected")
         self._bad_generations += 1
         cancel: list[Command] = [CancelGenerate(event.generation)]
         if self._bad_generations >= MAX_BAD_GENERATIONS:
@@ -450,8 +461,7 @@ class Streamer:
             f"the {event.stage} stage failed: {event.message}. The robot was told to hold; "
             "the trace has every event up to here"
         )
-        self._generation = None
-        self._ready = None
+        self._abandon_plan(event.now_ns, "stopped")
         if self._free_since_ns is not None:
             return self._safe_stop(event.now_ns, self._free_since_ns, self._sent)
         return []
@@ -460,6 +470,25 @@ class Streamer:
         assert self._failure is not None
         hold = self._space.hold(self._action_state)
         return [self._send_governed("hold", hold, now_ns, due_ns, tick), Stop(self._failure)]
+
+    def _on_interrupted(self, event: Interrupted) -> list[Command]:
+        """One last hold command, and no plan any more."""
+        self._abandon_plan(event.now_ns, "interrupted")
+        hold = self._space.hold(self._action_state)
+        return [self._send_governed("hold", hold, event.now_ns, event.now_ns, self._sent)]
+
+    def _abandon_plan(self, now_ns: int, reason: str) -> None:
+        """Drop everything that was planned and not sent."""
+        for action in self._buffer.clear():
+            self._drop(now_ns, action.generation, action.index, reason)
+        self._abandon_generation(now_ns, reason)
+        self._ready = None
+
+    def _abandon_generation(self, now_ns: int, reason: str) -> None:
+        if self._generation is not None:
+            for action in self._generation.held:
+                self._drop(now_ns, action.generation, action.index, reason)
+        self._generation = None
 
     def _drop(self, now_ns: int, generation: int, index: int, reason: str) -> None:
         self._trace.record(Dropped(now_ns, generation, index, reason))
