@@ -73,6 +73,14 @@ def test_the_expert_stays_reached_and_comes_to_rest(robot):
     assert np.abs(run[-1][:3]).max() < 0.5
 
 
+def test_nothing_is_reached_by_waiting(robot):
+    """Over 20 seeds, a second without commands reaches no goal."""
+    for seed in SEEDS:
+        robot.reset(seed, 0, PERIOD_NS)
+        robot.advance_to(20 * PERIOD_NS)
+        assert robot.reached is None
+
+
 def test_another_goal_is_another_success_in_the_same_picture(robot):
     """Asked for every goal in turn, one scene gives pixel-identical frames and other successes."""
     expert = make_expert(robot)
