@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
+import sys
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +20,9 @@ import torch
 from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import CheckpointError, ConfigError, DatasetError
 from streamvla.core.interfaces import FlowStart, Observation
+from streamvla.core.provenance import commit
 from streamvla.data.store import load_dataset
-from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tensors
 from streamvla.model.flow import FlowConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
@@ -55,6 +61,7 @@ def config(dataset, tmp_path) -> TrainConfig:
         holdout_per_task=2,
         holdout_frames=8,
         device="cpu",
+        threads=1,  # tensors are tiny: more threads would wait for each other
         log_every=1,
         holdout_every=6,
     )
@@ -82,6 +89,82 @@ def test_resumed_training_follows_the_same_curve(config, tmp_path):
     before, after = (load_checkpoint(result.policy).weights for result in (whole, resumed))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+
+
+def test_other_data_are_not_resumed(config, tmp_path):
+    """A dataset that grew or was collected anew is refused by name; one moved elsewhere is not."""
+    train(replace(config, steps=2))
+    resume = replace(config, steps=2, resume=True)
+    grown = write_toy_dataset(tmp_path / "grown", episodes=13)
+    with pytest.raises(ConfigError, match=r"grown holds: episodes 26 \(was 24\).*Resume with"):
+        train(replace(resume, dataset=grown))
+    other = write_toy_dataset(tmp_path / "other", first_seed=100)
+    with pytest.raises(ConfigError, match=r"other data than .*other holds: content"):
+        train(replace(resume, dataset=other))
+    moved = write_toy_dataset(tmp_path / "moved")
+    assert train(replace(resume, dataset=moved)).finished
+
+
+def test_resuming_keeps_the_normalisation(config):
+    """A resumed training trains and ships under the statistics that it began with."""
+    train(replace(config, steps=2))
+    path = config.out / "training_state.safetensors"
+    header, tensors = load_tensors(path)
+    header["normalisation"]["action_scale"] = [3.0, 5.0]
+    save_tensors(path, tensors, header)
+    config = replace(config, steps=2, resume=True)
+    trainer = Trainer(config, load_dataset(config.dataset), VirtualClock())
+    before = trainer.sampler.batch(0).labels * torch.tensor(trainer.normalisation.action_scale)
+    trainer.prepare()
+    assert trainer.checkpoint().normalisation.action_scale == (3.0, 5.0)
+    after = trainer.sampler.batch(0).labels * torch.tensor([3.0, 5.0])
+    torch.testing.assert_close(after, before)
+
+
+def test_a_garbled_state_is_refused(config):
+    """A training state that lacks what its data were is refused by name, with a remedy."""
+    train(replace(config, steps=2))
+    path = config.out / "training_state.safetensors"
+    header, tensors = load_tensors(path)
+    del header["dataset"]
+    save_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match=r"training_state.*'dataset'.*Start anew"):
+        train(replace(config, steps=2, resume=True))
+
+
+def test_resuming_a_finished_training_changes_nothing(config):
+    """Resumed after its last step, a training reports its errors and leaves its files alone."""
+    first = train(config)
+    before = {path.name: path.read_bytes() for path in config.out.iterdir()}
+    again = train(replace(config, resume=True))
+    assert (again.finished, again.holdout) == (True, first.holdout)
+    assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
+
+
+def test_provenance_tells_how_a_training_began(config, monkeypatch):
+    """A policy finished by a resumption names the first command, and the later as resumed."""
+    monkeypatch.setattr(sys, "argv", ["streamvla", "train", "first"])
+    trainer = Trainer(config, load_dataset(config.dataset), VirtualClock())
+    trainer.prepare()
+    trainer.advance()
+    trainer.save()
+    monkeypatch.setattr(sys, "argv", ["streamvla", "train", "second"])
+    told = load_checkpoint(train(replace(config, resume=True)).policy).provenance
+    assert told["command"] == "streamvla train first"
+    assert [each["command"] for each in told["resumed"]] == ["streamvla train second"]
+    assert told["commit"] == commit()
+
+
+def test_stopped_before_the_first_step_nothing_is_saved(config, monkeypatch):
+    """Ctrl-C before any step leaves no state that could not be resumed; starting anew works."""
+    stop = threading.Event()
+    stop.set()
+    with monkeypatch.context() as patch:
+        patch.setattr("streamvla.training.trainer._stop_on_interrupt", lambda: nullcontext(stop))
+        result = train(config)
+    assert (result.finished, result.step) == (False, 0)
+    assert not result.policy.exists()
+    assert train(config).finished
 
 
 def test_interrupt_saves_and_can_resume(config, monkeypatch):
@@ -125,6 +208,42 @@ def test_a_training_is_not_overwritten(config):
     train(replace(config, steps=1))
     with pytest.raises(ConfigError, match="already holds"):
         train(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong"),
+    [
+        (SamplingConfig, "batch_size", 0),
+        (SamplingConfig, "samples", 0),
+        (SamplingConfig, "max_offset", -1),
+        (SamplingConfig, "shift_px", -1),
+        (OptimiserConfig, "lr", math.nan),
+        (OptimiserConfig, "lr", math.inf),
+        (OptimiserConfig, "lr", 0.0),
+        (OptimiserConfig, "final_lr_fraction", 1.5),
+        (OptimiserConfig, "warmup_steps", -1),
+        (OptimiserConfig, "weight_decay", math.inf),
+        (OptimiserConfig, "betas", (0.9, 1.0)),
+        (OptimiserConfig, "clip", math.nan),
+        (OptimiserConfig, "ema_decay", 1.0),
+        (FlowConfig, "k", math.nan),
+        (FlowConfig, "sigma0", math.inf),
+    ],
+)
+def test_impossible_settings_are_refused(kind, name, wrong):
+    """A setting that is out of range or not finite is refused with its name and value."""
+    with pytest.raises(ConfigError, match=rf"{name} is {re.escape(str(wrong))}; expected"):
+        kind(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("seed", -1), ("threads", 0), ("jitter", math.nan), ("save_every_s", -1.0), ("steps", 0)],
+)
+def test_an_impossible_training_is_refused(config, name, wrong):
+    """So is one of the training itself, before anything is read."""
+    with pytest.raises(ConfigError, match=f"training {name} is {wrong}; expected"):
+        replace(config, **{name: wrong})
 
 
 def test_too_few_episodes(config):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamvla.cli.output import print_json
+from streamvla.core.errors import InterruptedRunError
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Train:
         seed: of weights, batches and noise.
         device: auto, cpu or cuda.
         threads: PyTorch threads; default as PyTorch chooses.
+        init: start from this policy's weights instead of fresh ones (fine-tuning).
         resume: go on from the training state in `out`.
         json: print the result as one JSON object on the last line.
     """
@@ -46,12 +48,17 @@ class Train:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
+    init: Path | None = None
     resume: bool = False
     json: bool = False
 
 
 def train_command(command: Train) -> None:
-    """Run the command and print where the policy lies."""
+    """Run the command and print where the policy lies.
+
+    Raises:
+        InterruptedRunError: Ctrl-C came before the last step; the figures are printed all the same.
+    """
     from streamvla.model.flow import FlowConfig
     from streamvla.training.batches import SamplingConfig
     from streamvla.training.optimiser import OptimiserConfig
@@ -70,11 +77,12 @@ def train_command(command: Train) -> None:
         optimiser=OptimiserConfig(lr=command.lr),
         device=command.device,
         threads=command.threads,
+        init=command.init,
         resume=command.resume,
     )
     result = train(config)
-    state = "finished" if result.finished else "stopped; the same command with --resume goes on"
-    print(f"{result.policy}: step {result.step}, {state}")
+    if result.finished:
+        print(f"{result.policy}: step {result.step}, finished")
     if command.json:
         print_json(
             {
@@ -85,3 +93,14 @@ def train_command(command: Train) -> None:
                 "holdout": dict(result.holdout),
             }
         )
+    if not result.finished:
+        raise InterruptedRunError(_how_to_go_on(command, result.step))
+
+
+def _how_to_go_on(command: Train, step: int) -> str:
+    if step == 0:
+        return "interrupted before the first step; nothing is saved. Run the same command again."
+    return (
+        f"interrupted at step {step} of {command.steps}; policy and training state are saved in "
+        f"{command.out}. Run the same command with --resume to go on."
+    )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamvla.core.errors import DatasetError
+from streamvla.core.errors import ConfigError, DatasetError
 from streamvla.data.store import Demonstrations, Episode
 from streamvla.model.flow import FlowConfig
 from streamvla.model.normalisation import Normalisation
@@ -68,6 +68,12 @@ class SamplingConfig:
     samples: int = 8
     max_offset: int = 6
     shift_px: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("samples", 1), ("max_offset", 0), ("shift_px", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"sampling {name} is {value}; expected at least {least}")
 
 
 class BatchSampler:

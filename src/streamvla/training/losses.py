@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from streamvla.model.flow import FlowConfig, action_path, flow_sample, sample_tau
+from streamvla.model.flow import FlowConfig, action_path, flow_sample, sample_tau, step_of
 from streamvla.model.vla import StreamingVLA
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import Batch
@@ -29,11 +29,11 @@ def action_flow_loss(
     path = action_path(batch.start, batch.labels, is_delta)  # (b, m, h+1, d)
     tau = sample_tau(tuple(path.shape[:2]), flow, generator).to(device)  # (b, m)
     noise = torch.randn(batch.start.shape, generator=generator).to(device)  # (b, m, d)
-    x, velocity = flow_sample(path, tau, noise, flow)
+    x, velocity = flow_sample(path, tau, noise, is_delta, flow)
     images = jitter_colours(pixels_to_float(batch.pixels), jitter, generator)
     prefix = model.encode(images, batch.words, batch.state, batch.command)
-    predicted = model(x, tau, prefix)
-    return (predicted.float() - velocity / flow.horizon).square().mean()
+    predicted = step_of(model(x, tau, prefix).float(), x, is_delta)
+    return (predicted - velocity / flow.horizon).square().mean()
 
 
 def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
