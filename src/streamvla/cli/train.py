@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamvla.cli.output import print_json
-from streamvla.core.errors import InterruptedRunError
+from streamvla.core.errors import ConfigError, InterruptedRunError
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Train:
         tau_sampling: flow times in training.
         k: contraction rate of the flow.
         sigma0: perturbation at the flow's start, in action scales.
+        future_weight: how much foreseeing the arm's state counts in the loss.
+        task_weights: NAME=W …: draw these tasks W times as often as the others.
         tasks: of the dataset; default all.
         seed: of weights, batches and noise.
         device: auto, cpu or cuda.
@@ -44,6 +46,8 @@ class Train:
     tau_sampling: Literal["grid", "uniform", "beta"] = "grid"
     k: float = 4.0
     sigma0: float = 0.16
+    future_weight: float = 0.5
+    task_weights: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -72,8 +76,12 @@ def train_command(command: Train) -> None:
         tasks=command.tasks or None,
         flow=FlowConfig(k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling),
         sampling=SamplingConfig(
-            batch_size=command.batch_size, samples=command.samples, max_offset=command.max_offset
+            batch_size=command.batch_size,
+            samples=command.samples,
+            max_offset=command.max_offset,
+            task_weights=dict(_task_weight(text) for text in command.task_weights),
         ),
+        future_weight=command.future_weight,
         optimiser=OptimiserConfig(lr=command.lr),
         device=command.device,
         threads=command.threads,
@@ -95,6 +103,15 @@ def train_command(command: Train) -> None:
         )
     if not result.finished:
         raise InterruptedRunError(_how_to_go_on(command, result.step))
+
+
+def _task_weight(text: str) -> tuple[str, float]:
+    """`push=3` → ("push", 3.0)."""
+    task, _, weight = text.partition("=")
+    try:
+        return task, float(weight)
+    except ValueError:
+        raise ConfigError(f"task weight {text!r}: expected NAME=NUMBER, as push=3") from None
 
 
 def _how_to_go_on(command: Train, step: int) -> str:

@@ -77,7 +77,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
     path = Path(path)
     header, weights = load_tensors(path)
     try:
-        sizes = {**header["model"], "image_size": tuple(header["model"]["image_size"])}
+        sizes = {name: _as_tuple(value) for name, value in header["model"].items()}
         checkpoint = Checkpoint(
             model=VLAConfig(**sizes),
             flow=FlowConfig(**header["flow"]),
@@ -166,3 +166,8 @@ def _spec_from_json(fields: Mapping[str, Any]) -> PolicySpec:
         state_dim=int(fields["state_dim"]),
         control_period_ns=int(fields["control_period_ns"]),
     )
+
+
+def _as_tuple(value: Any) -> Any:
+    """JSON has lists where the configuration has tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -14,14 +14,14 @@ chunk therefore answer noise the image cannot show; the regression averages over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from streamvla.core.errors import ConfigError, DatasetError
+from streamvla.core.errors import ConfigError, DatasetError, did_you_mean
 from streamvla.data.store import Demonstrations, Episode
 from streamvla.model.flow import FlowConfig
 from streamvla.model.normalisation import Normalisation
@@ -39,6 +39,7 @@ class Batch:
         command: (b, d) action state at capture.
         start: (b, m, d) action state at capture + offset, from what was executed.
         labels: (b, m, h, d) clean actions from there on.
+        future: (b, f, s) normalised state some frames later, less the state now.
     """
 
     pixels: Tensor
@@ -47,6 +48,7 @@ class Batch:
     command: Tensor
     start: Tensor
     labels: Tensor
+    future: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -60,6 +62,7 @@ class SamplingConfig:
         batch_size: b, observations a batch.
         samples: m, (δ, tau, noise) samples per observation; they share one image encoding.
         max_offset: largest δ; 0 switches the augmentation off.
+        task_weights: task → how often it is drawn, relative to 1 for those not named.
         shift_px: each view is moved by up to this many pixels each way, edges repeated. Small,
             because a pixel is about a centimetre of table.
     """
@@ -68,6 +71,7 @@ class SamplingConfig:
     samples: int = 8
     max_offset: int = 6
     shift_px: int = 2
+    task_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("samples", 1), ("max_offset", 0), ("shift_px", 0)):
@@ -87,6 +91,7 @@ class BatchSampler:
         flow: FlowConfig,
         config: SamplingConfig,
         seed: int,
+        future_steps: tuple[int, ...],
     ) -> None:
         self.meta = demonstrations.meta
         self.episodes = episodes
@@ -96,13 +101,16 @@ class BatchSampler:
         self.seed = seed
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
         self._frames = _eligible_frames(episodes, flow.horizon)
+        self._future_steps = np.array(future_steps)
+        self._task_probabilities = _task_probabilities(tuple(self._frames), config.task_weights)
 
     def batch(self, step: int) -> Batch:
         """The batch of one training step."""
         rng = np.random.default_rng([self.seed, step])
         tasks = list(self._frames)
         rows = []
-        for task in rng.integers(len(tasks), size=self.config.batch_size):
+        chances = self._task_probabilities
+        for task in rng.choice(len(tasks), size=self.config.batch_size, p=chances):
             frames = self._frames[tasks[task]]  # (frames, 2)
             episode, t = frames[rng.integers(len(frames))]
             rows.append(self._sample(int(episode), int(t), rng))
@@ -121,6 +129,8 @@ class BatchSampler:
         origin = flow_origin(self.meta.action_space, states[t], self.flow.state_origin)
         chunks = episode.label[starts[:, None] + np.arange(horizon)]  # (m, h, d)
         said = self.meta.tasks[episode.task]
+        now = self.normalisation.normalise_state(episode.state[t])
+        later = np.minimum(t + self._future_steps, len(episode) - 1)
         return {
             "pixels": np.stack(
                 [
@@ -129,11 +139,27 @@ class BatchSampler:
                 ]
             ),
             "instruction": said[rng.integers(len(said))],
-            "state": self.normalisation.normalise_state(episode.state[t]),
+            "state": now,
+            "future": self.normalisation.normalise_state(episode.state[later]) - now,
             "command": self.normalisation.normalise_action(states[t] - origin),
             "start": self.normalisation.normalise_action(states[starts] - origin),
             "labels": self.normalisation.normalise_action(chunks),
         }
+
+
+def _task_probabilities(tasks: tuple[str, ...], weights: Mapping[str, float]) -> np.ndarray:
+    """(tasks,) chances that sum to 1.
+
+    Raises:
+        ConfigError: a weight for a task that is not there, or not above 0.
+    """
+    for task, weight in weights.items():
+        if task not in tasks:
+            raise did_you_mean("task", task, tasks)
+        if not 0 < weight < np.inf:
+            raise ConfigError(f"task weight {task}={weight}: expected a finite number above 0")
+    chances = np.array([weights.get(task, 1.0) for task in tasks])
+    return chances / chances.sum()
 
 
 def shift_image(image: np.ndarray, rng: np.random.Generator, limit: int) -> np.ndarray:

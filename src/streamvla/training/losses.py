@@ -18,8 +18,13 @@ def action_flow_loss(
     flow: FlowConfig,
     generator: torch.Generator,
     jitter: float = 0.0,
+    future_weight: float = 0.0,
 ) -> Tensor:
     """mean ‖f(x, tau) − u/H‖² over b observations × m flow samples; a scalar.
+
+    With `future_weight`, plus that times the mean squared error of the foreseen states: where the
+    arm will be tells where object and goal are, with far less noise than single actions do
+    (docs/decisions/0008).
 
     The network predicts v/H, one step of the flow, which has unit scale; predicting v would weigh
     nothing differently but start H times too large. `generator` lives on the CPU, so that a GPU
@@ -32,8 +37,13 @@ def action_flow_loss(
     x, velocity = flow_sample(path, tau, noise, is_delta, flow)
     images = jitter_colours(pixels_to_float(batch.pixels), jitter, generator)
     prefix = model.encode(images, batch.words, batch.state, batch.command)
-    predicted = step_of(model(x, tau, prefix).float(), x, is_delta)
-    return (predicted - velocity / flow.horizon).square().mean()
+    output, future = model.foresee(x, tau, prefix)
+    predicted = step_of(output.float(), x, is_delta)
+    loss = (predicted - velocity / flow.horizon).square().mean()
+    if future_weight == 0:
+        return loss
+    missed = (future.float() - batch.future.unsqueeze(1)).square().mean()
+    return loss + future_weight * missed
 
 
 def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

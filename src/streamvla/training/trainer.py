@@ -83,6 +83,7 @@ class TrainConfig:
         steps: optimiser steps in all; the learning-rate schedule spans them.
         tasks: which tasks of the dataset; None for all.
         jitter: strength of colour jitter, 0 for none.
+        future_weight: of the foreseen states in the loss, 0 for none.
         holdout_per_task: episodes per task kept for the held-out action error.
         holdout_frames: frames of them that are measured.
         device: "auto" takes CUDA where there is one.
@@ -103,6 +104,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     jitter: float = 0.1
+    future_weight: float = 0.5
     holdout_per_task: int = 6
     holdout_frames: int = 256
     device: str = "auto"
@@ -121,6 +123,7 @@ class TrainConfig:
         checks = (
             ("seed", self.seed >= 0, "at least 0"),
             ("threads", self.threads is None or self.threads >= 1, "at least 1, or none given"),
+            ("future_weight", 0 <= self.future_weight < math.inf, "a finite number ≥ 0"),
             ("jitter", 0 <= self.jitter < math.inf, "a finite number ≥ 0"),
             ("save_every_s", self.save_every_s >= 0, "at least 0 seconds"),
         )
@@ -206,13 +209,19 @@ class Trainer:
             start = load_checkpoint(config.init, demonstrations.meta.action_space)
             self.provenance["init"] = dict(start.provenance)
         self.normalisation = start.normalisation if start else _fit_normalisation(training)
+        self.model_config = self._model_config()
         self.sampler = BatchSampler(
-            demonstrations, training, self.normalisation, config.flow, config.sampling, config.seed
+            demonstrations,
+            training,
+            self.normalisation,
+            config.flow,
+            config.sampling,
+            config.seed,
+            self.model_config.future_steps,
         )
         self.probe = HoldoutProbe(
             demonstrations, held_out, config.flow.horizon, config.holdout_frames
         )
-        self.model_config = self._model_config()
         torch.manual_seed(config.seed)
         self.model = StreamingVLA(self.model_config).to(self.device)
         if start is not None:
@@ -263,7 +272,13 @@ class Trainer:
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
             loss = action_flow_loss(
-                self.model, batch, self.is_delta, config.flow, generator, config.jitter
+                self.model,
+                batch,
+                self.is_delta,
+                config.flow,
+                generator,
+                config.jitter,
+                config.future_weight,
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
