@@ -26,7 +26,13 @@ from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tenso
 from streamvla.model.flow import FlowConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
-from streamvla.training.batches import BatchSampler, SamplingConfig, shift_image, split_holdout
+from streamvla.training.batches import (
+    BatchSampler,
+    SamplingConfig,
+    _task_probabilities,
+    shift_image,
+    split_holdout,
+)
 from streamvla.training.optimiser import OptimiserConfig
 from streamvla.training.trainer import ModelSize, Trainer
 from tests.training.toy import SPACE, toy_episode, write_toy_dataset
@@ -259,7 +265,7 @@ def test_batches_are_a_function_of_seed_and_step(config, dataset):
     assert len(held_out) == 4
     trainer = Trainer(config, demonstrations, VirtualClock())
     sampler = BatchSampler(
-        demonstrations, training, trainer.normalisation, config.flow, config.sampling, seed=0
+        demonstrations, training, trainer.normalisation, config.flow, config.sampling, 0, (2, 5)
     )
     once, again, other = sampler.batch(3), sampler.batch(3), sampler.batch(4)
     torch.testing.assert_close(once.pixels, again.pixels)
@@ -267,7 +273,37 @@ def test_batches_are_a_function_of_seed_and_step(config, dataset):
     assert not torch.equal(once.labels, other.labels)
     assert once.start.shape == (4, 3, 2)
     assert once.labels.shape == (4, 3, 5, 2)
+    assert once.future.shape == (4, 2, 1)
     assert (once.command[:, 0] == 0).all()  # delta dimensions count from the capture
+
+
+def test_task_weights_set_how_often_a_task_is_drawn(dataset):
+    """A task of weight 4 beside one of weight 1 makes four fifths of the draws."""
+    probabilities = _task_probabilities(("go", "stay"), {"go": 4.0})
+    assert probabilities == pytest.approx([0.8, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [({"goo": 2.0}, "did you mean 'go'"), ({"go": 0.0}, "above 0"), ({"go": math.nan}, "above 0")],
+)
+def test_a_wrong_task_weight_is_refused(weights, message):
+    """A weight for an unknown task, or one that is not above 0, is refused by name."""
+    with pytest.raises(ConfigError, match=message):
+        _task_probabilities(("go", "stay"), weights)
+
+
+def test_only_a_future_weight_trains_the_foreseeing_head(config, tmp_path):
+    """With weight 0 the head that foresees states gets no gradient; with weight 1 it does."""
+    demonstrations = load_dataset(config.dataset)
+    moved = {}
+    for weight in (0.0, 1.0):
+        settings = replace(config, future_weight=weight, out=tmp_path / str(weight))
+        trainer = Trainer(settings, demonstrations, VirtualClock())
+        trainer.prepare()
+        trainer.advance()
+        moved[weight] = trainer.model.expert.to_future.weight.grad is not None
+    assert moved == {0.0: False, 1.0: True}
 
 
 def test_shift_moves_and_repeats_the_edge():
