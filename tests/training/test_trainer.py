@@ -26,7 +26,7 @@ from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tenso
 from streamvla.model.flow import FlowConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
-from streamvla.training.batches import (
+from streamvla.training.batches import START_FRAMES, (
     BatchSampler,
     SamplingConfig,
     _task_probabilities,
@@ -304,6 +304,20 @@ def test_only_a_future_weight_trains_the_foreseeing_head(config, tmp_path):
         trainer.advance()
         moved[weight] = trainer.model.expert.to_future.weight.grad is not None
     assert moved == {0.0: False, 1.0: True}
+
+
+def test_start_fraction_draws_from_the_first_frames(config, dataset):
+    """With a start fraction of 1 every drawn state is one of an episode's first five."""
+    demonstrations = load_dataset(config.dataset)
+    sampling = replace(config.sampling, start_fraction=1.0)
+    trainer = Trainer(replace(config, sampling=sampling), demonstrations, VirtualClock())
+    starts = {
+        tuple(trainer.normalisation.normalise_state(state).tolist())
+        for episode in demonstrations.episodes
+        for state in episode.state[:START_FRAMES]
+    }
+    drawn = [tuple(row.tolist()) for step in range(5) for row in trainer.sampler.batch(step).state]
+    assert set(drawn) <= starts
 
 
 def test_shift_moves_and_repeats_the_edge():

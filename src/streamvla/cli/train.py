@@ -26,6 +26,7 @@ class Train:
         k: contraction rate of the flow.
         sigma0: perturbation at the flow's start, in action scales.
         future_weight: how much foreseeing the arm's state counts in the loss.
+        start_fraction: share of the draws from the first frames of an episode.
         task_weights: NAME=W …: draw these tasks W times as often as the others.
         tasks: of the dataset; default all.
         seed: of weights, batches and noise.
@@ -47,6 +48,7 @@ class Train:
     k: float = 4.0
     sigma0: float = 0.16
     future_weight: float = 0.5
+    start_fraction: float = 0.3
     task_weights: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     seed: int = 0
@@ -79,6 +81,7 @@ def train_command(command: Train) -> None:
             batch_size=command.batch_size,
             samples=command.samples,
             max_offset=command.max_offset,
+            start_fraction=command.start_fraction,
             task_weights=dict(_task_weight(text) for text in command.task_weights),
         ),
         future_weight=command.future_weight,

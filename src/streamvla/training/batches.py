@@ -27,6 +27,9 @@ from streamvla.model.flow import FlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy.transforms import flow_origin, words_tensor
 
+START_FRAMES = 5
+"""What counts as the start of an episode in `SamplingConfig.start_fraction`."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -63,6 +66,9 @@ class SamplingConfig:
         samples: m, (δ, tau, noise) samples per observation; they share one image encoding.
         max_offset: largest δ; 0 switches the augmentation off.
         task_weights: task → how often it is drawn, relative to 1 for those not named.
+        start_fraction: share of the draws that go to the first `START_FRAMES` frames of an
+            episode. Every run looks there, and there the arm's place tells nothing of what to do
+            next; drawn evenly, they are a few percent.
         shift_px: each view is moved by up to this many pixels each way, edges repeated. Small,
             because a pixel is about a centimetre of table.
     """
@@ -71,6 +77,7 @@ class SamplingConfig:
     samples: int = 8
     max_offset: int = 6
     shift_px: int = 2
+    start_fraction: float = 0.0
     task_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +85,10 @@ class SamplingConfig:
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"sampling {name} is {value}; expected at least {least}")
+        if not 0 <= self.start_fraction <= 1:
+            raise ConfigError(
+                f"sampling start_fraction is {self.start_fraction}; expected a share from 0 to 1"
+            )
 
 
 class BatchSampler:
@@ -101,6 +112,9 @@ class BatchSampler:
         self.seed = seed
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
         self._frames = _eligible_frames(episodes, flow.horizon)
+        self._starts = {
+            task: frames[frames[:, 1] < START_FRAMES] for task, frames in self._frames.items()
+        }
         self._future_steps = np.array(future_steps)
         self._task_probabilities = _task_probabilities(tuple(self._frames), config.task_weights)
 
@@ -111,7 +125,8 @@ class BatchSampler:
         rows = []
         chances = self._task_probabilities
         for task in rng.choice(len(tasks), size=self.config.batch_size, p=chances):
-            frames = self._frames[tasks[task]]  # (frames, 2)
+            at_start = rng.random() < self.config.start_fraction
+            frames = (self._starts if at_start else self._frames)[tasks[task]]  # (frames, 2)
             episode, t = frames[rng.integers(len(frames))]
             rows.append(self._sample(int(episode), int(t), rng))
         words = words_tensor([str(row.pop("instruction")) for row in rows])
