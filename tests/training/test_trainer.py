@@ -26,7 +26,8 @@ from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tenso
 from streamvla.model.flow import FlowConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
-from streamvla.training.batches import START_FRAMES, (
+from streamvla.training.batches import (
+    START_FRAMES,
     BatchSampler,
     SamplingConfig,
     _task_probabilities,
