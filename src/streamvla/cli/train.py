@@ -32,6 +32,7 @@ class Train:
         seed: of weights, batches and noise.
         device: auto, cpu or cuda.
         threads: PyTorch threads; default as PyTorch chooses.
+        seeded_keypoints: share of vision keypoints that start on what stands out in the images.
         init: start from this policy's weights instead of fresh ones (fine-tuning).
         resume: go on from the training state in `out`.
         json: print the result as one JSON object on the last line.
@@ -54,6 +55,7 @@ class Train:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
+    seeded_keypoints: float = 0.5
     init: Path | None = None
     resume: bool = False
     json: bool = False
@@ -88,6 +90,7 @@ def train_command(command: Train) -> None:
         optimiser=OptimiserConfig(lr=command.lr),
         device=command.device,
         threads=command.threads,
+        seeded_keypoints=command.seeded_keypoints,
         init=command.init,
         resume=command.resume,
     )

@@ -42,8 +42,10 @@ from streamvla.model.flow import FlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
 from streamvla.policy.action_flow import ActionFlowPolicy
+from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
 from streamvla.training.holdout import HoldoutProbe
+from streamvla.training.keypoints import seed_keypoints
 from streamvla.training.losses import action_flow_loss
 from streamvla.training.optimiser import (
     OptimiserConfig,
@@ -90,6 +92,7 @@ class TrainConfig:
         autocast: compute in bfloat16 where it helps; weights stay float32.
         threads: of PyTorch; None leaves them as they are.
         save_every_s: seconds between saves.
+        seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`).
         init: a policy to start from: its weights and its normalisation; None for a fresh one.
         resume: go on from OUT/training_state.safetensors.
     """
@@ -113,6 +116,7 @@ class TrainConfig:
     log_every: int = 50
     holdout_every: int = 1000
     save_every_s: float = 300.0
+    seeded_keypoints: float = 0.5
     init: Path | None = None
     resume: bool = False
 
@@ -124,6 +128,7 @@ class TrainConfig:
             ("seed", self.seed >= 0, "at least 0"),
             ("threads", self.threads is None or self.threads >= 1, "at least 1, or none given"),
             ("future_weight", 0 <= self.future_weight < math.inf, "a finite number ≥ 0"),
+            ("seeded_keypoints", 0 <= self.seeded_keypoints <= 1, "a share from 0 to 1"),
             ("jitter", 0 <= self.jitter < math.inf, "a finite number ≥ 0"),
             ("save_every_s", self.save_every_s >= 0, "at least 0 seconds"),
         )
@@ -226,6 +231,7 @@ class Trainer:
         self.model = StreamingVLA(self.model_config).to(self.device)
         if start is not None:
             _start_from(self.model, start, config.init)
+        self._seed_keypoints()
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = make_optimiser(self.model, config.optimiser)
         is_delta = demonstrations.meta.action_space.is_delta()
@@ -237,6 +243,14 @@ class Trainer:
         self.holdout: dict[str, float] = {}
         self._saved_ns = self._logged_ns = clock.now_ns()
         self._losses: list[torch.Tensor] = []
+
+    def _seed_keypoints(self) -> None:
+        """From four batches of images, drawn from the steps after the last one."""
+        batches = [self.sampler.batch(self.config.steps + i) for i in range(4)]
+        images = pixels_to_float(torch.cat([batch.pixels for batch in batches]))
+        generator = torch.Generator().manual_seed(self.config.seed)
+        share = self.config.seeded_keypoints
+        seed_keypoints(self.model.vision, images.to(self.device), share, generator)
 
     def prepare(self) -> None:
         """Resume if asked; otherwise claim the output directory."""
