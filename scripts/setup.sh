@@ -10,11 +10,11 @@ python=${PYTHON:-python3}
     exit 1
 }
 
-# Offscreen OpenGL for the simulated cameras, and the interpreter's venv module (Debian splits it).
+# Offscreen OpenGL for the simulated cameras (either library will do), and the interpreter's venv
+# module (Debian splits it). ldconfig is not on every user's PATH.
 packages=""
-for library in libEGL.so.1 libOSMesa.so.8; do
-    ldconfig -p 2>/dev/null | grep -q "$library" || packages="libegl1 libgl1-mesa-dri libosmesa6"
-done
+PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -q -e 'libEGL\.so\.1' -e 'libOSMesa\.so\.[68]' ||
+    packages="libegl1 libgl1-mesa-dri libosmesa6"
 "$python" -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 if [ -n "$packages" ]; then
     echo "setup: installing the system packages $packages"

@@ -121,6 +121,34 @@ def test_help_names_every_command(capsys):
         assert name in out
 
 
+def test_ctrl_c_in_train_exits_130_and_says_how_to_resume(capsys, monkeypatch, tmp_path):
+    """Interrupted, `train` prints its figures, says --resume, exits 130; resumed, it exits 0."""
+    from streamvla.training.holdout import HoldoutProbe
+    from streamvla.training.trainer import Trainer
+    from tests.training.toy import write_toy_dataset
+
+    dataset = write_toy_dataset(tmp_path / "toy")
+    flags = ("--dataset", str(dataset), "--out", str(tmp_path / "out"), "--threads", "1")
+    command = ("train", *flags, "--steps", "2", "--batch-size", "2", "--samples", "1", "--json")
+
+    def interrupted(self):
+        signal.raise_signal(signal.SIGINT)
+        return advance(self)
+
+    advance = Trainer.advance
+    monkeypatch.setattr(HoldoutProbe, "measure", lambda *_: {"lead_0": 0.0})  # costs most
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", interrupted)
+        code, out, err = run(capsys, *command)
+    assert code == 130
+    assert "interrupted at step 1 of 2" in err
+    assert "--resume" in err
+    assert last_json(out)["finished"] is False
+    code, out, _ = run(capsys, *command, "--resume")
+    assert code == 0
+    assert last_json(out)["finished"] is True
+
+
 def interrupt_when(command: list[str], ready: Path, folder: Path) -> int:
     """Start a command in its own process, send Ctrl-C once a file matching exists; exit code."""
     process = subprocess.Popen(

@@ -21,15 +21,30 @@ from streamvla.data.collect import (
 )
 from streamvla.data.expert import make_expert
 from streamvla.data.noise import NoiseConfig
-from streamvla.data.store import load_dataset, shard_path
+from streamvla.data.store import Episode, load_dataset, shard_path
 from streamvla.robots.registry import make_sawyer
+from streamvla.robots.sawyer import SPEC
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """Two shards of two reach episodes, collected in this process."""
-    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 2)
-    return CollectConfig(tmp_path / "set", ("reach",), episodes_per_task=3, workers=1)
+    """Two shards of one reach episode, collected in this process, each cut soon after success."""
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 1)
+    monkeypatch.setattr(module, "STEPS_PAST_SUCCESS", 1)
+    return CollectConfig(tmp_path / "set", ("reach",), episodes_per_task=2, workers=1)
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Episodes of three random frames, drawn from their seeds, instead of simulated ones."""
+
+    def sketch(robot, expert, seed, noise):
+        rng = np.random.default_rng(seed)
+        images = {view: rng.integers(256, size=(3, 96, 96, 3), dtype="u1") for view in SPEC.views}
+        state, action, label = rng.normal(size=(3, 3, 4)).astype("f4")
+        return Episode(robot.task, images, state, action, label, seed, success_step=2)
+
+    monkeypatch.setattr(module, "collect_episode", sketch)
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +66,28 @@ def test_resuming_is_byte_identical(small):
     unbroken = shards(small)
     assert sorted(unbroken) == ["shard_00000.safetensors", "shard_00001.safetensors"]
     shard_path(small.out, "reach", 0).unlink()
-    (small.out / "reach" / "shard_00000.partial").write_bytes(b"killed while writing")
+    partial = small.out / "reach" / ".shard_00000.safetensors.partial"
+    partial.write_bytes(b"killed while writing")
     resumed = collect(small)
     assert shards(small) == unbroken
-    assert (resumed.shards_done, resumed.shards_total, resumed.episodes) == (2, 2, 2)
+    assert (resumed.shards_done, resumed.shards_total, resumed.episodes) == (2, 2, 1)
     assert [state.shards_done for state in told] == [1, 2]
     assert told[-1].episodes_per_hour > 0
     assert collect(small).episodes == 0
 
 
-@pytest.mark.render
-def test_growing_keeps_what_is_there(small):
+@pytest.mark.usefixtures("sketched")
+def test_growing_keeps_what_is_there(small, monkeypatch):
     """Asking for more episodes adds shards and leaves the old ones untouched."""
-    collect(replace(small, episodes_per_task=2))
-    first = shards(small)
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 2)
     collect(small)
+    first = shards(small)
+    collect(replace(small, episodes_per_task=3))
     assert shards(small).items() > first.items()
     assert len(load_dataset(small.out).episodes) == 4
 
 
-@pytest.mark.render
+@pytest.mark.usefixtures("sketched")
 def test_other_settings_do_not_mix(small):
     """A dataset begun with other noise is refused rather than continued."""
     collect(replace(small, episodes_per_task=1))
@@ -144,9 +161,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from streamvla.data import collect as module
-module.EPISODES_PER_SHARD = 2  # spawned workers run these lines, too
+module.EPISODES_PER_SHARD = 1  # spawned workers run these lines, too
+module.STEPS_PAST_SUCCESS = 1
 if __name__ == "__main__":
-    config = module.CollectConfig(Path(sys.argv[1]), ("reach",), 80, workers=2)
+    config = module.CollectConfig(Path(sys.argv[1]), ("reach",), 40, workers=2)
     module.collect(config, lambda state: print("shard", flush=True))
 """
 
@@ -167,11 +185,11 @@ def test_ctrl_c_leaves_whole_shards_and_says_how_to_resume(tmp_path):
         os.kill(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "CollectionInterruptedError: interrupted with" in errors
+    assert "InterruptedRunError: interrupted with" in errors
     assert "Run the same command again to resume." in errors
     found = sorted(path.suffix for path in (tmp_path / "set" / "reach").iterdir())
     assert set(found) == {".safetensors"}
-    assert len(load_dataset(tmp_path / "set").episodes) == 2 * len(found)
+    assert len(load_dataset(tmp_path / "set").episodes) == len(found)
 
 
 def test_seeds_are_distinct_and_leave_the_evaluation_alone():

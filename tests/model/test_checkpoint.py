@@ -14,6 +14,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, SpecMismatchError
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.checkpoint import (
+    SCHEMA_VERSION,
     Checkpoint,
     load_checkpoint,
     load_tensors,
@@ -81,7 +82,7 @@ def test_other_schema_version(path):
     """A checkpoint of another schema version is refused, naming both versions."""
     header, tensors = load_tensors(path)
     save_tensors(path, tensors, {**header, "schema_version": 99})
-    with pytest.raises(CheckpointError, match="99, expected 1"):
+    with pytest.raises(CheckpointError, match=f"99, expected {SCHEMA_VERSION}"):
         load_checkpoint(path)
 
 

@@ -19,6 +19,7 @@ from streamvla.model.flow import (
     path_at,
     sample_tau,
     stabilised_velocity,
+    step_of,
 )
 from streamvla.model.normalisation import Normalisation
 from streamvla.training import optimiser
@@ -50,11 +51,24 @@ def test_training_target_of_three_actions():
     actions = torch.tensor([[1.0], [2.0], [-1.0]])
     path = action_path(torch.zeros(1), actions, torch.tensor([True]))
     tau, config = torch.tensor(0.5), FlowConfig(horizon=3)
-    x, u = flow_sample(path, tau, torch.zeros(1), config)
+    delta = torch.tensor([True])
+    x, u = flow_sample(path, tau, torch.zeros(1), delta, config)
     assert (x.item(), u.item()) == (pytest.approx(2.0), pytest.approx(6.0))
-    noisy_x, noisy_u = flow_sample(path, tau, torch.ones(1), config)
+    noisy_x, noisy_u = flow_sample(path, tau, torch.ones(1), delta, config)
     assert (noisy_x - x).item() == pytest.approx(0.021654, rel=1e-4)
     assert (noisy_u - u).item() == pytest.approx(-0.086615, rel=1e-4)
+
+
+@given(index=st.integers(0, 2), noise=st.floats(-3, 3))
+def test_absolute_dimensions_contract_fully_in_one_step(index, noise):
+    """From a state however wrong, the target step of an absolute dimension leads to a_i."""
+    actions = torch.tensor([[1.0], [-1.0], [-1.0]])
+    is_delta = torch.tensor([False])
+    path = action_path(torch.zeros(1), actions, is_delta)
+    config = FlowConfig(horizon=3)
+    x, u = flow_sample(path, torch.tensor(index / 3), torch.tensor([noise]), is_delta, config)
+    assert (x + u / 3).item() == pytest.approx(actions[index].item(), abs=1e-5)
+    assert step_of(actions[index], x, is_delta) == pytest.approx(u / 3, abs=1e-5)
 
 
 def test_euler_steps_with_the_exact_field_visit_the_path():

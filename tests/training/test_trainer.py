@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
+import sys
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +20,20 @@ import torch
 from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import CheckpointError, ConfigError, DatasetError
 from streamvla.core.interfaces import FlowStart, Observation
+from streamvla.core.provenance import commit
 from streamvla.data.store import load_dataset
-from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tensors
 from streamvla.model.flow import FlowConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
-from streamvla.training.batches import BatchSampler, SamplingConfig, shift_image, split_holdout
+from streamvla.training.batches import (
+    START_FRAMES,
+    BatchSampler,
+    SamplingConfig,
+    _task_probabilities,
+    shift_image,
+    split_holdout,
+)
 from streamvla.training.optimiser import OptimiserConfig
 from streamvla.training.trainer import ModelSize, Trainer
 from tests.training.toy import SPACE, toy_episode, write_toy_dataset
@@ -55,6 +68,7 @@ def config(dataset, tmp_path) -> TrainConfig:
         holdout_per_task=2,
         holdout_frames=8,
         device="cpu",
+        threads=1,  # tensors are tiny: more threads would wait for each other
         log_every=1,
         holdout_every=6,
     )
@@ -82,6 +96,82 @@ def test_resumed_training_follows_the_same_curve(config, tmp_path):
     before, after = (load_checkpoint(result.policy).weights for result in (whole, resumed))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+
+
+def test_other_data_are_not_resumed(config, tmp_path):
+    """A dataset that grew or was collected anew is refused by name; one moved elsewhere is not."""
+    train(replace(config, steps=2))
+    resume = replace(config, steps=2, resume=True)
+    grown = write_toy_dataset(tmp_path / "grown", episodes=13)
+    with pytest.raises(ConfigError, match=r"grown holds: episodes 26 \(was 24\).*Resume with"):
+        train(replace(resume, dataset=grown))
+    other = write_toy_dataset(tmp_path / "other", first_seed=100)
+    with pytest.raises(ConfigError, match=r"other data than .*other holds: content"):
+        train(replace(resume, dataset=other))
+    moved = write_toy_dataset(tmp_path / "moved")
+    assert train(replace(resume, dataset=moved)).finished
+
+
+def test_resuming_keeps_the_normalisation(config):
+    """A resumed training trains and ships under the statistics that it began with."""
+    train(replace(config, steps=2))
+    path = config.out / "training_state.safetensors"
+    header, tensors = load_tensors(path)
+    header["normalisation"]["action_scale"] = [3.0, 5.0]
+    save_tensors(path, tensors, header)
+    config = replace(config, steps=2, resume=True)
+    trainer = Trainer(config, load_dataset(config.dataset), VirtualClock())
+    before = trainer.sampler.batch(0).labels * torch.tensor(trainer.normalisation.action_scale)
+    trainer.prepare()
+    assert trainer.checkpoint().normalisation.action_scale == (3.0, 5.0)
+    after = trainer.sampler.batch(0).labels * torch.tensor([3.0, 5.0])
+    torch.testing.assert_close(after, before)
+
+
+def test_a_garbled_state_is_refused(config):
+    """A training state that lacks what its data were is refused by name, with a remedy."""
+    train(replace(config, steps=2))
+    path = config.out / "training_state.safetensors"
+    header, tensors = load_tensors(path)
+    del header["dataset"]
+    save_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match=r"training_state.*'dataset'.*Start anew"):
+        train(replace(config, steps=2, resume=True))
+
+
+def test_resuming_a_finished_training_changes_nothing(config):
+    """Resumed after its last step, a training reports its errors and leaves its files alone."""
+    first = train(config)
+    before = {path.name: path.read_bytes() for path in config.out.iterdir()}
+    again = train(replace(config, resume=True))
+    assert (again.finished, again.holdout) == (True, first.holdout)
+    assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
+
+
+def test_provenance_tells_how_a_training_began(config, monkeypatch):
+    """A policy finished by a resumption names the first command, and the later as resumed."""
+    monkeypatch.setattr(sys, "argv", ["streamvla", "train", "first"])
+    trainer = Trainer(config, load_dataset(config.dataset), VirtualClock())
+    trainer.prepare()
+    trainer.advance()
+    trainer.save()
+    monkeypatch.setattr(sys, "argv", ["streamvla", "train", "second"])
+    told = load_checkpoint(train(replace(config, resume=True)).policy).provenance
+    assert told["command"] == "streamvla train first"
+    assert [each["command"] for each in told["resumed"]] == ["streamvla train second"]
+    assert told["commit"] == commit()
+
+
+def test_stopped_before_the_first_step_nothing_is_saved(config, monkeypatch):
+    """Ctrl-C before any step leaves no state that could not be resumed; starting anew works."""
+    stop = threading.Event()
+    stop.set()
+    with monkeypatch.context() as patch:
+        patch.setattr("streamvla.training.trainer._stop_on_interrupt", lambda: nullcontext(stop))
+        result = train(config)
+    assert (result.finished, result.step) == (False, 0)
+    assert not result.policy.exists()
+    assert train(config).finished
 
 
 def test_interrupt_saves_and_can_resume(config, monkeypatch):
@@ -127,6 +217,42 @@ def test_a_training_is_not_overwritten(config):
         train(config)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong"),
+    [
+        (SamplingConfig, "batch_size", 0),
+        (SamplingConfig, "samples", 0),
+        (SamplingConfig, "max_offset", -1),
+        (SamplingConfig, "shift_px", -1),
+        (OptimiserConfig, "lr", math.nan),
+        (OptimiserConfig, "lr", math.inf),
+        (OptimiserConfig, "lr", 0.0),
+        (OptimiserConfig, "final_lr_fraction", 1.5),
+        (OptimiserConfig, "warmup_steps", -1),
+        (OptimiserConfig, "weight_decay", math.inf),
+        (OptimiserConfig, "betas", (0.9, 1.0)),
+        (OptimiserConfig, "clip", math.nan),
+        (OptimiserConfig, "ema_decay", 1.0),
+        (FlowConfig, "k", math.nan),
+        (FlowConfig, "sigma0", math.inf),
+    ],
+)
+def test_impossible_settings_are_refused(kind, name, wrong):
+    """A setting that is out of range or not finite is refused with its name and value."""
+    with pytest.raises(ConfigError, match=rf"{name} is {re.escape(str(wrong))}; expected"):
+        kind(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("seed", -1), ("threads", 0), ("jitter", math.nan), ("save_every_s", -1.0), ("steps", 0)],
+)
+def test_an_impossible_training_is_refused(config, name, wrong):
+    """So is one of the training itself, before anything is read."""
+    with pytest.raises(ConfigError, match=f"training {name} is {wrong}; expected"):
+        replace(config, **{name: wrong})
+
+
 def test_too_few_episodes(config):
     """Holding out every episode of a task is refused."""
     with pytest.raises(DatasetError, match="has 12 episodes"):
@@ -140,7 +266,7 @@ def test_batches_are_a_function_of_seed_and_step(config, dataset):
     assert len(held_out) == 4
     trainer = Trainer(config, demonstrations, VirtualClock())
     sampler = BatchSampler(
-        demonstrations, training, trainer.normalisation, config.flow, config.sampling, seed=0
+        demonstrations, training, trainer.normalisation, config.flow, config.sampling, 0, (2, 5)
     )
     once, again, other = sampler.batch(3), sampler.batch(3), sampler.batch(4)
     torch.testing.assert_close(once.pixels, again.pixels)
@@ -148,7 +274,51 @@ def test_batches_are_a_function_of_seed_and_step(config, dataset):
     assert not torch.equal(once.labels, other.labels)
     assert once.start.shape == (4, 3, 2)
     assert once.labels.shape == (4, 3, 5, 2)
+    assert once.future.shape == (4, 2, 1)
     assert (once.command[:, 0] == 0).all()  # delta dimensions count from the capture
+
+
+def test_task_weights_set_how_often_a_task_is_drawn(dataset):
+    """A task of weight 4 beside one of weight 1 makes four fifths of the draws."""
+    probabilities = _task_probabilities(("go", "stay"), {"go": 4.0})
+    assert probabilities == pytest.approx([0.8, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [({"goo": 2.0}, "did you mean 'go'"), ({"go": 0.0}, "above 0"), ({"go": math.nan}, "above 0")],
+)
+def test_a_wrong_task_weight_is_refused(weights, message):
+    """A weight for an unknown task, or one that is not above 0, is refused by name."""
+    with pytest.raises(ConfigError, match=message):
+        _task_probabilities(("go", "stay"), weights)
+
+
+def test_only_a_future_weight_trains_the_foreseeing_head(config, tmp_path):
+    """With weight 0 the head that foresees states gets no gradient; with weight 1 it does."""
+    demonstrations = load_dataset(config.dataset)
+    moved = {}
+    for weight in (0.0, 1.0):
+        settings = replace(config, future_weight=weight, out=tmp_path / str(weight))
+        trainer = Trainer(settings, demonstrations, VirtualClock())
+        trainer.prepare()
+        trainer.advance()
+        moved[weight] = trainer.model.expert.to_future.weight.grad is not None
+    assert moved == {0.0: False, 1.0: True}
+
+
+def test_start_fraction_draws_from_the_first_frames(config, dataset):
+    """With a start fraction of 1 every drawn state is one of an episode's first five."""
+    demonstrations = load_dataset(config.dataset)
+    sampling = replace(config.sampling, start_fraction=1.0)
+    trainer = Trainer(replace(config, sampling=sampling), demonstrations, VirtualClock())
+    starts = {
+        tuple(trainer.normalisation.normalise_state(state).tolist())
+        for episode in demonstrations.episodes
+        for state in episode.state[:START_FRAMES]
+    }
+    drawn = [tuple(row.tolist()) for step in range(5) for row in trainer.sampler.batch(step).state]
+    assert set(drawn) <= starts
 
 
 def test_shift_moves_and_repeats_the_edge():

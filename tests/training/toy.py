@@ -41,9 +41,9 @@ def toy_episode(task: str, seed: int, length: int = 20) -> Episode:
     return Episode(task, {"top": images}, state, action, label, seed, 10)
 
 
-def write_toy_dataset(directory: Path, episodes: int = 12) -> Path:
+def write_toy_dataset(directory: Path, episodes: int = 12, first_seed: int = 0) -> Path:
     write_meta(directory, META)
     for task in META.tasks:
-        made = [toy_episode(task, seed) for seed in range(episodes)]
+        made = [toy_episode(task, seed) for seed in range(first_seed, first_seed + episodes)]
         write_shard(shard_path(directory, task, 0), made, attempts=episodes)
     return directory

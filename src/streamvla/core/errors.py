@@ -45,6 +45,12 @@ class StageFailedError(StreamVLAError):
     exit_code = 3
 
 
+class InterruptedRunError(StreamVLAError):
+    """Ctrl-C ended a long run early; what is on disk is whole, the message says how to go on."""
+
+    exit_code = 130
+
+
 def did_you_mean(kind: str, name: str, options: Iterable[str]) -> ConfigError:
     """The error for an unknown name.
 

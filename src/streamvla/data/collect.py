@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
-from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
+from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError, did_you_mean
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.expert import Expert, TaughtRobot, make_expert
@@ -38,6 +38,7 @@ from streamvla.data.store import (
     write_meta,
     write_shard,
 )
+from streamvla.robots.gl import select_gl_backend
 from streamvla.robots.registry import make_sawyer, suite_tasks, training_instructions
 from streamvla.robots.sawyer import SPEC
 
@@ -54,12 +55,6 @@ DEFAULT_TASKS = (
     "drawer-close",
     "window-open",
 )
-
-
-class CollectionInterruptedError(StreamVLAError):
-    """Ctrl-C during collection; what is on disk is whole."""
-
-    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ def collect(
 
     Raises:
         DatasetError: `out` holds a dataset of other settings, or an expert fails too often.
-        CollectionInterruptedError: Ctrl-C; the message says how to resume.
+        InterruptedRunError: Ctrl-C; the message says how to resume.
     """
     clock = clock or SystemClock()
     started_ns = clock.now_ns()
@@ -172,7 +167,7 @@ def collect(
             )
             progress(state)
     except KeyboardInterrupt as interrupt:
-        raise CollectionInterruptedError(
+        raise InterruptedRunError(
             f"interrupted with {state.shards_done} of {total} shards complete in {config.out}. "
             "Run the same command again to resume."
         ) from interrupt
@@ -272,6 +267,7 @@ def _run(shards: list[_Shard], workers: int) -> Generator[tuple[int, int, int]]:
     if workers == 1 or len(shards) <= 1:
         yield from map(_make_shard, shards)
         return
+    select_gl_backend()  # once, for all workers
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     with ProcessPoolExecutor(
@@ -313,7 +309,7 @@ def _fill(shard: _Shard, robot: TaughtRobot, expert: Expert) -> tuple[list[Episo
     first = shard.index * MAX_ATTEMPTS_PER_SHARD
     for attempt in range(MAX_ATTEMPTS_PER_SHARD):
         if _stop is not None and _stop.is_set():
-            raise CollectionInterruptedError(f"shard {shard.path} dropped on request")
+            raise InterruptedRunError(f"shard {shard.path} dropped on request")
         seed = episode_seed(config.seed, shard.task, first + attempt)
         episode = collect_episode(robot, expert, seed, config.noise)
         if episode is not None:

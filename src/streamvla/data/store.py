@@ -19,7 +19,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from safetensors.numpy import save_file
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import DatasetError, StreamVLAError, did_you_mean
+from streamvla.core.files import replacing
 
 SCHEMA_VERSION = 1
 META_NAME = "meta.json"
@@ -170,10 +170,8 @@ def shard_path(directory: Path, task: str, index: int) -> Path:
 
 def write_meta(directory: Path, meta: DatasetMeta) -> None:
     """Write `meta.json` atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f".{META_NAME}.partial"
-    partial.write_text(json.dumps(meta.to_json(), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, directory / META_NAME)
+    with replacing(directory / META_NAME) as partial:
+        partial.write_text(json.dumps(meta.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_meta(directory: Path) -> DatasetMeta:
@@ -216,11 +214,10 @@ def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
         [episode.success_step for episode in episodes], dtype=np.int64
     )
     tensors["attempts"] = np.array([attempts], dtype=np.int64)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     said = [list(episode.instructions) for episode in episodes]
-    save_file(tensors, partial, metadata={_INSTRUCTIONS: json.dumps(said)} if any(said) else None)
-    os.replace(partial, path)
+    metadata = {_INSTRUCTIONS: json.dumps(said)} if any(said) else None
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
 def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode], int]:

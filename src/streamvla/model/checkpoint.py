@@ -7,7 +7,6 @@ robot it fits (`PolicySpec`), normalisation statistics, and how it was trained. 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from torch import Tensor
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, StreamVLAError
+from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.flow import FlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _KEY = "streamvla"
 
 
@@ -77,7 +77,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
     path = Path(path)
     header, weights = load_tensors(path)
     try:
-        sizes = {**header["model"], "image_size": tuple(header["model"]["image_size"])}
+        sizes = {name: _as_tuple(value) for name, value in header["model"].items()}
         checkpoint = Checkpoint(
             model=VLAConfig(**sizes),
             flow=FlowConfig(**header["flow"]),
@@ -99,11 +99,9 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write named tensors and a JSON header to one safetensors file, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, partial, metadata={_KEY: json.dumps(header)})
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(plain, partial, metadata={_KEY: json.dumps(header)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -168,3 +166,8 @@ def _spec_from_json(fields: Mapping[str, Any]) -> PolicySpec:
         state_dim=int(fields["state_dim"]),
         control_period_ns=int(fields["control_period_ns"]),
     )
+
+
+def _as_tuple(value: Any) -> Any:
+    """JSON has lists where the configuration has tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -65,6 +65,7 @@ class ActionExpert(nn.Module):
         heads: int,
         head_dim: int,
         expansion: int,
+        future_dim: int,
     ) -> None:
         super().__init__()
         self.from_state = nn.Linear(action_dim * (1 + 2 * STATE_OCTAVES), width)
@@ -79,13 +80,18 @@ class ActionExpert(nn.Module):
         )
         self.final_norm = AdaptiveRMSNorm(width, condition_width)
         self.to_step = nn.Linear(width, action_dim)
+        self.to_future = nn.Linear(width, future_dim)
 
     def forward(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
         """(b, m, d), (b, m), cache of b observations → (b, m, d)."""
+        return self.to_step(self.read(x, tau, prefix))
+
+    def read(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
+        """What the suffix has gathered, before either head: → (b, m, w)."""
         waves = fourier_features(x, STATE_WAVELENGTH, STATE_OCTAVES).flatten(-2)
         suffix = self.from_state(torch.cat([x * (8 / STATE_WAVELENGTH), waves], dim=-1))
         condition = self.from_tau(fourier_features(tau, 2.0, TAU_OCTAVES))  # (b, m, c)
         for block, keys, values in zip(self.blocks, prefix.keys, prefix.values, strict=True):
             suffix = block(suffix, condition, keys, values, prefix.bias)
         normed, _ = self.final_norm(suffix, condition)
-        return self.to_step(normed)
+        return normed

@@ -6,9 +6,10 @@
 
 Sources: Streaming Flow Policy (arXiv 2505.21851) for the stabilised field, StreamingVLA
 (arXiv 2603.28565) section 4.1 for action states. Constants follow the published code
-(k = 4, sigma0 = 0.16), not the paper (5, 0.4). We differ in two points: delta and absolute
-dimensions are told apart (`action_path`), and `tau` is trained on the grid i/H by default,
-exactly where inference asks, because the target velocity jumps there.
+(k = 4, sigma0 = 0.16), not the paper (5, 0.4). We differ in three points: delta and absolute
+dimensions are told apart (`action_path`); absolute dimensions contract fully in every step, from
+wide noise (`flow_sample`); and `tau` is trained on the grid i/H by default, exactly where
+inference asks, because the target velocity jumps there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class FlowConfig:
         horizon: H, actions per observation.
         k: how fast the field contracts towards the demonstrated path, per unit of flow time.
         sigma0: standard deviation of the perturbation at tau = 0, in units of the action scale.
+        sigma_absolute: standard deviation of the perturbation of absolute dimensions, at every
+            tau, in units of their scale.
         tau_sampling: "grid": i/H, i ~ U{0..H−1}; "uniform": U(0, 1);
             "beta": 0.999·Beta(1.5, 1) + 0.001, as the published code.
         state_origin: where delta dimensions of the flow state are zero. "observation": at the
@@ -44,14 +47,17 @@ class FlowConfig:
     horizon: int = 10
     k: float = 4.0
     sigma0: float = 0.16
+    sigma_absolute: float = 1.0
     tau_sampling: TauSampling = "grid"
     state_origin: StateOrigin = "observation"
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
             raise ConfigError(f"flow horizon is {self.horizon}; expected at least 1 action")
-        if self.k < 0 or self.sigma0 < 0:
-            raise ConfigError(f"flow k={self.k}, sigma0={self.sigma0}; expected both ≥ 0")
+        for name in ("k", "sigma0", "sigma_absolute"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"flow {name} is {value}; expected a finite number ≥ 0")
         for name, options in (("tau_sampling", TauSampling), ("state_origin", StateOrigin)):
             if getattr(self, name) not in get_args(options):
                 raise ConfigError(
@@ -104,17 +110,36 @@ def noise_std(tau: Tensor, config: FlowConfig) -> Tensor:
 
 
 def flow_sample(
-    path: Tensor, tau: Tensor, noise: Tensor, config: FlowConfig
+    path: Tensor, tau: Tensor, noise: Tensor, is_delta: Tensor, config: FlowConfig
 ) -> tuple[Tensor, Tensor]:
     """A training pair: network input x = xi + eps and target u = xi' − k·eps.
 
-    `noise` (..., d) is standard normal; eps = noise·sigma0·exp(−k·tau). Shapes: path
-    (..., h+1, d), tau (...) → x (..., d), u (..., d). The term −k·eps pulls a drifting state
-    back; the marginal of x is N(xi, sigma0²·exp(−2k·tau)).
+    `noise` (..., d) is standard normal. Delta dimensions: eps = noise·sigma0·exp(−k·tau); the term
+    −k·eps pulls a drifting state back, and the marginal of x is N(xi, sigma0²·exp(−2k·tau)).
+    Absolute dimensions: eps = noise·sigma_absolute, k = H, so that one step (1/H) leads from
+    wherever x is to the next command. A gripper command hardly ever changes; learned as a small
+    change of the last one, it is copied for ever and drifts (docs/decisions/0007).
+
+    Shapes: path (..., h+1, d), tau (...), is_delta (d,) → x (..., d), u (..., d).
     """
     position, velocity = path_at(path, tau)
-    epsilon = noise * noise_std(tau, config).unsqueeze(-1)  # (..., d)
-    return position + epsilon, velocity - config.k * epsilon
+    shrinking = noise_std(tau, config).unsqueeze(-1)  # (..., 1)
+    epsilon = noise * torch.where(is_delta, shrinking, config.sigma_absolute)  # (..., d)
+    gain = torch.where(is_delta, config.k, float(config.horizon))  # (d,)
+    return position + epsilon, velocity - gain * epsilon
+
+
+def step_of(output: Tensor, x: Tensor, is_delta: Tensor) -> Tensor:
+    """The step v/H that a network's output means: (..., d), (..., d), (d,) → (..., d).
+
+    Delta dimensions: the output is the step. Absolute ones: it is the next command, and the step
+    leads there from x.
+
+    >>> delta = torch.tensor([True, False])
+    >>> step_of(torch.tensor([0.5, 1.0]), torch.tensor([3.0, -1.0]), delta).tolist()
+    [0.5, 2.0]
+    """
+    return torch.where(is_delta, output, output - x)
 
 
 def stabilised_velocity(x: Tensor, path: Tensor, tau: Tensor, config: FlowConfig) -> Tensor:

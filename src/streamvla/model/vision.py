@@ -81,7 +81,7 @@ class VisionEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(b, v, 3, y, x) in [−1, 1] → (b, v·l, w)."""
         b, v = images.shape[:2]
-        fine = self.fine(self.stem(self._patches(images.flatten(0, 1))))  # (b·v, c, y/4, x/4)
+        fine = self.features(images)  # (b·v, c, y/4, x/4)
         coarse = self.coarse(self.shrink(F.relu(fine)))  # (b·v, 2c, y/8, x/8)
         cells = F.pixel_unshuffle(channel_norm(self.norm, coarse), 2)  # (b·v, 8c, y/16, x/16)
         grid = self.to_token(cells.flatten(2).transpose(1, 2))  # (b·v, l−1, w)
@@ -89,6 +89,10 @@ class VisionEncoder(nn.Module):
         tokens = torch.cat([grid, keypoints], dim=1).unflatten(0, (b, v))  # (b, v, l, w)
         where = (self.position + self.view).to(tokens.dtype)  # (v, l, w)
         return (tokens + where).flatten(1, 2)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the keypoints look at: (b, v, 3, y, x) → (b·v, c, y/4, x/4)."""
+        return self.fine(self.stem(self._patches(images.flatten(0, 1))))
 
     def _patches(self, images: Tensor) -> Tensor:
         """(b·v, 3, y, x) → (b·v, 50, y/4, x/4), channels last: 4×4 pixels and their position."""

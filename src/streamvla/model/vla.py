@@ -40,6 +40,7 @@ class VLAConfig:
         expansion: feed-forward width over residual width.
         channels: of the first convolution of the vision stem.
         condition_width: of the flow-time condition.
+        future_steps: how many control periods ahead the measured state is foreseen in training.
     """
 
     action_dim: int
@@ -54,6 +55,7 @@ class VLAConfig:
     expansion: int = 4
     channels: int = 64
     condition_width: int = 128
+    future_steps: tuple[int, ...] = (5, 10, 15, 20, 25)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -85,6 +87,7 @@ class StreamingVLA(nn.Module):
             c.heads,
             c.head_dim,
             c.expansion,
+            len(c.future_steps) * c.state_dim,
         )
 
     def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
@@ -110,6 +113,17 @@ class StreamingVLA(nn.Module):
         Shapes: x (b, m, d) action state relative to the flow's origin, tau (b, m) → (b, m, d).
         """
         return self.expert(x, tau, prefix)
+
+    def foresee(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> tuple[Tensor, Tensor]:
+        """`forward`, and how the measured state will have changed: for training only.
+
+        Returns:
+            step (b, m, d); future (b, m, f, s): normalised state `future_steps` periods after the
+            observation, less the state at the observation.
+        """
+        gathered = self.expert.read(x, tau, prefix)
+        future = self.expert.to_future(gathered).unflatten(-1, (-1, self.config.state_dim))
+        return self.expert.to_step(gathered), future
 
 
 def parameter_count(model: nn.Module) -> int:

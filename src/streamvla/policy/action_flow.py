@@ -14,7 +14,7 @@ from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.checkpoint import load_checkpoint
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import FlowConfig, step_of
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA
 from streamvla.policy.transforms import (
@@ -62,6 +62,7 @@ class ActionFlowPolicy:
         self.flow = flow
         self.normalisation = normalisation
         self.device = torch.device(device)
+        self._is_delta = torch.from_numpy(spec.action_space.is_delta().copy()).to(self.device)
         self.model = model.to(self.device).eval()
 
     def encode(self, observation: Observation) -> PolicyContext:
@@ -132,7 +133,8 @@ class ActionFlowPolicy:
         with torch.inference_mode():
             suffix = self._tensor(relative).unsqueeze(1)  # (b, 1, d)
             tau = torch.full(suffix.shape[:2], index / self.spec.horizon, device=self.device)
-            step = self.model(suffix, tau, context.prefix).squeeze(1)  # (b, d)
+            output = self.model(suffix, tau, context.prefix)
+            step = step_of(output, suffix, self._is_delta).squeeze(1)  # (b, d)
         return self.normalisation.restore_action(step.cpu().numpy())
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:

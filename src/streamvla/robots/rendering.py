@@ -161,7 +161,8 @@ class SceneRenderer:
             # The GL bindings raise whatever their platform layer raises: a boundary, so all of it
             # becomes the one error that names the packages.
             except Exception as error:
-                raise RobotError(f"cannot make an OpenGL context: {error}. {REMEDY}") from error
+                reason = str(error).rstrip(".")
+                raise RobotError(f"cannot make an OpenGL context: {reason}. {REMEDY}") from error
         return self._by_size[size]
 
     def _free(self) -> None:

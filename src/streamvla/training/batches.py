@@ -14,18 +14,21 @@ chunk therefore answer noise the image cannot show; the regression averages over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from streamvla.core.errors import DatasetError
+from streamvla.core.errors import ConfigError, DatasetError, did_you_mean
 from streamvla.data.store import Demonstrations, Episode
 from streamvla.model.flow import FlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy.transforms import flow_origin, words_tensor
+
+START_FRAMES = 5
+"""What counts as the start of an episode in `SamplingConfig.start_fraction`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Batch:
         command: (b, d) action state at capture.
         start: (b, m, d) action state at capture + offset, from what was executed.
         labels: (b, m, h, d) clean actions from there on.
+        future: (b, f, s) normalised state some frames later, less the state now.
     """
 
     pixels: Tensor
@@ -47,6 +51,7 @@ class Batch:
     command: Tensor
     start: Tensor
     labels: Tensor
+    future: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -60,6 +65,10 @@ class SamplingConfig:
         batch_size: b, observations a batch.
         samples: m, (δ, tau, noise) samples per observation; they share one image encoding.
         max_offset: largest δ; 0 switches the augmentation off.
+        task_weights: task → how often it is drawn, relative to 1 for those not named.
+        start_fraction: share of the draws that go to the first `START_FRAMES` frames of an
+            episode. Every run looks there, and there the arm's place tells nothing of what to do
+            next; drawn evenly, they are a few percent.
         shift_px: each view is moved by up to this many pixels each way, edges repeated. Small,
             because a pixel is about a centimetre of table.
     """
@@ -68,6 +77,18 @@ class SamplingConfig:
     samples: int = 8
     max_offset: int = 6
     shift_px: int = 2
+    start_fraction: float = 0.0
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("samples", 1), ("max_offset", 0), ("shift_px", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"sampling {name} is {value}; expected at least {least}")
+        if not 0 <= self.start_fraction <= 1:
+            raise ConfigError(
+                f"sampling start_fraction is {self.start_fraction}; expected a share from 0 to 1"
+            )
 
 
 class BatchSampler:
@@ -81,6 +102,7 @@ class BatchSampler:
         flow: FlowConfig,
         config: SamplingConfig,
         seed: int,
+        future_steps: tuple[int, ...],
     ) -> None:
         self.meta = demonstrations.meta
         self.episodes = episodes
@@ -90,14 +112,21 @@ class BatchSampler:
         self.seed = seed
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
         self._frames = _eligible_frames(episodes, flow.horizon)
+        self._starts = {
+            task: frames[frames[:, 1] < START_FRAMES] for task, frames in self._frames.items()
+        }
+        self._future_steps = np.array(future_steps)
+        self._task_probabilities = _task_probabilities(tuple(self._frames), config.task_weights)
 
     def batch(self, step: int) -> Batch:
         """The batch of one training step."""
         rng = np.random.default_rng([self.seed, step])
         tasks = list(self._frames)
         rows = []
-        for task in rng.integers(len(tasks), size=self.config.batch_size):
-            frames = self._frames[tasks[task]]  # (frames, 2)
+        chances = self._task_probabilities
+        for task in rng.choice(len(tasks), size=self.config.batch_size, p=chances):
+            at_start = rng.random() < self.config.start_fraction
+            frames = (self._starts if at_start else self._frames)[tasks[task]]  # (frames, 2)
             episode, t = frames[rng.integers(len(frames))]
             rows.append(self._sample(int(episode), int(t), rng))
         words = words_tensor([str(row.pop("instruction")) for row in rows])
@@ -115,6 +144,8 @@ class BatchSampler:
         origin = flow_origin(self.meta.action_space, states[t], self.flow.state_origin)
         chunks = episode.label[starts[:, None] + np.arange(horizon)]  # (m, h, d)
         said = self.meta.instructions_of(episode)
+        now = self.normalisation.normalise_state(episode.state[t])
+        later = np.minimum(t + self._future_steps, len(episode) - 1)
         return {
             "pixels": np.stack(
                 [
@@ -123,11 +154,27 @@ class BatchSampler:
                 ]
             ),
             "instruction": said[rng.integers(len(said))],
-            "state": self.normalisation.normalise_state(episode.state[t]),
+            "state": now,
+            "future": self.normalisation.normalise_state(episode.state[later]) - now,
             "command": self.normalisation.normalise_action(states[t] - origin),
             "start": self.normalisation.normalise_action(states[starts] - origin),
             "labels": self.normalisation.normalise_action(chunks),
         }
+
+
+def _task_probabilities(tasks: tuple[str, ...], weights: Mapping[str, float]) -> np.ndarray:
+    """(tasks,) chances that sum to 1.
+
+    Raises:
+        ConfigError: a weight for a task that is not there, or not above 0.
+    """
+    for task, weight in weights.items():
+        if task not in tasks:
+            raise did_you_mean("task", task, tasks)
+        if not 0 < weight < np.inf:
+            raise ConfigError(f"task weight {task}={weight}: expected a finite number above 0")
+    chances = np.array([weights.get(task, 1.0) for task in tasks])
+    return chances / chances.sum()
 
 
 def shift_image(image: np.ndarray, rng: np.random.Generator, limit: int) -> np.ndarray:

@@ -34,11 +34,18 @@ class OptimiserConfig:
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip <= 0 or not 0 <= self.ema_decay < 1:
-            raise ConfigError(
-                f"optimiser lr={self.lr}, clip={self.clip}, ema_decay={self.ema_decay}; expected "
-                "lr > 0, clip > 0, 0 ≤ ema_decay < 1"
-            )
+        checks = (
+            ("lr", 0 < self.lr < math.inf, "a finite number > 0"),
+            ("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "within [0, 1]"),
+            ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number ≥ 0"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "both within [0, 1)"),
+            ("clip", 0 < self.clip < math.inf, "a finite number > 0"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "within [0, 1)"),
+        )
+        for name, holds, expected in checks:
+            if not holds:
+                raise ConfigError(f"optimiser {name} is {getattr(self, name)}; expected {expected}")
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:

@@ -1,7 +1,7 @@
 """Train an action-flow policy from demonstrations.
 
     OUT/policy.safetensors            the policy (averaged weights), ready to run
-    OUT/training_state.safetensors    weights, average, optimiser: to resume
+    OUT/training_state.safetensors    weights, average, optimiser, and what the data were: to resume
     OUT/log.jsonl                     one line of metrics every `log_every` steps
 
 Everything random in step n is drawn from (seed, n), so a resumed training follows the curve of an
@@ -13,9 +13,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +29,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import PolicySpec
-from streamvla.data.store import Demonstrations, load_dataset
-from streamvla.model.checkpoint import Checkpoint, load_tensors, save_checkpoint, save_tensors
+from streamvla.data.fingerprint import fingerprint
+from streamvla.data.store import Demonstrations, Episode, load_dataset
+from streamvla.model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 from streamvla.model.flow import FlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
 from streamvla.policy.action_flow import ActionFlowPolicy
+from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
 from streamvla.training.holdout import HoldoutProbe
+from streamvla.training.keypoints import seed_keypoints
 from streamvla.training.losses import action_flow_loss
 from streamvla.training.optimiser import (
     OptimiserConfig,
@@ -44,6 +54,7 @@ from streamvla.training.optimiser import (
     update_average,
 )
 from streamvla.training.provenance import provenance
+from streamvla.training.state import StateHeader
 
 POLICY_NAME = "policy.safetensors"
 STATE_NAME = "training_state.safetensors"
@@ -74,12 +85,15 @@ class TrainConfig:
         steps: optimiser steps in all; the learning-rate schedule spans them.
         tasks: which tasks of the dataset; None for all.
         jitter: strength of colour jitter, 0 for none.
+        future_weight: of the foreseen states in the loss, 0 for none.
         holdout_per_task: episodes per task kept for the held-out action error.
         holdout_frames: frames of them that are measured.
         device: "auto" takes CUDA where there is one.
         autocast: compute in bfloat16 where it helps; weights stay float32.
         threads: of PyTorch; None leaves them as they are.
         save_every_s: seconds between saves.
+        seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`).
+        init: a policy to start from: its weights and its normalisation; None for a fresh one.
         resume: go on from OUT/training_state.safetensors.
     """
 
@@ -93,6 +107,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     jitter: float = 0.1
+    future_weight: float = 0.5
     holdout_per_task: int = 6
     holdout_frames: int = 256
     device: str = "auto"
@@ -101,16 +116,38 @@ class TrainConfig:
     log_every: int = 50
     holdout_every: int = 1000
     save_every_s: float = 300.0
+    seeded_keypoints: float = 0.5
+    init: Path | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "holdout_every", "holdout_per_task", "holdout_frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected at least 1")
+        checks = (
+            ("seed", self.seed >= 0, "at least 0"),
+            ("threads", self.threads is None or self.threads >= 1, "at least 1, or none given"),
+            ("future_weight", 0 <= self.future_weight < math.inf, "a finite number ≥ 0"),
+            ("seeded_keypoints", 0 <= self.seeded_keypoints <= 1, "a share from 0 to 1"),
+            ("jitter", 0 <= self.jitter < math.inf, "a finite number ≥ 0"),
+            ("save_every_s", self.save_every_s >= 0, "at least 0 seconds"),
+        )
+        for name, holds, expected in checks:
+            if not holds:
+                raise ConfigError(f"training {name} is {getattr(self, name)}; expected {expected}")
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result, as JSON: all but where it runs and how often it reports."""
-        elsewhere = {"out", "dataset", "device", "threads", "resume", "save_every_s", "log_every"}
+        elsewhere = {
+            "init",
+            "out",
+            "dataset",
+            "device",
+            "threads",
+            "resume",
+            "save_every_s",
+            "log_every",
+        }
         fields = dataclasses.asdict(self)
         kept = {name: value for name, value in fields.items() if name not in elsewhere}
         return json.loads(json.dumps(kept))
@@ -121,6 +158,7 @@ class TrainResult:
     """What a training came to.
 
     Attributes:
+        step: optimiser steps taken; 0 when it was stopped before the first, and nothing saved.
         finished: false when Ctrl-C stopped it; the same command with `resume` goes on.
         holdout: the last held-out action errors (`HoldoutProbe.measure`).
     """
@@ -134,9 +172,11 @@ class TrainResult:
 def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     """Train until `steps` or Ctrl-C; either way the policy and the training state are saved.
 
+    A resumed training that was finished already leaves its files as they are.
+
     Raises:
         DatasetError: the dataset is missing, damaged, or too small.
-        ConfigError: `out` holds another training, or settings differ on resuming.
+        ConfigError: `out` holds another training, or settings or data differ on resuming.
         CheckpointError: the state to resume from is missing or damaged.
     """
     if config.threads is not None:
@@ -151,7 +191,8 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
             progress.update(bar, completed=trainer.step)
             if metrics is not None:
                 progress.update(bar, note=_note(metrics))
-    trainer.save()
+    if trainer.step > trainer.saved_step:
+        trainer.save()
     return TrainResult(
         config.out / POLICY_NAME, trainer.step, trainer.step >= config.steps, trainer.holdout
     )
@@ -163,22 +204,34 @@ class Trainer:
     def __init__(self, config: TrainConfig, demonstrations: Demonstrations, clock: Clock) -> None:
         self.config = config
         self.demonstrations = demonstrations
+        self.fingerprint = fingerprint(demonstrations)
+        self.provenance: dict[str, Any] = dict(provenance())
         self.clock = clock
         self.device = _device(config.device)
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
-        self.normalisation = Normalisation.fit(
-            np.concatenate([episode.state for episode in training]),
-            np.concatenate([episode.label for episode in training]),
-        )
+        start = None
+        if config.init is not None:
+            start = load_checkpoint(config.init, demonstrations.meta.action_space)
+            self.provenance["init"] = dict(start.provenance)
+        self.normalisation = start.normalisation if start else _fit_normalisation(training)
+        self.model_config = self._model_config()
         self.sampler = BatchSampler(
-            demonstrations, training, self.normalisation, config.flow, config.sampling, config.seed
+            demonstrations,
+            training,
+            self.normalisation,
+            config.flow,
+            config.sampling,
+            config.seed,
+            self.model_config.future_steps,
         )
         self.probe = HoldoutProbe(
             demonstrations, held_out, config.flow.horizon, config.holdout_frames
         )
-        self.model_config = self._model_config()
         torch.manual_seed(config.seed)
         self.model = StreamingVLA(self.model_config).to(self.device)
+        if start is not None:
+            _start_from(self.model, start, config.init)
+        self._seed_keypoints()
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = make_optimiser(self.model, config.optimiser)
         is_delta = demonstrations.meta.action_space.is_delta()
@@ -186,10 +239,18 @@ class Trainer:
         self.policy = ActionFlowPolicy(
             self.average, self._spec(), config.flow, self.normalisation, self.device
         )
-        self.step = 0
+        self.step = self.saved_step = 0
         self.holdout: dict[str, float] = {}
         self._saved_ns = self._logged_ns = clock.now_ns()
         self._losses: list[torch.Tensor] = []
+
+    def _seed_keypoints(self) -> None:
+        """From four batches of images, drawn from the steps after the last one."""
+        batches = [self.sampler.batch(self.config.steps + i) for i in range(4)]
+        images = pixels_to_float(torch.cat([batch.pixels for batch in batches]))
+        generator = torch.Generator().manual_seed(self.config.seed)
+        share = self.config.seeded_keypoints
+        seed_keypoints(self.model.vision, images.to(self.device), share, generator)
 
     def prepare(self) -> None:
         """Resume if asked; otherwise claim the output directory."""
@@ -225,7 +286,13 @@ class Trainer:
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
             loss = action_flow_loss(
-                self.model, batch, self.is_delta, config.flow, generator, config.jitter
+                self.model,
+                batch,
+                self.is_delta,
+                config.flow,
+                generator,
+                config.jitter,
+                config.future_weight,
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -260,8 +327,16 @@ class Trainer:
     def save(self) -> None:
         """Write the policy and the training state."""
         save_checkpoint(self.config.out / POLICY_NAME, self.checkpoint())
-        header = {"schema_version": 1, "step": self.step, "recipe": self.config.recipe()}
-        save_tensors(self.config.out / STATE_NAME, self._state_tensors(), header)
+        header = StateHeader(
+            step=self.step,
+            recipe=self.config.recipe(),
+            dataset=self.fingerprint,
+            normalisation=self.normalisation,
+            provenance=self.provenance,
+            holdout=self.holdout,
+        )
+        save_tensors(self.config.out / STATE_NAME, self._state_tensors(), header.to_json())
+        self.saved_step = self.step
         self._saved_ns = self.clock.now_ns()
 
     def restore(self) -> None:
@@ -269,24 +344,20 @@ class Trainer:
 
         Raises:
             CheckpointError: it is missing or damaged.
-            ConfigError: it was made with other settings.
+            ConfigError: it was made with other settings or other data.
         """
         path = self.config.out / STATE_NAME
-        header, tensors = load_tensors(path)
-        recipe = self.config.recipe()
-        differing = [name for name in recipe if header["recipe"].get(name) != recipe[name]]
-        if differing:
-            raise ConfigError(
-                f"{path} was made with other settings: {', '.join(differing)}. Resume with the "
-                "same ones, or start anew in another out."
-            )
+        fields, tensors = load_tensors(path)
+        header = StateHeader.from_json(path, fields)
+        header.require_recipe(path, self.config.recipe())
+        header.require_dataset(path, self.config.dataset, self.fingerprint)
         try:
             self._restore_tensors(tensors)
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path}: does not fit this model ({error}). Start anew in another out."
             ) from error
-        self.step = int(header["step"])
+        self._restore_header(header)
 
     def checkpoint(self) -> Checkpoint:
         """The policy as it stands: averaged weights and where they come from."""
@@ -297,7 +368,7 @@ class Trainer:
             spec=self.policy.spec,
             normalisation=self.normalisation,
             provenance={
-                **provenance(),
+                **self.provenance,
                 "step": self.step,
                 "training": self.config.recipe(),
                 "parameters": parameter_count(self.model),
@@ -319,6 +390,14 @@ class Trainer:
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"{key}.{name}"] = value
         return tensors
+
+    def _restore_header(self, header: StateHeader) -> None:
+        self.step = self.saved_step = header.step
+        self.holdout = dict(header.holdout)
+        self.normalisation = header.normalisation
+        self.sampler.normalisation = self.policy.normalisation = header.normalisation
+        resumptions = [*header.provenance.get("resumed", ()), self.provenance]
+        self.provenance = {**header.provenance, "resumed": resumptions}
 
     def _restore_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for prefix, module in (("model.", self.model), ("average.", self.average)):
@@ -352,10 +431,32 @@ class Trainer:
         )
 
 
+def _fit_normalisation(training: Sequence[Episode]) -> Normalisation:
+    return Normalisation.fit(
+        np.concatenate([episode.state for episode in training]),
+        np.concatenate([episode.label for episode in training]),
+    )
+
+
+def _start_from(model: StreamingVLA, start: Checkpoint, path: Path | None) -> None:
+    """Take another policy's weights.
+
+    Raises:
+        ConfigError: it has another size.
+    """
+    if start.model != model.config:
+        raise ConfigError(
+            f"init {path} has sizes {start.model}, this training {model.config}; start from a "
+            "policy of the same size and robot"
+        )
+    model.load_state_dict(dict(start.weights))
+
+
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise ConfigError("device is 'cuda', but PyTorch finds no CUDA device; use auto or cpu")
+    return torch.device(name if name != "auto" else "cuda" if present else "cpu")
 
 
 def _seed(seed: int, step: int) -> int:

@@ -1,0 +1,41 @@
+"""What tells one dataset from another, so that a training goes on with the data it began with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from streamvla.data.store import Demonstrations, Episode
+
+
+def fingerprint(demonstrations: Demonstrations) -> dict[str, Any]:
+    """A dataset's settings, its size, and a digest of its episodes, as JSON.
+
+    The settings are those of `meta.json` but for the commit, and of the tasks only those that were
+    loaded: a dataset that has grown by a task is still the same to a training on the others.
+    """
+    fields = demonstrations.meta.to_json()
+    present = {episode.task for episode in demonstrations.episodes}
+    fields["tasks"] = {task: said for task, said in fields["tasks"].items() if task in present}
+    del fields["commit"], fields["schema_version"]
+    fields["episodes"] = len(demonstrations.episodes)
+    fields["frames"] = demonstrations.frame_count
+    fields["content"] = _digest(demonstrations.episodes)
+    return json.loads(json.dumps(fields))
+
+
+def _digest(episodes: Iterable[Episode]) -> str:
+    """SHA-256 over the episodes in loading order; of their images the first of every view."""
+    digest = hashlib.sha256()
+    for episode in episodes:
+        identity = [episode.task, episode.seed, len(episode), episode.success_step]
+        digest.update(json.dumps(identity).encode())
+        for array in (episode.state, episode.action, episode.label):
+            digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        for view in sorted(episode.images):
+            digest.update(episode.images[view][0].tobytes())
+    return digest.hexdigest()

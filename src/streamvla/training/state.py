@@ -1,0 +1,101 @@
+"""The header of a training state: what a resumed training must share with the one it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
+from streamvla.model.checkpoint import SCHEMA_VERSION
+from streamvla.model.normalisation import Normalisation
+
+
+@dataclass(frozen=True)
+class StateHeader:
+    """All of a training state but its tensors.
+
+    Attributes:
+        step: optimiser steps taken.
+        recipe: `TrainConfig.recipe` of the training.
+        dataset: `data.fingerprint` of its demonstrations.
+        normalisation: that the weights were trained under.
+        provenance: command, date and commit that began the training; "resumed": the same of every
+            resumption.
+        holdout: the last held-out action errors.
+    """
+
+    step: int
+    recipe: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    normalisation: Normalisation
+    provenance: Mapping[str, Any]
+    holdout: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {**vars(self), "normalisation": self.normalisation.to_json()}
+        return {"schema_version": SCHEMA_VERSION, **fields}
+
+    @classmethod
+    def from_json(cls, path: Path, fields: Mapping[str, Any]) -> StateHeader:
+        """Inverse of `to_json`; `path` is where the fields were read, for messages.
+
+        Raises:
+            CheckpointError: a missing or malformed field.
+        """
+        try:
+            return cls(
+                step=int(fields["step"]),
+                recipe=dict(fields["recipe"]),
+                dataset=dict(fields["dataset"]),
+                normalisation=Normalisation.from_json(fields["normalisation"]),
+                provenance=dict(fields["provenance"]),
+                holdout=dict(fields["holdout"]),
+            )
+        except (KeyError, TypeError, ValueError, StreamVLAError) as error:
+            raise CheckpointError(
+                f"{path}: not a training state, or a garbled one ({type(error).__name__}: "
+                f"{error}). Start anew in another out."
+            ) from error
+
+    def require_recipe(self, path: Path, recipe: Mapping[str, Any]) -> None:
+        """Check the settings to resume with.
+
+        Raises:
+            ConfigError: the training was made with others; the message names them.
+        """
+        differing = _differing(self.recipe, recipe)
+        if differing:
+            raise ConfigError(
+                f"{path} was made with other settings: {', '.join(differing)}. Resume with the "
+                "same ones, or start anew in another out."
+            )
+
+    def require_dataset(self, path: Path, directory: Path, dataset: Mapping[str, Any]) -> None:
+        """Check the fingerprint of the data in `directory` to resume with.
+
+        Raises:
+            ConfigError: the training began with other data; the message names what differs.
+        """
+        differing = _differing(self.dataset, dataset)
+        if differing:
+            told = ", ".join(_change(name, self.dataset, dataset) for name in differing)
+            raise ConfigError(
+                f"{path} was trained on other data than {directory} holds: {told}. Resume with "
+                "the dataset it began with, or start anew in another out."
+            )
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ, in the order of `now`."""
+    names = [*now, *(name for name in before if name not in now)]
+    return [name for name in names if before.get(name) != now.get(name)]
+
+
+def _change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """As in "episodes 24 (was 20)"; only the name where values say nothing to a reader."""
+    values = (now.get(name), before.get(name))
+    if name == "content" or not all(isinstance(value, int | float | str) for value in values):
+        return name
+    return f"{name} {values[0]} (was {values[1]})"
