@@ -16,8 +16,8 @@ Training moves them from there like all other weights.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor
-from torch.nn import functional as F
 
 from streamvla.model.vision import PATCH, VisionEncoder
 
