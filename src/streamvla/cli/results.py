@@ -153,7 +153,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "wall-clock": Recipe(
         commands={
-            "run": "run --episodes 24 --videos 2 --profile paper-20hz --out runs/wall-clock --json"
+            "run": "run --episodes 24 --videos 1 --profile paper-20hz --out runs/wall-clock --json"
         },
         rows=_method_rows,
         columns={
