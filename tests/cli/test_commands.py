@@ -157,6 +157,7 @@ def interrupt_when(command: list[str], ready: Path, folder: Path) -> int:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(1200):
         if list(ready.parent.glob(ready.name)) or process.poll() is not None:

@@ -164,9 +164,14 @@ from streamvla.data import collect as module
 module.EPISODES_PER_SHARD = 1  # spawned workers run these lines, too
 module.STEPS_PAST_SUCCESS = 1
 if __name__ == "__main__":
-    config = module.CollectConfig(Path(sys.argv[1]), ("reach",), 40, workers=2)
+    config = module.CollectConfig(Path(sys.argv[1]), ("reach",), 400, workers=2)
     module.collect(config, lambda state: print("shard", flush=True))
 """
+
+
+def heed_interrupts() -> None:
+    """A suite that runs in the background of a shell inherits an ignored Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.render
@@ -179,6 +184,7 @@ def test_ctrl_c_leaves_whole_shards_and_says_how_to_resume(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "shard\n"

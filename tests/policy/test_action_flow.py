@@ -19,7 +19,7 @@ from streamvla.model.normalisation import Normalisation
 from streamvla.policy import ActionFlowPolicy
 from tests.model.tiny import tiny_model
 
-SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-0.5,) * 3, (0.5,) * 3)
+SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-0.3,) * 3, (0.3,) * 3)
 SPEC = PolicySpec(SPACE, 6, ("side", "front"), (32, 32), 2, 50_000_000)
 
 
@@ -54,7 +54,7 @@ def test_emitted_deltas_sum_to_the_flow_displacement(start, index):
     x = start
     for action in actions:
         assert action.dtype == np.float64
-        assert (np.abs(action) <= 0.5).all()
+        assert (np.abs(action) <= 0.3).all()
         x = SPACE.advance(x, action)
     np.testing.assert_allclose(sum(actions)[:2], (x - start)[:2], rtol=0, atol=1e-12)
     assert x[2] == actions[-1][2]
@@ -63,7 +63,7 @@ def test_emitted_deltas_sum_to_the_flow_displacement(start, index):
 def test_some_actions_are_clipped_in_these_tests():
     """The tiny model does exceed the limits, so the property above covers clipping."""
     actions = np.stack(list(POLICY.generate(CONTEXT, FlowStart(np.array([9.0, -9.0, 3.0])))))
-    assert (np.abs(actions) == 0.5).any()
+    assert (np.abs(actions) == 0.3).any()
 
 
 @settings(max_examples=10, deadline=None)
