@@ -10,6 +10,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.executors import Executor
 from streamvla.runtime.governor import Fallback
+from streamvla.runtime.ladder import Ladder
 from streamvla.runtime.latency import ConstantLatency, LatencyModel, LatencyProfile, profile_ms
 from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Pacing, Streamer
@@ -51,7 +52,7 @@ class Scenario:
     duration_ns: int | None = None
     space: ActionSpace = field(default_factory=lambda: MIXED)
     script: Script | None = None
-    fallback: Fallback | None = None
+    fallback: Fallback | Ladder | None = None
     latency: LatencyModel | None = None
     serial: bool = True
 

@@ -2,7 +2,9 @@
 
 from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
+from streamvla.runtime.fallbacks import Compliance, FallbackController, HoldPosition, TowardGoal
 from streamvla.runtime.governor import Decelerate, Governor, Hold
+from streamvla.runtime.ladder import Ladder
 from streamvla.runtime.latency import PROFILES, LatencyProfile, named_profile
 from streamvla.runtime.realtime import RealtimeDriver, run_realtime
 from streamvla.runtime.simulated import run_simulated
@@ -12,18 +14,23 @@ from streamvla.trace.spans import Pacing
 __all__ = [
     "PROFILES",
     "ActionFlow",
+    "Compliance",
     "Decelerate",
     "Episode",
     "EpisodeLimits",
     "EpisodeResult",
     "Executor",
+    "FallbackController",
     "Governor",
     "Hold",
+    "HoldPosition",
+    "Ladder",
     "LatencyProfile",
     "Pacing",
     "RealtimeDriver",
     "Streamer",
     "Synchronous",
+    "TowardGoal",
     "named_profile",
     "run_realtime",
     "run_simulated",

@@ -63,6 +63,12 @@ class RollingBuffer:
             raise ValueError("a time-aligned buffer needs the due_tick of every action")
         self._actions.append(action)
 
+    def clear(self) -> tuple[PlannedAction, ...]:
+        """Take everything out, and say what it was."""
+        actions = tuple(self._actions)
+        self._actions.clear()
+        return actions
+
     def pop(self, tick: int) -> tuple[PlannedAction | None, tuple[PlannedAction, ...]]:
         """The action for `tick` (None: nothing is due), and those dropped because they are late."""
         if self._alignment == "order":

@@ -4,7 +4,7 @@ It takes timed events and returns commands; it owns no thread, no socket, no clo
 run it: `simulated` (virtual time) and `realtime` (the system clock), so what is studied in
 simulation is what runs on the robot.
 
-    events in   Started  Tick | Free   Observed   Generated   StageFailed
+    events in   Started  Tick | Free   Observed   Generated   StageFailed   Rearm
     commands    StartObserve   StartGenerate   CancelGenerate   Send   Stop
     out
 
@@ -19,19 +19,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import StageFailedError
+from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart
 from streamvla.runtime.buffer import PlannedAction, RollingBuffer
 from streamvla.runtime.executors import Executor
-from streamvla.runtime.governor import Fallback, Governor, Hold
+from streamvla.runtime.governor import Fallback, Governor, Hold, Ruling, SimpleGovernor, unusable
+from streamvla.runtime.ladder import Ladder, LadderGovernor
 from streamvla.trace import (
     ActionReady,
     Dropped,
     Failed,
     Finished,
     GenerateRequested,
+    Intervened,
     ObserveReady,
     ObserveRequested,
+    Rearmed,
     Rejected,
     Sent,
     TraceSink,
@@ -70,10 +73,14 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The context of an observation is ready."""
+    """The context of an observation is ready.
+
+    `goal` (d,) is the action state at which it says the motion should end; None if it does not.
+    """
 
     now_ns: int
     observation: int
+    goal: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,14 @@ class StageFailed:
     message: str
 
 
-Event = Started | Tick | Free | Observed | Generated | StageFailed
+@dataclass(frozen=True, slots=True)
+class Rearm:
+    """Somebody looked at the robot and ends a latched safe stop; without one it does nothing."""
+
+    now_ns: int
+
+
+Event = Started | Tick | Free | Observed | Generated | StageFailed | Rearm
 
 
 # --- commands out ----------------------------------------------------------------------------
@@ -167,7 +181,8 @@ class Streamer:
         pacing: "event": the robot takes the next action the moment it is free and one is there;
             "grid": one command on every control tick, from the buffer or from the governor.
         trace: gets every event.
-        fallback: what the governor sends when no action is due (grid pacing).
+        fallback: the governor's rule: `Hold` or `Decelerate` when no action is due, or a `Ladder`
+            (grid pacing only).
         max_observations: observe no more than this often; None for no limit.
     """
 
@@ -179,7 +194,7 @@ class Streamer:
         pacing: Pacing,
         trace: TraceSink,
         *,
-        fallback: Fallback | None = None,
+        fallback: Fallback | Ladder | None = None,
         max_observations: int | None = None,
     ) -> None:
         self._space = space
@@ -188,7 +203,7 @@ class Streamer:
         self._executed = executor.executed(horizon)
         self._pacing: Pacing = pacing
         self._trace = trace
-        self._governor = Governor(space, fallback or Hold())
+        self._governor = _make_governor(space, fallback or Hold(), pacing)
         self._max_observations = max_observations
 
         self._buffer = RollingBuffer("order")
@@ -203,6 +218,13 @@ class Streamer:
         self._free_since_ns: int | None = None  # event pacing: idle since then; None: executing
         self._sent = 0
         self._failure: StageFailedError | None = None
+        self._latched = False  # the safe stop is on; only `Rearm` ends it
+        self._outdated: int | None = None  # an observation from before the safe stop
+
+    @property
+    def latched(self) -> bool:
+        """Whether the robot is in a safe stop that waits for `Rearm`."""
+        return self._latched
 
     @property
     def action_state(self) -> np.ndarray:
@@ -247,6 +269,8 @@ class Streamer:
                 return self._on_observed(event)
             case StageFailed():
                 return self._on_failed(event)
+            case Rearm():
+                return self._on_rearm(event)
             case Started():
                 if self._pacing == "event":
                     self._free_since_ns = event.now_ns
@@ -256,17 +280,23 @@ class Streamer:
 
     def _on_tick(self, event: Tick) -> list[Command]:
         """Exactly one command leaves, whatever the model does."""
-        if self._failure is not None:
-            return self._safe_stop(event.now_ns, event.due_ns, event.tick)
         observe = self._observe_if_wanted(event.now_ns)
         action, late = self._buffer.pop(event.tick)
         for dropped in late:
             self._drop(event.now_ns, dropped.generation, dropped.index, "past due")
-        if action is None:
-            rung, values = self._governor.fallback(self._action_state)
-            send = self._send_governed(rung, values, event.now_ns, event.due_ns, event.tick)
+        ruling = self._governor.rule(None if action is None else action.values, self._action_state)
+        for rung, cause in ruling.interventions:
+            self._trace.record(Intervened(event.now_ns, event.tick, rung, cause))
+        if action is not None and ruling.source == "policy":
+            send = self._send_action(action, ruling, event.now_ns, event.due_ns, event.tick)
         else:
-            send = self._send_action(action, event.now_ns, event.due_ns, event.tick)
+            if action is not None:
+                self._drop(event.now_ns, action.generation, action.index, "refused")
+            send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
+        if self._failure is not None:
+            return [send, Stop(self._failure)] if self._governor.at_rest else [send]
+        if self._governor.latched and not self._latched:
+            return [send, *self._latch(event.now_ns, "the governor's own")]
         return [send, *observe]
 
     def _on_free(self, event: Free) -> list[Command]:
@@ -274,7 +304,7 @@ class Streamer:
         self._trace.record(Finished(event.now_ns))
         self._free_since_ns = event.now_ns
         if self._failure is not None:
-            return self._safe_stop(event.now_ns, event.now_ns, self._sent)
+            return self._stop_at_once(event.now_ns, event.now_ns)
         observe = self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *observe]
 
@@ -285,10 +315,13 @@ class Streamer:
         if action is None:
             return []
         due_ns, self._free_since_ns = self._free_since_ns, None
-        return [self._send_action(action, now_ns, due_ns, self._sent)]
+        ruling = self._governor.rule(action.values, self._action_state)
+        return [self._send_action(action, ruling, now_ns, due_ns, self._sent)]
 
-    def _send_action(self, action: PlannedAction, now_ns: int, due_ns: int, tick: int) -> Send:
-        values = self._governor.passed(action.values)
+    def _send_action(
+        self, action: PlannedAction, ruling: Ruling, now_ns: int, due_ns: int, tick: int
+    ) -> Send:
+        values = ruling.values
         self._commit(values)
         self._trace.record(
             Sent(
@@ -306,10 +339,9 @@ class Streamer:
         )
         return Send(values)
 
-    def _send_governed(
-        self, rung: str, values: np.ndarray, now_ns: int, due_ns: int, tick: int
-    ) -> Send:
+    def _send_governed(self, ruling: Ruling, now_ns: int, due_ns: int, tick: int) -> Send:
         """Send a command that is the governor's own, not the policy's."""
+        rung, values, _ = ruling
         self._commit(values)
         depth = len(self._buffer)
         sent = Sent(now_ns, due_ns, tick, rung, -1, -1, -1, -1, depth, tuple(values.tolist()))
@@ -324,7 +356,7 @@ class Streamer:
 
     def _observe_if_wanted(self, now_ns: int) -> list[Command]:
         """Observe when no more than `lead` actions are pending and no other context is due."""
-        if self._encoding is not None or self._ready is not None:
+        if self._latched or self._encoding is not None or self._ready is not None:
             return []
         if self._max_observations is not None and self._observations >= self._max_observations:
             return []
@@ -342,8 +374,11 @@ class Streamer:
         captured_ns = self._captured_ns[event.observation]
         self._trace.record(ObserveReady(event.now_ns, event.observation, captured_ns))
         self._encoding = None
-        if self._failure is not None:
+        if self._latched:
             return []
+        if event.observation == self._outdated:
+            return self._observe_if_wanted(event.now_ns)
+        self._governor.aim(event.goal)
         self._ready = event.observation
         return self._generate_if_possible(event.now_ns)
 
@@ -390,7 +425,7 @@ class Streamer:
                 event.index,
             )
         )
-        cause = self._governor.check(event.values)
+        cause = unusable(self._space, event.values)
         if cause is not None:
             return self._reject(event, cause)
         return self._accept(event, generation)
@@ -450,16 +485,50 @@ class Streamer:
             f"the {event.stage} stage failed: {event.message}. The robot was told to hold; "
             "the trace has every event up to here"
         )
-        self._generation = None
-        self._ready = None
+        cancel = self._latch(event.now_ns, f"{event.stage} stage failed")
         if self._free_since_ns is not None:
-            return self._safe_stop(event.now_ns, self._free_since_ns, self._sent)
-        return []
+            return [*cancel, *self._stop_at_once(event.now_ns, self._free_since_ns)]
+        return cancel
 
-    def _safe_stop(self, now_ns: int, due_ns: int, tick: int) -> list[Command]:
+    def _latch(self, now_ns: int, cause: str) -> list[Command]:
+        """Give up the plan and let the governor bring the robot to its safe stop."""
+        self._governor.stop(cause)
+        self._latched = True
+        for action in self._buffer.clear():
+            self._drop(now_ns, action.generation, action.index, "safe stop")
+        self._ready = None
+        self._outdated = self._encoding
+        generation, self._generation = self._generation, None
+        return [] if generation is None else [CancelGenerate(generation.number)]
+
+    def _on_rearm(self, event: Rearm) -> list[Command]:
+        """The policy may move the robot again: from a fresh look, not from what it had planned.
+
+        A dead stage stays dead: after one, only a new episode moves the robot.
+        """
+        if not self._latched or self._failure is not None:
+            return []
+        self._trace.record(Rearmed(event.now_ns))
+        self._governor.rearm()
+        self._latched = False
+        return self._observe_if_wanted(event.now_ns)
+
+    def _stop_at_once(self, now_ns: int, due_ns: int) -> list[Command]:
+        """Event pacing: the hold, and the end."""
         assert self._failure is not None
-        hold = self._space.hold(self._action_state)
-        return [self._send_governed("hold", hold, now_ns, due_ns, tick), Stop(self._failure)]
+        ruling = self._governor.rule(None, self._action_state)
+        return [self._send_governed(ruling, now_ns, due_ns, self._sent), Stop(self._failure)]
 
     def _drop(self, now_ns: int, generation: int, index: int, reason: str) -> None:
         self._trace.record(Dropped(now_ns, generation, index, reason))
+
+
+def _make_governor(space: ActionSpace, rule: Fallback | Ladder, pacing: Pacing) -> Governor:
+    if not isinstance(rule, Ladder):
+        return SimpleGovernor(space, rule)
+    if pacing == "event":
+        raise ConfigError(
+            "a ladder needs grid pacing: it steps in on control ticks, and event pacing sends "
+            "nothing while no action is there; use --pacing grid or a Hold"
+        )
+    return LadderGovernor(space, rule)
