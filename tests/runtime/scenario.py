@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.runtime.buffer import LateRule
 from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.executors import Executor
 from streamvla.runtime.governor import Fallback
@@ -55,6 +56,8 @@ class Scenario:
     fallback: Fallback | Ladder | None = None
     latency: LatencyModel | None = None
     serial: bool = True
+    late: LateRule | None = None
+    validity_ns: int | None = None
 
     def episode(self, trace: TraceSink) -> Episode:
         period_ns = self.profile.execute_ns
@@ -68,6 +71,8 @@ class Scenario:
             trace,
             fallback=self.fallback,
             max_observations=self.observations,
+            late=self.late,
+            validity_ns=self.validity_ns,
         )
         limits = EpisodeLimits(self.duration_ns)
         return Episode(

@@ -129,11 +129,17 @@ class _SimulatedRun:
     def _until_over(self) -> EndReason:
         while self._over is None:
             if not self._heap:
-                raise RuntimeError("the simulated run stopped: no event is left and it is not over")
+                return self._end_without_events()
             instant_ns, _, _, call = heapq.heappop(self._heap)
             self._clock.advance_to(instant_ns)
             call()
         return self._over
+
+    def _end_without_events(self) -> EndReason:
+        reason = end_reason(self._episode, self.now_ns - self._start_ns)
+        if reason is None:
+            raise RuntimeError("the simulated run stopped: no event is left and it is not over")
+        return reason
 
     def _schedule_time_limit(self) -> None:
         """Event pacing has no ticks to notice the limit on while the robot waits."""

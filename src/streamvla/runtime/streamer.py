@@ -14,16 +14,17 @@ ends, so the actions of consecutive generations form one continuous flow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart
-from streamvla.runtime.buffer import PlannedAction, RollingBuffer
+from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
 from streamvla.runtime.executors import Executor
 from streamvla.runtime.governor import Fallback, Governor, Hold, Ruling, SimpleGovernor, unusable
+from streamvla.runtime.health import Health, HealthState, HealthThresholds
 from streamvla.runtime.ladder import Ladder, LadderGovernor
 from streamvla.trace import (
     ActionReady,
@@ -31,6 +32,7 @@ from streamvla.trace import (
     Failed,
     Finished,
     GenerateRequested,
+    HealthChanged,
     Intervened,
     ObserveReady,
     ObserveRequested,
@@ -142,9 +144,10 @@ class CancelGenerate:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Put this command (d,) in force on the robot."""
+    """Put this command (d,) in force on the robot; after `valid_until_ns`, if set, not any more."""
 
     values: np.ndarray
+    valid_until_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,7 @@ class _Generation:
     captured_ns: int
     next_index: int
     held: list[PlannedAction]
+    first_tick: int | None = None  # the control tick its first action was planned for
 
 
 class Streamer:
@@ -184,6 +188,10 @@ class Streamer:
         fallback: the governor's rule: `Hold` or `Decelerate` when no action is due, or a `Ladder`
             (grid pacing only).
         max_observations: observe no more than this often; None for no limit.
+        late: what an action does that comes after its tick (grid pacing; event pacing shifts).
+        validity_ns: how long after the capture behind it an action may still be sent; None: it
+            never expires, which is right where leaving a step out is worse than sending it late.
+        health: when the action stream counts as degraded or stalled (grid pacing).
     """
 
     def __init__(
@@ -196,7 +204,12 @@ class Streamer:
         *,
         fallback: Fallback | Ladder | None = None,
         max_observations: int | None = None,
+        late: LateRule | None = None,
+        validity_ns: int | None = None,
+        health: HealthThresholds | None = None,
     ) -> None:
+        late = late or Shift()
+        _check_settings(pacing, late, validity_ns)
         self._space = space
         self._horizon = horizon
         self._executor = executor
@@ -206,7 +219,13 @@ class Streamer:
         self._governor = _make_governor(space, fallback or Hold(), pacing)
         self._max_observations = max_observations
 
-        self._buffer = RollingBuffer("order")
+        self._by_tick = not isinstance(late, Shift)
+        self._validity_ns = validity_ns
+        self._health = Health(health or HealthThresholds())
+
+        self._buffer = RollingBuffer(late)
+        self._next_tick = 0
+        self._planned_until = 0  # the first control tick that no action was planned for yet
         self._action_state = space.initial_state()  # (d,) after everything sent
         self._observations = 0
         self._captured_ns: dict[int, int] = {}
@@ -225,6 +244,11 @@ class Streamer:
     def latched(self) -> bool:
         """Whether the robot is in a safe stop that waits for `Rearm`."""
         return self._latched
+
+    @property
+    def health(self) -> HealthState:
+        """The state of the action stream (grid pacing)."""
+        return self._health.state
 
     @property
     def action_state(self) -> np.ndarray:
@@ -281,9 +305,8 @@ class Streamer:
     def _on_tick(self, event: Tick) -> list[Command]:
         """Exactly one command leaves, whatever the model does."""
         observe = self._observe_if_wanted(event.now_ns)
-        action, late = self._buffer.pop(event.tick)
-        for dropped in late:
-            self._drop(event.now_ns, dropped.generation, dropped.index, "past due")
+        self._next_tick = event.tick + 1
+        action = self._next_action(event.now_ns, event.tick)
         ruling = self._governor.rule(None if action is None else action.values, self._action_state)
         for rung, cause in ruling.interventions:
             self._trace.record(Intervened(event.now_ns, event.tick, rung, cause))
@@ -293,11 +316,29 @@ class Streamer:
             if action is not None:
                 self._drop(event.now_ns, action.generation, action.index, "refused")
             send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
+        self._note_health(event, supplied=ruling.source == "policy")
         if self._failure is not None:
             return [send, Stop(self._failure)] if self._governor.at_rest else [send]
         if self._governor.latched and not self._latched:
             return [send, *self._latch(event.now_ns, "the governor's own")]
         return [send, *observe]
+
+    def _next_action(self, now_ns: int, tick: int) -> PlannedAction | None:
+        """The action for a control instant; what is late or expired on the way is dropped."""
+        while True:
+            action, late = self._buffer.pop(tick)
+            for dropped in late:
+                self._drop(now_ns, dropped.generation, dropped.index, "past due")
+            if action is None or action.valid_until_ns is None:
+                return action
+            if now_ns <= action.valid_until_ns:
+                return action
+            self._drop(now_ns, action.generation, action.index, "expired")
+
+    def _note_health(self, event: Tick, *, supplied: bool) -> None:
+        transition = self._health.tick(supplied=supplied, latched=self._governor.latched)
+        if transition is not None:
+            self._trace.record(HealthChanged(event.now_ns, event.tick, *transition))
 
     def _on_free(self, event: Free) -> list[Command]:
         """The robot takes the next action if there is one, and idles otherwise."""
@@ -311,9 +352,9 @@ class Streamer:
     def _send_if_free(self, now_ns: int) -> list[Command]:
         if self._free_since_ns is None:
             return []
-        action, _ = self._buffer.pop(self._sent)
+        action = self._next_action(now_ns, self._sent)
         if action is None:
-            return []
+            return self._observe_if_wanted(now_ns)  # all that was pending may just have expired
         due_ns, self._free_since_ns = self._free_since_ns, None
         ruling = self._governor.rule(action.values, self._action_state)
         return [self._send_action(action, ruling, now_ns, due_ns, self._sent)]
@@ -335,9 +376,10 @@ class Streamer:
                 action.captured_ns,
                 len(self._buffer),
                 tuple(values.tolist()),
+                -1 if action.valid_until_ns is None else action.valid_until_ns,
             )
         )
-        return Send(values)
+        return Send(values, action.valid_until_ns)
 
     def _send_governed(self, ruling: Ruling, now_ns: int, due_ns: int, tick: int) -> Send:
         """Send a command that is the governor's own, not the policy's."""
@@ -434,15 +476,7 @@ class Streamer:
         generation.next_index += 1
         last = generation.next_index == self._horizon
         if event.index < self._executed:
-            generation.held.append(
-                PlannedAction(
-                    event.values,
-                    generation.number,
-                    event.index,
-                    generation.observation,
-                    generation.captured_ns,
-                )
-            )
+            generation.held.append(self._plan(event, generation))
         else:
             self._drop(event.now_ns, event.generation, event.index, "beyond execute horizon")
         if self._executor.streams or last:
@@ -453,8 +487,29 @@ class Streamer:
         generate = self._generate_if_possible(event.now_ns) if last else []
         return [*self._send_if_free(event.now_ns), *generate]
 
+    def _plan(self, event: Generated, generation: _Generation) -> PlannedAction:
+        captured_ns, window_ns = generation.captured_ns, self._validity_ns
+        return PlannedAction(
+            event.values,
+            generation.number,
+            event.index,
+            generation.observation,
+            captured_ns,
+            valid_until_ns=None if window_ns is None else captured_ns + window_ns,
+        )
+
     def _release(self, generation: _Generation) -> None:
+        """Hand over what is ready. By-tick rules: action i is due i ticks after the first one.
+
+        The first one is due on the next tick, or behind the plan that is still being executed.
+        """
         for action in generation.held:
+            if self._by_tick:
+                if generation.first_tick is None:
+                    first = max(self._next_tick, self._planned_until)
+                    generation.first_tick = first - action.index
+                action = replace(action, due_tick=generation.first_tick + action.index)
+                self._planned_until = generation.first_tick + action.index + 1
             self._buffer.push(action)
         generation.held.clear()
 
@@ -521,6 +576,17 @@ class Streamer:
 
     def _drop(self, now_ns: int, generation: int, index: int, reason: str) -> None:
         self._trace.record(Dropped(now_ns, generation, index, reason))
+
+
+def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> None:
+    if validity_ns is not None and validity_ns <= 0:
+        raise ConfigError(
+            f"validity {validity_ns} ns must be > 0, or None for actions that never expire"
+        )
+    if pacing == "event" and not isinstance(late, Shift):
+        raise ConfigError(
+            f"{late} goes by control ticks, and event pacing has none: use Shift or grid pacing"
+        )
 
 
 def _make_governor(space: ActionSpace, rule: Fallback | Ladder, pacing: Pacing) -> Governor:
