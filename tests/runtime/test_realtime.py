@@ -80,7 +80,7 @@ def test_every_tick_is_served_while_the_model_hangs():
 
 
 def test_ticks_that_went_by_are_skipped_not_served_in_a_burst():
-    """A control thread held up for many periods sends one command then, for the present tick."""
+    """A control thread held up for many periods sends one command, and the next when it is due."""
     held_up = iter([False] * 5 + [True] + [False] * 1000)
 
     def watch(now_ns: int) -> None:
@@ -99,9 +99,9 @@ def test_ticks_that_went_by_are_skipped_not_served_in_a_burst():
     sent = [event for event in trace.events if isinstance(event, Sent)]
     ticks = [event.tick for event in sent]
     assert ticks == sorted(set(ticks))
-    after = ticks.index(5) + 1
-    assert ticks[after] >= 5 + 12
-    assert sent[after].t_ns - sent[after].due_ns < 2 * QUICK.execute_ns
+    held, following = sent[5:7]
+    assert following.tick >= held.tick + 12
+    assert following.t_ns >= following.due_ns > held.t_ns
 
 
 def test_a_dead_stage_ends_in_a_hold_and_the_driver_lives_on():

@@ -155,6 +155,15 @@ class Policy(Protocol):
         ...
 
 
+def goal_of(context: Any) -> np.ndarray | None:
+    """(d,) where a context says the motion should end, as an action state; None if it does not.
+
+    A context states it by an attribute `goal`. A fallback controller may drive there when the
+    policy falls silent.
+    """
+    return getattr(context, "goal", None)
+
+
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:
     """Raise `SpecMismatchError` unless the policy was made for a robot like this one."""
     robot.action_space.require(policy.action_space, "the policy")

@@ -3,6 +3,7 @@
 from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
 from streamvla.runtime.fallbacks import Compliance, FallbackController, HoldPosition, TowardGoal
+from streamvla.runtime.faults import FaultPlan, parse_faults
 from streamvla.runtime.governor import Decelerate, Governor, Hold
 from streamvla.runtime.ladder import Ladder
 from streamvla.runtime.latency import PROFILES, LatencyProfile, named_profile
@@ -21,6 +22,7 @@ __all__ = [
     "EpisodeResult",
     "Executor",
     "FallbackController",
+    "FaultPlan",
     "Governor",
     "Hold",
     "HoldPosition",
@@ -32,6 +34,7 @@ __all__ = [
     "Synchronous",
     "TowardGoal",
     "named_profile",
+    "parse_faults",
     "run_realtime",
     "run_simulated",
 ]

@@ -124,7 +124,7 @@ class ControlLoop:
             case ObserveBegun():
                 self._episode.trace.record(ObserveStarted(now_ns, result.observation))
             case ContextReady():
-                self._handle(Observed(now_ns, result.observation))
+                self._handle(Observed(now_ns, result.observation, result.goal))
             case ActionMade():
                 self._handle(
                     Generated(
@@ -150,12 +150,12 @@ class ControlLoop:
         self._plan_next_tick(now_ns)
 
     def _plan_next_tick(self, now_ns: int) -> None:
-        """The tick after this one, or the present one if this loop was held up for longer.
+        """The first tick that is still to come, however long this loop was held up.
 
         Ticks that went by are skipped, never served in a burst: a robot must not get two commands
         at once. The gap in tick numbers stays in the trace, and counts as halted.
         """
-        self._tick = max(self._tick + 1, (now_ns - self._start_ns) // self._period_ns)
+        self._tick = (now_ns - self._start_ns) // self._period_ns + 1
         self._deadline_ns = self._start_ns + self._tick * self._period_ns
 
     def _look_for_end(self, now_ns: int) -> bool:

@@ -18,6 +18,8 @@ from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.control import ControlLoop
 from streamvla.runtime.episode import Episode, EpisodeResult, make_context
+from streamvla.runtime.faults import NO_FAULTS, FaultPlan
+from streamvla.runtime.injection import FaultClock, JumpingClock, inject
 from streamvla.runtime.loop_statistics import TickLog
 from streamvla.runtime.stages import Accelerator, StageResult, StageRunner, StageTimes, measure_once
 from streamvla.runtime.streamer import StartObserve
@@ -70,19 +72,29 @@ class RealtimeDriver:
             )
         return times
 
-    def run(self, episode: Episode, start_ns: int | None = None) -> EpisodeResult:
+    def run(
+        self, episode: Episode, start_ns: int | None = None, *, faults: FaultPlan = NO_FAULTS
+    ) -> EpisodeResult:
         """Run one episode; the robot must have been reset for `start_ns`.
 
         Args:
             start_ns: the instant of the first tick, waited for; None for now.
+            faults: put in on purpose, counted from `start_ns`.
 
         Raises:
-            StageFailedError: a stage died; the robot was told to hold first.
+            StageFailedError: a stage died; the robot was brought to its safe stop first.
             KeyboardInterrupt: passed on after the robot was told to hold.
+            ConfigError: a fault that only a process can have.
         """
         start_ns = self._clock.now_ns() if start_ns is None else start_ns
-        stages = _ThreadStages(episode, self._clock, self._accelerator)
-        loop = ControlLoop(episode, self._clock, stages, start_ns)
+        clock = self._clock
+        if faults:
+            faults.require_in_process()
+            sleep_until_ns = self._clock.sleep_until_ns
+            episode = inject(episode, FaultClock(faults, self._clock, start_ns, sleep_until_ns))
+            clock = JumpingClock(self._clock, faults, start_ns)
+        stages = _ThreadStages(episode, clock, self._accelerator)
+        loop = ControlLoop(episode, clock, stages, start_ns)
         self.ticks = loop.ticks
         try:
             return loop.run()

@@ -17,7 +17,7 @@ import numpy as np
 
 from streamvla.core.clock import SystemClock
 from streamvla.core.errors import StageFailedError
-from streamvla.core.interfaces import FlowStart, Policy, Robot
+from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of
 from streamvla.runtime.episode import context_of
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartGenerate, StartObserve
@@ -38,9 +38,10 @@ class ObserveBegun:
 
 @dataclass(frozen=True, slots=True)
 class ContextReady:
-    """The context of the observation is there."""
+    """The context of the observation is there, and with it the goal (d,) it states, if any."""
 
     observation: int
+    goal: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ class StageRunner:
                 return
             self._occupy(self._encoder, started_ns, self._profile.observe_ns)
             self._contexts[observation] = context
-            self._report(ContextReady(observation))
+            self._report(ContextReady(observation, goal_of(context)))
 
         self._encoder.submit(job)
 
