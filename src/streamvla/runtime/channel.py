@@ -38,6 +38,11 @@ class Channel:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._unsent)
+
     def send(self, message: bytes) -> None:
         """Queue a message and hand over what the socket takes now."""
         with self._sending:
