@@ -61,11 +61,11 @@ class MeasureRequest:
 
 # --- results ---------------------------------------------------------------------------------
 
-_IDLE, _BEGUN, _CONTEXT, _ACTION = range(4)
+_IDLE, _BEGUN, _CONTEXT, _CONTEXT_WITH_GOAL, _ACTION = range(5)
 
 
 def result_record(dim: int) -> np.dtype:
-    """The record of one result: `values` holds the `dim` numbers of an action."""
+    """The record of one result: `values` holds the `dim` numbers of an action, or a goal."""
     whole = ("kind", "episode", "observation", "generation", "index")
     fields = [(name, np.int64) for name in (*whole, "started_ns", "made_ns")]
     return np.dtype([*fields, ("values", np.float64, (dim,))])
@@ -95,8 +95,11 @@ def to_record(record: np.dtype, delivered: Delivered) -> np.ndarray:
             row["kind"] = _IDLE
         case ObserveBegun(observation):
             row["kind"], row["observation"] = _BEGUN, observation
-        case ContextReady(observation):
+        case ContextReady(observation, None):
             row["kind"], row["observation"] = _CONTEXT, observation
+        case ContextReady(observation, goal):
+            row["kind"], row["observation"] = _CONTEXT_WITH_GOAL, observation
+            row["values"] = goal
         case ActionMade(started_ns, generation, index, values):
             row["kind"], row["started_ns"] = _ACTION, started_ns
             row["generation"], row["index"], row["values"] = generation, index, values
@@ -113,6 +116,8 @@ def from_record(row: np.void) -> Delivered:
         result = ObserveBegun(int(row["observation"]))
     elif kind == _CONTEXT:
         result = ContextReady(int(row["observation"]))
+    elif kind == _CONTEXT_WITH_GOAL:
+        result = ContextReady(int(row["observation"]), row["values"].copy())
     elif kind == _ACTION:
         result = ActionMade(
             int(row["started_ns"]), int(row["generation"]), int(row["index"]), row["values"].copy()
@@ -121,15 +126,20 @@ def from_record(row: np.void) -> Delivered:
 
 
 def fits(record: np.dtype, result: StageResult | None) -> bool:
-    """Whether a result can be a record: no words, and an action of the right shape."""
+    """Whether a result can be a record: no words, and numbers of the right shape."""
     match result:
         case StageError():
             return False
-        case ActionMade():
-            values: Any = result.values
-            return (
-                isinstance(values, np.ndarray)
-                and values.dtype.kind in "fiu"
-                and values.shape == record["values"].shape
-            )
+        case ActionMade(values=values):
+            return _is_vector(record, values)
+        case ContextReady(goal=goal):
+            return goal is None or _is_vector(record, goal)
     return True
+
+
+def _is_vector(record: np.dtype, values: object) -> bool:
+    return (
+        isinstance(values, np.ndarray)
+        and values.dtype.kind in "fiu"
+        and values.shape == record["values"].shape
+    )

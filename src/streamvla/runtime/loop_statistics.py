@@ -60,6 +60,13 @@ class TickLog:
         """(ticks,) int64: how long each tick kept the loop busy."""
         return _int64(self.done_ns) - _int64(self.served_ns)
 
+    def skipped(self, rate_hz: float) -> int:
+        """Ticks between the first and the last that were never served."""
+        if not self.due_ns:
+            return 0
+        expected = round((self.due_ns[-1] - self.due_ns[0]) * rate_hz / NS_PER_S) + 1
+        return expected - len(self)
+
     def periodicity_hz(self) -> np.ndarray:
         """(ticks − 1,) rates between one tick and the next."""
         return NS_PER_S / np.maximum(np.diff(_int64(self.served_ns)), 1)
@@ -113,12 +120,14 @@ class LoopStatistics:
         rate_hz: what was asked for.
         periodicity: Hz, from tick to tick.
         execution_time: microseconds a tick kept the loop busy.
+        skipped: ticks that never got a command, because the loop was held up beyond the next.
         lateness_ms: p50, p99 and maximum, from a command's deadline to its hand-over to the robot.
-        miss_rate: the fraction of commands later than 1 ms.
+        miss_rate: the fraction of ticks whose command went out later than 1 ms, or never.
     """
 
     rate_hz: float
     ticks: int
+    skipped: int
     periodicity: Spread
     execution_time: Spread
     lateness_ms: dict[str, float]
@@ -128,13 +137,15 @@ class LoopStatistics:
     @classmethod
     def of(cls, log: TickLog, rate_hz: float) -> LoopStatistics:
         late_ns = log.lateness_ns()
+        skipped = log.skipped(rate_hz)
         return cls(
             rate_hz=rate_hz,
             ticks=len(log),
+            skipped=skipped,
             periodicity=Spread.of(log.periodicity_hz()),
             execution_time=Spread.of(log.execution_ns() / 1e3),
             lateness_ms=lateness_ms(late_ns),
-            miss_rate=miss_rate(late_ns),
+            miss_rate=miss_rate(late_ns, skipped),
         )
 
     @property
@@ -158,9 +169,10 @@ def lateness_ms(late_ns: np.ndarray) -> dict[str, float]:
     return {"p50": float(p50), "p99": float(p99), "max": float(late_ns.max()) / NS_PER_MS}
 
 
-def miss_rate(late_ns: np.ndarray) -> float:
-    """The fraction of (n,) ns that are later than `MISS_NS`."""
-    return float((late_ns > MISS_NS).mean()) if len(late_ns) else 0.0
+def miss_rate(late_ns: np.ndarray, skipped: int = 0) -> float:
+    """The fraction of ticks later than `MISS_NS`, (n,) ns, or skipped."""
+    ticks = len(late_ns) + skipped
+    return (int((late_ns > MISS_NS).sum()) + skipped) / ticks if ticks else 0.0
 
 
 def _int64(values: array) -> np.ndarray:
