@@ -183,7 +183,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "overhead": Recipe(
-        commands={"this machine": "bench --json"},
+        commands={"this machine": "bench runtime --json"},
         columns={
             "run": Column("runtime overhead"),
             "tick_p50_us": Column("tick p50 (µs)"),
