@@ -259,7 +259,7 @@ def test_a_robot_defined_in_the_main_script_is_refused_by_name(tmp_path):
 
 def test_wishes_are_answered_and_recorded(tmp_path):
     """Each wish comes back as obtained or refused, and stands in the trace's header."""
-    settings = RealtimeSettings(cpus=(4096,), lock_memory=True)
+    settings = RealtimeSettings(cpus=(4096,))
     with ProcessDriver(parts.still_robot, parts.wandering_policy, settings=settings) as driver:
         driver.run(plan_for(tmp_path / "trace.jsonl", observations=1))
         grants = driver.grants

@@ -162,9 +162,7 @@ def _verify(records: np.ndarray, first: int) -> None:
         and (records["made_ns"] == ~numbers).all()
         and (records["values"] == numbers[:, None]).all()
     )
-    _require(
-        bool(whole), f"among records {first} to {first + len(records) - 1} one is torn or lost"
-    )
+    _require(bool(whole), f"of {len(records)} records from {first} one is torn or lost")
 
 
 def _produce(connection: Connection, total: int, batch: int) -> None:

@@ -41,7 +41,8 @@ class BenchRealtime:
     Attributes:
         hz: control ticks a second.
         seconds: for each of the three loops.
-        priority: ask for SCHED_FIFO with this priority (executor process).
+        priority: ask for SCHED_FIFO with this priority (executor process); None for the normal
+            scheduler.
         cpus: ask to run on these cores only (executor process).
         lock_memory: ask to keep memory from being paged out (executor process).
         json: print the figures as one JSON object on the last line.
@@ -49,7 +50,7 @@ class BenchRealtime:
 
     hz: float = 100.0
     seconds: float = 60.0
-    priority: int | None = None
+    priority: int | None = RealtimeSettings.fifo_priority
     cpus: tuple[int, ...] = ()
     lock_memory: bool = False
     json: bool = False
@@ -78,10 +79,11 @@ class BenchRealtime:
 def bench_realtime(command: BenchRealtime) -> None:
     """Run the command and print its figures."""
     executor = _executor_process(command)
+    statistics = executor.statistics
     same_process = _same_process(command)
     sleep_loop = _sleep_loop(command)
     figures = {
-        **_figures(executor.statistics),
+        **_figures(statistics),
         "same_process": _figures(same_process),
         "sleep_loop": sleep_loop,
         "times_better_p99": same_process.lateness_ms["p99"]

@@ -22,16 +22,17 @@ class RealtimeSettings:
     """What the executor process should ask for.
 
     Attributes:
-        fifo_priority: SCHED_FIFO with this priority, 1 to 99; None stays with the normal
-            scheduler. On a virtual machine FIFO can make lateness worse: measure
-            (`streamvla bench realtime`).
+        fifo_priority: SCHED_FIFO with this priority, 1 to 99, for the control loop's thread;
+            None stays with the normal scheduler. 50 is what ros2_control asks for. Measure what
+            it does to your machine: `streamvla bench realtime`, with and without.
         cpus: run on these cores only; empty for any.
-        lock_memory: keep all memory from being paged out (mlockall).
+        lock_memory: keep all memory from being paged out (mlockall). Off by default: under a
+            small limit (`ulimit -l`) later allocations would fail.
         timer_slack_ns: how late the kernel may wake a normal process to save power; its own
             default is 50 000.
     """
 
-    fifo_priority: int | None = None
+    fifo_priority: int | None = 50
     cpus: tuple[int, ...] = ()
     lock_memory: bool = False
     timer_slack_ns: int = 1
