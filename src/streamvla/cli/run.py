@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from streamvla.cli.methods import AUTO, label, parse_method, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
-from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
 from streamvla.core.interfaces import Policy, Robot, check_fit
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
@@ -22,17 +22,23 @@ from streamvla.runtime import (
     Episode,
     EpisodeLimits,
     Executor,
+    FaultPlan,
+    Ladder,
     LatencyProfile,
     RealtimeDriver,
     Streamer,
     named_profile,
+    parse_faults,
 )
+from streamvla.runtime.feasibility import check_schedule, estimate_stages
+from streamvla.runtime.stages import StageTimes
 from streamvla.trace import FileTrace, Trace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
 
 MEASURED = "measured"
 FIRST_SEED = 2_000_000
 VIDEO_SIZE = (240, 240)
+WARM_UP_REPEATS = 5
 RESET_NS = ms_to_ns(300)
 """Given to the robot to reset before the episode's first tick."""
 
@@ -55,6 +61,10 @@ class Run:
         out: folder for traces, videos, the report and the Perfetto trace.
         resume: keep complete episodes that an interrupted run left in `out`.
         videos: how many episodes to film.
+        governor: "basic": clip and hold; "ladder": the robot's motion limits, smooth stops, a
+            latched safe stop. Default: the ladder when faults are put in, else basic.
+        faults: put in on purpose, in every episode: KIND[:AMOUNT]@START[+LENGTH], as in
+            model-stall:800ms@3s.
         json: print the figures as one JSON object on the last line.
     """
 
@@ -70,11 +80,25 @@ class Run:
     out: Path = Path("runs/run")
     resume: bool = False
     videos: int = 3
+    governor: Literal["basic", "ladder"] | None = None
+    faults: tuple[str, ...] = ()
     json: bool = False
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.videos < 0:
             raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
+        self.fault_plan().require_in_process()
+        if self.uses_ladder() and self.pacing == "event":
+            raise ConfigError(
+                "the ladder steps in on control ticks, and event pacing has none: use --pacing "
+                "grid, or --governor basic"
+            )
+
+    def fault_plan(self) -> FaultPlan:
+        return parse_faults(self.faults)
+
+    def uses_ladder(self) -> bool:
+        return self.governor == "ladder" or (self.governor is None and bool(self.faults))
 
 
 @dataclass
@@ -143,6 +167,7 @@ class _Session:
             parse_method(method, self._profile, horizon) for method in command.methods
         ]
         self._videos: dict[Path, Path] = {}
+        self._checked = False  # feasibility was said
 
     def run_all(self) -> None:
         """Every episode with every method; a robot is set up once per task."""
@@ -182,18 +207,30 @@ class _Session:
             episode = self._episode(robot, executor, trace, film)
             start_ns = self._driver.clock.now_ns() + RESET_NS
             robot.reset(self._command.seed + number, start_ns, self._profile.execute_ns)
-            self._driver.run(episode, start_ns)
+            self._drive(episode, start_ns)
         if film is not None:
             self._render(film, path)
+
+    def _drive(self, episode: Episode, start_ns: int) -> None:
+        """Run it; where faults are put in, a stage that dies is a result, not the end."""
+        faults = self._command.fault_plan()
+        try:
+            self._driver.run(episode, start_ns, faults=faults)
+        except StageFailedError as error:
+            if not faults:
+                raise
+            print(f"Episode ended: {error}", flush=True)
 
     def _episode(
         self, robot: Robot, executor: Executor, trace: Any, watch: Callable[[int], None] | None
     ) -> Episode:
         space, horizon = self._policy.spec.action_space, self._policy.spec.horizon
+        ladder = Ladder(robot.spec.motion_limits) if self._command.uses_ladder() else None
+        pacing = self._command.pacing
         return Episode(
             robot=robot,
             policy=self._policy,
-            streamer=Streamer(space, horizon, executor, self._command.pacing, trace),
+            streamer=Streamer(space, horizon, executor, pacing, trace, fallback=ladder),
             trace=trace,
             pacing=self._command.pacing,
             profile=self._profile,
@@ -216,7 +253,18 @@ class _Session:
 
     def _warm_up(self, robot: Robot) -> None:
         robot.reset(self._command.seed, self._driver.clock.now_ns(), self._profile.execute_ns)
-        self._driver.measure(robot, self._policy, repeats=3)
+        times = self._driver.measure(robot, self._policy, repeats=WARM_UP_REPEATS)
+        if not self._checked:
+            self._say_what_is_feasible(times)
+            self._checked = True
+
+    def _say_what_is_feasible(self, times: list[StageTimes]) -> None:
+        """Before motion: whether each method's schedule can be met here."""
+        stages = estimate_stages(times).padded(self._profile)
+        horizon, period_ns = self._policy.spec.horizon, self._profile.execute_ns
+        for executor in self._executors:
+            verdict = check_schedule(stages, period_ns, executor, horizon)
+            print(f"{label(executor, horizon)}: {verdict.sentence()}", flush=True)
 
     def _resolve_profile(self) -> LatencyProfile:
         """The named profile, or this machine's own median stage times."""
@@ -302,8 +350,9 @@ class _Session:
         from streamvla.trace.perfetto import PerfettoRun, write_perfetto
 
         pacing, period_ns, out = self._command.pacing, self._profile.execute_ns, self._command.out
+        space = self._policy.spec.action_space
         runs = [
-            ReportRun(outcome.name, outcome.traces, row, pacing, period_ns, outcome.videos)
+            ReportRun(outcome.name, outcome.traces, row, pacing, period_ns, outcome.videos, space)
             for outcome, row in zip(outcomes, rows, strict=True)
         ]
         context = ReportContext(
