@@ -35,6 +35,7 @@ from streamvla.runtime.streamer import (
     Free,
     Generated,
     Observed,
+    SafeStop,
     Send,
     StageFailed,
     Started,
@@ -76,7 +77,7 @@ class ControlLoop:
 
         Raises:
             StageFailedError: a stage died; the robot was brought to its safe stop first.
-            KeyboardInterrupt: passed on after the robot was told to hold.
+            KeyboardInterrupt: passed on after the robot was brought to its safe stop.
         """
         try:
             self._clock.sleep_until_ns(self._start_ns)
@@ -86,7 +87,7 @@ class ControlLoop:
             while self._over is None:
                 self._step()
         except KeyboardInterrupt:
-            self._hold()
+            self._come_to_rest()
             close_trace(self._episode, self._clock.now_ns(), self._start_ns, "interrupted")
             raise
         result = close_trace(self._episode, self._clock.now_ns(), self._start_ns, self._over)
@@ -164,6 +165,21 @@ class ControlLoop:
             self._episode.watch(now_ns)
         self._over = self._over or end_reason(self._episode, now_ns - self._start_ns)
         return self._over is not None
+
+    def _come_to_rest(self) -> None:
+        """Serve the ticks of the governor's safe stop; in event pacing, which has none, hold."""
+        now_ns = self._clock.now_ns()
+        self._handle(SafeStop(now_ns, "interrupted"))
+        if self._deadline_ns is None or self._episode.pacing == "event":
+            self._hold()
+            return
+        while True:
+            self._plan_next_tick(now_ns)
+            self._clock.sleep_until_ns(self._deadline_ns)
+            now_ns = self._clock.now_ns()
+            self._handle(Tick(now_ns, self._deadline_ns, self._tick))
+            if self._episode.streamer.at_rest:
+                return
 
     def _hold(self) -> None:
         space = self._episode.robot.spec.action_space

@@ -4,7 +4,7 @@ It takes timed events and returns commands; it owns no thread, no socket, no clo
 run it: `simulated` (virtual time) and `realtime` (the system clock), so what is studied in
 simulation is what runs on the robot.
 
-    events in   Started  Tick | Free   Observed   Generated   StageFailed   Rearm
+    events in   Started  Tick | Free   Observed   Generated   StageFailed   SafeStop   Rearm
     commands    StartObserve   StartGenerate   CancelGenerate   Send   Stop
     out
 
@@ -106,13 +106,21 @@ class StageFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SafeStop:
+    """The robot shall stop now (an operator, a driver that ends): latched until `Rearm`."""
+
+    now_ns: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rearm:
     """Somebody looked at the robot and ends a latched safe stop; without one it does nothing."""
 
     now_ns: int
 
 
-Event = Started | Tick | Free | Observed | Generated | StageFailed | Rearm
+Event = Started | Tick | Free | Observed | Generated | StageFailed | SafeStop | Rearm
 
 
 # --- commands out ----------------------------------------------------------------------------
@@ -246,6 +254,11 @@ class Streamer:
         return self._latched
 
     @property
+    def at_rest(self) -> bool:
+        """Whether the last command left the robot standing."""
+        return self._governor.at_rest
+
+    @property
     def health(self) -> HealthState:
         """The state of the action stream (grid pacing)."""
         return self._health.state
@@ -293,6 +306,8 @@ class Streamer:
                 return self._on_observed(event)
             case StageFailed():
                 return self._on_failed(event)
+            case SafeStop():
+                return self._latch(event.now_ns, event.cause)
             case Rearm():
                 return self._on_rearm(event)
             case Started():
