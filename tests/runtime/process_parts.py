@@ -49,7 +49,7 @@ def wide_robot() -> StillRobot:
     return StillRobot(unit_space(5), PERIOD_NS)
 
 
-class SlowCaptureRobot(StillRobot):
+class LargeCaptureRobot(StillRobot):
     """Captures are larger than any socket's buffer."""
 
     def capture(self) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -57,7 +57,7 @@ class SlowCaptureRobot(StillRobot):
 
 
 def large_capture_robot() -> StillRobot:
-    return SlowCaptureRobot(SPACE, PERIOD_NS, keep=False)
+    return LargeCaptureRobot(SPACE, PERIOD_NS, keep=False)
 
 
 def _wander(observation, start, index) -> np.ndarray:

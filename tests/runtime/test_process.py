@@ -19,13 +19,14 @@ from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, SpecMismatchError, StageFailedError, TraceError
 from streamvla.runtime.episode import EpisodeLimits
 from streamvla.runtime.executors import ActionFlow, Synchronous
+from streamvla.runtime.faults import parse_faults
 from streamvla.runtime.latency import ConstantLatency, profile_ms
 from streamvla.runtime.plan import EpisodePlan
 from streamvla.runtime.privileges import RealtimeSettings
 from streamvla.runtime.process import ProcessDriver
 from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Streamer
-from streamvla.trace import Ended, Failed, MemoryTrace, Sent, Trace, read_trace
+from streamvla.trace import Ended, Failed, FaultInjected, MemoryTrace, Sent, Trace, read_trace
 
 from . import process_parts as parts
 from .scenario import Scenario, wandering
@@ -198,18 +199,15 @@ def test_actions_of_the_wrong_shape_are_refused_not_misread(tmp_path):
         driver.run(plan_for(tmp_path / "shape.jsonl", seconds=20))
 
 
-def test_a_large_capture_does_not_hold_up_a_tick_while_the_model_is_suspended(tmp_path):
+def test_large_captures_hold_up_no_tick_while_the_model_is_suspended(tmp_path):
     """A 4 MiB capture that the suspended model does not take costs no tick its command."""
     path = tmp_path / "large.jsonl"
+    plan = replace(plan_for(path, seconds=1), faults=parse_faults(["sigstop:600ms@100ms"]))
     with ProcessDriver(parts.large_capture_robot, parts.wandering_policy) as driver:
-        os.kill(driver.model_pid, signal.SIGSTOP)
-        threading.Timer(0.5, lambda: os.kill(driver.model_pid, signal.SIGCONT)).start()
-        driver.run(plan_for(path, observations=1))
-        once(path, after(5), lambda: os.kill(driver.model_pid, signal.SIGSTOP))
-        result = driver.run(plan_for(path, seconds=0.8))
-        os.kill(driver.model_pid, signal.SIGCONT)
+        result = driver.run(plan)
+    held = [event for event in sent(read_trace(path)) if event.source == "hold"]
     assert result.reason == "time-limit"
-    assert len(sent(read_trace(path))) > 20
+    assert len(held) > 15
 
 
 def test_a_film_keeps_a_capture_of_every_control_instant(driver, tmp_path):
@@ -266,3 +264,28 @@ def test_wishes_are_answered_and_recorded(tmp_path):
     cores = next(grant for grant in grants if grant.wish.startswith("cores"))
     assert not cores.obtained
     assert read_trace(tmp_path / "trace.jsonl").header["executor"] == [str(g) for g in grants]
+
+
+@pytest.mark.parametrize(
+    "faults", ["sigstop:200ms@200ms", "gil-hog:200ms@200ms", "model-stall:200ms@200ms", "nan@200ms"]
+)
+def test_a_fault_in_the_model_process_is_survived_and_recorded(driver, tmp_path, faults):
+    """Each fault stands in the trace, every tick has its command, and the policy is back after."""
+    path = tmp_path / "fault.jsonl"
+    plan = replace(plan_for(path, seconds=1.2), faults=parse_faults([faults]))
+    assert driver.run(plan).reason == "time-limit"
+    trace = read_trace(path)
+    injected = [event.kind for event in trace.events if isinstance(event, FaultInjected)]
+    assert injected == [fault.kind for fault in plan.faults.faults]
+    ticks = [event.tick for event in sent(trace)]
+    assert ticks == sorted(set(ticks))
+    assert "policy" in {event.source for event in sent(trace)[-10:]}
+
+
+def test_a_planned_kill_ends_as_a_real_one(driver, tmp_path):
+    """The fault sigkill leaves the same StageFailedError and a stopped robot."""
+    path = tmp_path / "kill.jsonl"
+    plan = replace(plan_for(path, seconds=20), faults=parse_faults(["sigkill@300ms"]))
+    with pytest.raises(StageFailedError, match="killed by SIGKILL"):
+        driver.run(plan)
+    assert sent(read_trace(path))[-1].source == "hold"

@@ -26,6 +26,7 @@ from streamvla.runtime.channel import Channel
 from streamvla.runtime.control import ControlLoop
 from streamvla.runtime.episode import EpisodeLimits, EpisodeResult, Watch
 from streamvla.runtime.handoff import (
+    AwaitIdle,
     BeginEpisode,
     Delivered,
     EndEpisode,
@@ -34,6 +35,7 @@ from streamvla.runtime.handoff import (
     from_record,
     result_record,
 )
+from streamvla.runtime.injection import FaultClock, FaultWatch, FaultyRobot, JumpingClock
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.launch import receive_fd
 from streamvla.runtime.loop_statistics import LoopStatistics, TickLog
@@ -161,13 +163,13 @@ class _ProcessStages:
         self._results: deque[StageResult] = deque()
         self._death_told = False
 
-    def wait_for_model(self, begin: BeginEpisode) -> None:
-        """Announce the episode, and wait until the model process has done with the one before.
+    def wait_for_model(self) -> None:
+        """Until the model process has done with the episode before.
 
         Raises:
             StageFailedError: it is dead, or does not come back.
         """
-        self._intake.send(begin)
+        self._intake.send(AwaitIdle(self._episode))
         deadline_ns = self._clock.now_ns() + round(STAGE_RETURN_S * NS_PER_S)
         while not any(
             each.episode == self._episode and each.result is None for each in self._intake.collect()
@@ -302,16 +304,29 @@ class _Executor:
             return plan.instruction or self._robot.instruction
 
         stages = _ProcessStages(self._owner, self._intake, self._clock, self._episodes, instruct)
-        stages.wait_for_model(BeginEpisode(self._episodes, plan.profile))
+        stages.wait_for_model()
         start_ns = request.start_ns or self._clock.now_ns() + plan.reset_ns
+        self._intake.send(BeginEpisode(self._episodes, plan.profile, start_ns, plan.faults))
         self._robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
         film = _Film(self._robot) if plan.film else None
-        streamer = plan.streamer(trace)
-        hosted = _Hosted(self._robot, streamer, trace, plan.pacing, plan.profile, plan.limits, film)
-        loop = ControlLoop(hosted, self._clock, stages, start_ns)
+        hosted, clock = self._host(plan, trace, film, start_ns)
+        loop = ControlLoop(hosted, clock, stages, start_ns)
         with _no_collections():
             result = loop.run()
         return self._result(result, loop.ticks, plan, film)
+
+    def _host(
+        self, plan: EpisodePlan, trace: TraceSink, film: _Film | None, start_ns: int
+    ) -> tuple[_Hosted, SystemClock]:
+        """What the control loop runs, and by which clock: the faulty ones if faults are planned."""
+        robot, watch, clock = self._robot, film, self._clock
+        if plan.faults:
+            faults = FaultClock(plan.faults, clock, start_ns, clock.sleep_until_ns)
+            robot, watch = FaultyRobot(robot, faults), FaultWatch(faults, trace, film)
+            clock = JumpingClock(clock, plan.faults, start_ns)
+        streamer = plan.streamer(trace)
+        hosted = _Hosted(robot, streamer, trace, plan.pacing, plan.profile, plan.limits, watch)
+        return hosted, clock
 
     def _result(
         self, result: EpisodeResult, ticks: TickLog, plan: EpisodePlan, film: _Film | None

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.runtime.faults import FaultPlan
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.stages import (
     ActionMade,
@@ -27,11 +28,20 @@ from streamvla.runtime.stages import (
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitIdle:
+    """Answer with a record without a result once nothing of an earlier episode runs any more."""
+
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
 class BeginEpisode:
-    """An episode begins; the model answers with an `_IDLE` record once it is free."""
+    """The episode's first tick is at `start_ns`."""
 
     episode: int
     profile: LatencyProfile
+    start_ns: int
+    faults: FaultPlan
 
 
 @dataclass(frozen=True, slots=True)

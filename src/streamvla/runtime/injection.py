@@ -60,7 +60,7 @@ class FaultClock:
 
 def inject(episode: Episode, faults: FaultClock) -> Episode:
     """The episode with faults that come from its policy and its robot, and them in its trace."""
-    start = _StartWatch(faults, episode.trace, episode.watch)
+    start = FaultWatch(faults, episode.trace, episode.watch)
     return replace(
         episode,
         policy=FaultyPolicy(episode.policy, faults),
@@ -69,7 +69,7 @@ def inject(episode: Episode, faults: FaultClock) -> Episode:
     )
 
 
-class _StartWatch:
+class FaultWatch:
     """Records every fault on the first control instant at which it is on."""
 
     def __init__(

@@ -18,6 +18,7 @@ from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.channel import Channel
 from streamvla.runtime.episode import context_of
 from streamvla.runtime.handoff import (
+    AwaitIdle,
     BeginEpisode,
     Delivered,
     EndEpisode,
@@ -27,12 +28,13 @@ from streamvla.runtime.handoff import (
     result_record,
     to_record,
 )
+from streamvla.runtime.injection import FaultClock, FaultyPolicy, FaultyRobot
 from streamvla.runtime.launch import receive_fd
 from streamvla.runtime.plan import MakePolicy, MakeRobot
+from streamvla.runtime.process_faults import hog
 from streamvla.runtime.ring import SharedRing
 from streamvla.runtime.stages import (
     Accelerator,
-    StageResult,
     StageRunner,
     measure_once,
 )
@@ -83,16 +85,41 @@ class _Served:
     """One episode in the model process."""
 
     def __init__(
-        self, begin: BeginEpisode, policy: Policy, accelerator: Accelerator, outlet: _Outlet
+        self,
+        begin: BeginEpisode,
+        robot: Robot,
+        policy: Policy,
+        accelerator: Accelerator,
+        outlet: _Outlet,
     ) -> None:
-        self._number = begin.episode
-        self._outlet = outlet
-        self.runner = StageRunner(policy, begin.profile, outlet.clock, accelerator, self._deliver)
-        accelerator.encoder.submit(lambda: self._deliver(None))
+        clock = outlet.clock
+        if begin.faults:
+            faults = FaultClock(begin.faults, clock, begin.start_ns, clock.sleep_until_ns)
+            robot, policy = FaultyRobot(robot, faults), FaultyPolicy(policy, faults)
+            hog(begin.faults, clock, begin.start_ns)
+        self._robot = robot
+        self._policy = policy
+        self.runner = StageRunner(
+            policy,
+            begin.profile,
+            clock,
+            accelerator,
+            lambda result: outlet.deliver(Delivered(begin.episode, clock.now_ns(), result)),
+        )
 
-    def _deliver(self, result: StageResult | None) -> None:
-        made_ns = self._outlet.clock.now_ns()
-        self._outlet.deliver(Delivered(self._number, made_ns, result))
+    def observe(self, request: ObserveRequest) -> None:
+        self.runner.observe(
+            request.observation,
+            request.captured_ns,
+            lambda: context_of(
+                self._robot,
+                self._policy,
+                request.capture,
+                request.action_state,
+                request.instruction,
+                request.captured_ns,
+            ),
+        )
 
 
 class _ModelServer:
@@ -119,9 +146,13 @@ class _ModelServer:
         match request:
             case MeasureRequest():
                 self._measure(request)
-            case BeginEpisode():
+            case AwaitIdle():
                 self._abandon()
-                self._episode = _Served(request, self._policy, self._accelerator, self._outlet)
+                self._accelerator.encoder.submit(lambda: self._say_idle(request.episode))
+            case BeginEpisode():
+                self._episode = _Served(
+                    request, self._robot, self._policy, self._accelerator, self._outlet
+                )
             case EndEpisode():
                 self._abandon()
             case _ if self._episode is not None:
@@ -130,9 +161,7 @@ class _ModelServer:
     def _on_stage_request(self, request: object, episode: _Served) -> None:
         match request:
             case ObserveRequest():
-                episode.runner.observe(
-                    request.observation, request.captured_ns, lambda: self._context(request)
-                )
+                episode.observe(request)
             case StartGenerate():
                 episode.runner.generate(request)
             case CancelGenerate():
@@ -140,20 +169,13 @@ class _ModelServer:
             case other:
                 raise TypeError(f"the model process knows no request {type(other).__name__}")
 
+    def _say_idle(self, episode: int) -> None:
+        self._outlet.deliver(Delivered(episode, self._outlet.clock.now_ns(), None))
+
     def _abandon(self) -> None:
         if self._episode is not None:
             self._episode.runner.abandon()
             self._episode = None
-
-    def _context(self, request: ObserveRequest) -> object:
-        return context_of(
-            self._robot,
-            self._policy,
-            request.capture,
-            request.action_state,
-            request.instruction,
-            request.captured_ns,
-        )
 
     def _measure(self, request: MeasureRequest) -> None:
         clock, times = self._outlet.clock, []

@@ -10,6 +10,7 @@ from typing import Any
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.episode import EpisodeLimits, EpisodeResult
+from streamvla.runtime.faults import NO_FAULTS, FaultPlan
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.loop_statistics import LoopStatistics, TickLog
 from streamvla.runtime.privileges import Grant
@@ -35,6 +36,7 @@ class EpisodePlan:
         seed: the robot is reset with it.
         instruction: say this to the policy instead of the robot's own phrasing.
         reset_ns: given to the robot to reset before the first tick.
+        faults: put in on purpose, counted from tick 0.
         film: keep a capture of every control instant, for a video made afterwards.
     """
 
@@ -47,6 +49,7 @@ class EpisodePlan:
     seed: int = 0
     instruction: str | None = None
     reset_ns: int = ms_to_ns(300)
+    faults: FaultPlan = NO_FAULTS
     film: bool = False
 
 

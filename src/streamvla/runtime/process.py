@@ -15,7 +15,7 @@ import socket
 from dataclasses import dataclass
 from types import TracebackType
 
-from streamvla.core.clock import NS_PER_S
+from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import PolicySpec, RobotSpec, check_fit
 from streamvla.runtime.executor_process import (
@@ -31,6 +31,7 @@ from streamvla.runtime.launch import Child
 from streamvla.runtime.model_process import model_main
 from streamvla.runtime.plan import EpisodePlan, MakePolicy, MakeRobot, ProcessResult
 from streamvla.runtime.privileges import Grant, RealtimeSettings
+from streamvla.runtime.process_faults import ProcessStriker
 from streamvla.runtime.ring import SharedRing, capacity_for
 from streamvla.runtime.stages import StageTimes
 
@@ -87,6 +88,7 @@ class ProcessDriver:
         self._make_policy = policy
         self._settings = settings or RealtimeSettings()
         self._budget_s = budget_s
+        self._clock = SystemClock()
         self._crew = self._start()
 
     def __enter__(self) -> ProcessDriver:
@@ -150,18 +152,26 @@ class ProcessDriver:
             KeyboardInterrupt: passed on after the robot was told to hold.
         """
         crew = self._living_crew()
-        crew.executor.send(RunEpisode(plan, start_ns))
-        try:
-            over: EpisodeOver = crew.executor.receive()
-        except KeyboardInterrupt:
-            crew.executor.send(Interrupt())
-            crew.executor.receive(_INTERRUPT_S)
-            raise
+        if plan.faults.of_process:
+            start_ns = start_ns or self._clock.now_ns() + plan.reset_ns
+            with ProcessStriker(crew.model.pid, plan.faults, self._clock, start_ns):
+                over = self._wait_for(crew, RunEpisode(plan, start_ns))
+        else:
+            over = self._wait_for(crew, RunEpisode(plan, start_ns))
         if over.error is not None:
             ending = "" if crew.model.alive else f" (its process was {crew.model.how_it_ended()})"
             raise StageFailedError(over.error + ending)
         assert over.result is not None  # interrupted only when asked to
         return over.result
+
+    def _wait_for(self, crew: _Crew, request: RunEpisode) -> EpisodeOver:
+        crew.executor.send(request)
+        try:
+            return crew.executor.receive()
+        except KeyboardInterrupt:
+            crew.executor.send(Interrupt())
+            crew.executor.receive(_INTERRUPT_S)
+            raise
 
     # --- starting ------------------------------------------------------------------------------
 
