@@ -147,3 +147,19 @@ def test_a_broken_campaign_exits_with_an_error(capsys, monkeypatch):
 def test_a_summary_of_nothing_has_no_rows():
     """No verdicts, no table rows."""
     assert summarise([]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--faults", "model-stal:1s@2s"], "did you mean 'model-stall'"),
+        (["run", "--faults", "nan@2s", "--pacing", "event"], "use --pacing grid"),
+        (["bench", "faults", "--faults", "0"], "faults 0 must be"),
+    ],
+)
+def test_a_wrong_fault_ends_in_one_line_and_exit_2(arguments, message, capsys):
+    """A malformed fault is refused before anything moves: one line, no traceback."""
+    assert execute(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error

@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; the exit code. Wrong flags exit through `SystemExit`, as argparse does."""
-    command = _parse(arguments)
-    action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
     try:
+        command = _parse(arguments)
+        action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
         action(command)
     except StreamVLAError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -119,6 +119,11 @@ def _method_rows(name: str, figures: Row) -> list[Row]:
     return figures["methods"]
 
 
+def _kind_rows(name: str, figures: Row) -> list[Row]:
+    """One row per kind of fault of a `bench faults`, and all together."""
+    return [{"run": row["kind"], **row} for row in (*figures["kinds"], figures)]
+
+
 _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
 
 RECIPES: dict[str, Recipe] = {
@@ -180,6 +185,30 @@ RECIPES: dict[str, Recipe] = {
                 "action_age_ms.p50",
                 "t_action_ratio",
             ),
+        },
+    ),
+    "faults": Recipe(
+        commands={"campaign": "bench faults --faults 1000 --json"},
+        rows=_kind_rows,
+        columns={
+            "run": Column("fault"),
+            "faults": Column("faults", 0),
+            "ticks": Column("ticks checked", 0),
+            "broken": Column("episodes that broke a promise", 0),
+            "recovery_p50_ms": Column("recovery p50 (ms)", 0),
+            "recovery_max_ms": Column("recovery max (ms)", 0),
+            "recovery_max_cycles": Column("recovery max (observation cycles)", 2),
+        },
+        tables={
+            "main": (
+                "run",
+                "faults",
+                "ticks",
+                "broken",
+                "recovery_p50_ms",
+                "recovery_max_ms",
+                "recovery_max_cycles",
+            )
         },
     ),
     "overhead": Recipe(
