@@ -213,7 +213,7 @@ def test_large_captures_hold_up_no_tick_while_the_model_is_suspended(tmp_path):
 def test_a_film_keeps_a_capture_of_every_control_instant(driver, tmp_path):
     """With `film`, there is one capture for every command and one for the end."""
     result = driver.run(replace(plan_for(tmp_path / "film.jsonl", seconds=0.3), film=True))
-    assert len(result.captures) == len(result.ticks) + 1
+    assert len(driver.captures) == len(result.ticks) + 1
 
 
 def test_measure_reports_every_flow_step(driver):

@@ -5,42 +5,48 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from streamvla.cli.drivers import (
+    Captures,
+    Driver,
+    DriverName,
+    load_policy_on_one_thread,
+    make_driver,
+)
 from streamvla.cli.methods import AUTO, label, parse_method, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
-from streamvla.core.interfaces import Policy, Robot, check_fit
+from streamvla.core.interfaces import PolicySpec, Robot
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.runtime import (
-    Episode,
     EpisodeLimits,
     Executor,
     FaultPlan,
     Ladder,
     LatencyProfile,
-    RealtimeDriver,
     Streamer,
     named_profile,
     parse_faults,
 )
 from streamvla.runtime.feasibility import check_schedule, estimate_stages
+from streamvla.runtime.plan import EpisodePlan
 from streamvla.runtime.stages import StageTimes
-from streamvla.trace import FileTrace, Trace, is_complete, read_trace
+from streamvla.trace import Trace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
 
 MEASURED = "measured"
 FIRST_SEED = 2_000_000
 VIDEO_SIZE = (240, 240)
 WARM_UP_REPEATS = 5
-RESET_NS = ms_to_ns(300)
-"""Given to the robot to reset before the episode's first tick."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Run:
         out: folder for traces, videos, the report and the Perfetto trace.
         resume: keep complete episodes that an interrupted run left in `out`.
         videos: how many episodes to film.
+        driver: "thread": the control loop beside the model's threads; "process": in a process of
+            its own, which the model cannot hold up.
         governor: "basic": clip and hold; "ladder": the robot's motion limits, smooth stops, a
             latched safe stop. Default: the ladder when faults are put in, else basic.
         faults: put in on purpose, in every episode: KIND[:AMOUNT]@START[+LENGTH], as in
@@ -80,6 +88,7 @@ class Run:
     out: Path = Path("runs/run")
     resume: bool = False
     videos: int = 3
+    driver: DriverName = "thread"
     governor: Literal["basic", "ladder"] | None = None
     faults: tuple[str, ...] = ()
     json: bool = False
@@ -87,7 +96,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.videos < 0:
             raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
-        self.fault_plan().require_in_process()
+        if self.driver == "thread":
+            self.fault_plan().require_in_process()
         if self.uses_ladder() and self.pacing == "event":
             raise ConfigError(
                 "the ladder steps in on control ticks, and event pacing has none: use --pacing "
@@ -101,20 +111,9 @@ class Run:
         return self.governor == "ladder" or (self.governor is None and bool(self.faults))
 
 
-@dataclass
-class _Filmed:
-    """World captures of one episode, one per control instant, to be rendered afterwards."""
-
-    robot: Any
-    captures: list[tuple[int, Any]] = field(default_factory=list)
-
-    def __call__(self, now_ns: int) -> None:
-        self.captures.append((now_ns, self.robot.capture()))
-
-
 def run(command: Run) -> None:
     """Run the command, print the comparison, write the report."""
-    from streamvla.policy import load_policy, resolve_checkpoint, trained_tasks
+    from streamvla.policy import resolve_checkpoint, trained_tasks
     from streamvla.robots.registry import task_names
 
     if command.profile != MEASURED:
@@ -124,12 +123,11 @@ def run(command: Run) -> None:
     for task in tasks:
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
-    _use_one_model_thread()
-    policy = load_policy(checkpoint)
+    policy = load_policy_on_one_thread(checkpoint)
     if not command.resume:
         shutil.rmtree(command.out, ignore_errors=True)
-    with RealtimeDriver() as driver:
-        session = _Session(command, policy, driver, tasks)
+    with closing(make_driver(command.driver, checkpoint, policy)) as driver:
+        session = _Session(command, policy.spec, driver, tasks)
         try:
             session.run_all()
         except KeyboardInterrupt:
@@ -142,27 +140,19 @@ def run(command: Run) -> None:
     session.report()
 
 
-def _use_one_model_thread() -> None:
-    """Leave the other cores to the control thread and the renderer."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 class _Session:
     """All episodes of one command: paired seeds, method after method."""
 
     def __init__(
-        self, command: Run, policy: Policy, driver: RealtimeDriver, tasks: tuple[str, ...]
+        self, command: Run, policy: PolicySpec, driver: Driver, tasks: tuple[str, ...]
     ) -> None:
         self._command = command
         self._policy = policy
         self._driver = driver
         self._tasks = tasks
-        self._robot: Robot | None = None
-        self._robot_task = ""
+        self._task = ""
         self._profile = self._resolve_profile()
-        horizon = policy.spec.horizon
+        horizon = policy.horizon
         self._executors = [
             parse_method(method, self._profile, horizon) for method in command.methods
         ]
@@ -180,8 +170,6 @@ class _Session:
                 for executor in self._executors:
                     self._run_one(number, executor)
                     progress.advance(bar)
-        if self._robot is not None:
-            self._robot.close()
 
     def _order(self) -> Iterator[int]:
         """Episode numbers, those of one task together: episode i is of task i mod tasks."""
@@ -202,81 +190,62 @@ class _Session:
         if self._command.resume and is_complete(path):
             return
         robot = self._robot_for(self._task_of(number))
-        film = _Filmed(robot) if filmed else None
-        with FileTrace(path, self._header(number, executor)) as trace:
-            episode = self._episode(robot, executor, trace, film)
-            start_ns = self._driver.clock.now_ns() + RESET_NS
-            robot.reset(self._command.seed + number, start_ns, self._profile.execute_ns)
-            self._drive(episode, start_ns)
-        if film is not None:
-            self._render(film, path)
+        film: Captures = []
+        self._drive(self._plan(number, executor, robot, filmed), film)
+        if filmed:
+            self._render(robot, film, path)
 
-    def _drive(self, episode: Episode, start_ns: int) -> None:
+    def _drive(self, plan: EpisodePlan, film: Captures) -> None:
         """Run it; where faults are put in, a stage that dies is a result, not the end."""
-        faults = self._command.fault_plan()
         try:
-            self._driver.run(episode, start_ns, faults=faults)
+            self._driver.run(plan, film)
         except StageFailedError as error:
-            if not faults:
+            if not plan.faults:
                 raise
             print(f"Episode ended: {error}", flush=True)
 
-    def _episode(
-        self, robot: Robot, executor: Executor, trace: Any, watch: Callable[[int], None] | None
-    ) -> Episode:
-        space, horizon = self._policy.spec.action_space, self._policy.spec.horizon
+    def _plan(self, number: int, executor: Executor, robot: Robot, filmed: bool) -> EpisodePlan:
+        space, horizon = self._policy.action_space, self._policy.horizon
         ladder = Ladder(robot.spec.motion_limits) if self._command.uses_ladder() else None
         pacing = self._command.pacing
-        return Episode(
-            robot=robot,
-            policy=self._policy,
-            streamer=Streamer(space, horizon, executor, pacing, trace, fallback=ladder),
-            trace=trace,
-            pacing=self._command.pacing,
+        return EpisodePlan(
+            streamer=partial(Streamer, space, horizon, executor, pacing, fallback=ladder),
+            trace=self._path(number, executor),
+            header=self._header(number, executor),
+            pacing=pacing,
             profile=self._profile,
             limits=EpisodeLimits(ms_to_ns(self._command.seconds * 1000)),
+            seed=self._command.seed + number,
             instruction=self._command.instruction,
-            watch=watch,
+            faults=self._command.fault_plan(),
+            film=filmed,
         )
 
     def _robot_for(self, task: str) -> Robot:
         """The robot of a task, warmed up: its first rendering and encoding happen here."""
-        from streamvla.robots.registry import make_robot
-
-        if self._robot is None or self._robot_task != task:
-            if self._robot is not None:
-                self._robot.close()
-            self._robot, self._robot_task = make_robot(task), task
-            check_fit(self._policy.spec, self._robot.spec)
-            self._warm_up(self._robot)
-        return self._robot
-
-    def _warm_up(self, robot: Robot) -> None:
-        robot.reset(self._command.seed, self._driver.clock.now_ns(), self._profile.execute_ns)
-        times = self._driver.measure(robot, self._policy, repeats=WARM_UP_REPEATS)
-        if not self._checked:
-            self._say_what_is_feasible(times)
-            self._checked = True
+        robot = self._driver.use(task)
+        if self._task != task:
+            self._task = task
+            times = self._driver.measure(self._command.seed, repeats=WARM_UP_REPEATS)
+            if not self._checked:
+                self._say_what_is_feasible(times)
+                self._checked = True
+        return robot
 
     def _say_what_is_feasible(self, times: list[StageTimes]) -> None:
         """Before motion: whether each method's schedule can be met here."""
         stages = estimate_stages(times).padded(self._profile)
-        horizon, period_ns = self._policy.spec.horizon, self._profile.execute_ns
+        horizon, period_ns = self._policy.horizon, self._profile.execute_ns
         for executor in self._executors:
             verdict = check_schedule(stages, period_ns, executor, horizon)
             print(f"{label(executor, horizon)}: {verdict.sentence()}", flush=True)
 
     def _resolve_profile(self) -> LatencyProfile:
         """The named profile, or this machine's own median stage times."""
-        from streamvla.robots.registry import make_robot
-
         if self._command.profile != MEASURED:
             return named_profile(self._command.profile)
-        robot = make_robot(self._tasks[0])
-        period_ns = robot.spec.control_period_ns
-        robot.reset(self._command.seed, self._driver.clock.now_ns(), period_ns)
-        times = self._driver.measure(robot, self._policy, repeats=12)[2:]  # the cold ones left out
-        robot.close()
+        period_ns = self._driver.use(self._tasks[0]).spec.control_period_ns
+        times = self._driver.measure(self._command.seed, repeats=12)[2:]  # without the cold ones
         return LatencyProfile(
             MEASURED,
             round(median(time.observe_ns for time in times)),
@@ -290,7 +259,7 @@ class _Session:
             "command": "run",
             "config": {k: v for k, v in asdict(self._command).items() if k not in {"out", "json"}}
             | {"checkpoint": None},
-            "method": label(executor, self._policy.spec.horizon),
+            "method": label(executor, self._policy.horizon),
             "profile": self._profile.label,
             "task": self._task_of(number),
             "seed": self._command.seed + number,
@@ -299,16 +268,16 @@ class _Session:
 
     # --- afterwards ----------------------------------------------------------------------------
 
-    def _render(self, film: _Filmed, path: Path) -> None:
+    def _render(self, robot: Any, film: Captures, path: Path) -> None:
         """Write the episode's video, frames drawn from the captures of its control instants."""
         from streamvla.evaluation.video import annotate, frame_statuses, write_video
 
         events = read_trace(path).events
-        instants = [now_ns for now_ns, _ in film.captures]
+        instants = [now_ns for now_ns, _ in film]
         statuses = frame_statuses(events, instants, self._profile.execute_ns, self._command.pacing)
         frames = [
-            annotate(film.robot.render_capture(capture, size=VIDEO_SIZE), status)
-            for (_, capture), status in zip(film.captures, statuses, strict=True)
+            annotate(robot.render_capture(capture, size=VIDEO_SIZE), status)
+            for (_, capture), status in zip(film, statuses, strict=True)
         ]
         video = path.with_suffix(".mp4")
         write_video(video, frames, NS_PER_S / self._profile.execute_ns)
@@ -332,14 +301,14 @@ class _Session:
             )
 
     def _outcome(self, executor: Executor) -> _Outcome:
-        space, period_ns = self._policy.spec.action_space, self._profile.execute_ns
+        space, period_ns = self._policy.action_space, self._profile.execute_ns
         paths = [self._path(number, executor) for number in range(self._command.episodes)]
         traces = [read_trace(path) for path in paths]
         metrics = [
             metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
         ]
         films = [path.with_suffix(".mp4") for path in paths]
-        name = label(executor, self._policy.spec.horizon)
+        name = label(executor, self._policy.horizon)
         return _Outcome(name, traces, metrics, [film for film in films if film.exists()])
 
     def _seeds(self) -> list[int]:
@@ -350,7 +319,7 @@ class _Session:
         from streamvla.trace.perfetto import PerfettoRun, write_perfetto
 
         pacing, period_ns, out = self._command.pacing, self._profile.execute_ns, self._command.out
-        space = self._policy.spec.action_space
+        space = self._policy.action_space
         runs = [
             ReportRun(outcome.name, outcome.traces, row, pacing, period_ns, outcome.videos, space)
             for outcome, row in zip(outcomes, rows, strict=True)

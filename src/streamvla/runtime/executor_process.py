@@ -15,7 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -53,6 +53,9 @@ are taken when it ends, before the tick is served."""
 
 _MOST_AT_ONCE = 64
 
+Captures = list[tuple[int, Any]]
+"""World captures, with their instants."""
+
 
 # --- what the owner says and hears -----------------------------------------------------------
 
@@ -88,10 +91,17 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class EpisodeOver:
-    """What came of an episode: `result` None: it was interrupted; `error`: a stage died."""
+    """What came of an episode.
+
+    Attributes:
+        result: None: it was interrupted, or a stage died.
+        error: of the stage that died.
+        captures: (instant, capture) of every control instant, if the plan wanted a film.
+    """
 
     result: ProcessResult | None
-    error: str | None = None
+    error: str | None
+    captures: Captures
 
 
 # --- the process -----------------------------------------------------------------------------
@@ -245,10 +255,10 @@ class _Hosted:
 
 @dataclass
 class _Film:
-    """A capture of every control instant."""
+    """Captures the world on every control instant."""
 
     robot: Robot
-    captures: list[tuple[int, Any]] = field(default_factory=list)
+    captures: Captures
 
     def __call__(self, now_ns: int) -> None:
         self.captures.append((now_ns, self.robot.capture()))
@@ -287,17 +297,20 @@ class _Executor:
     def _run(self, request: RunEpisode) -> EpisodeOver:
         self._episodes += 1
         header = request.plan.header | {"executor": [str(grant) for grant in self._grants]}
+        captures: Captures = []
         try:
             with FileTrace(request.plan.trace, header) as trace:
-                return EpisodeOver(self._run_traced(request, trace))
+                return EpisodeOver(self._run_traced(request, trace, captures), None, captures)
         except StageFailedError as error:
-            return EpisodeOver(None, str(error))
+            return EpisodeOver(None, str(error), captures)
         except KeyboardInterrupt:
-            return EpisodeOver(None)
+            return EpisodeOver(None, None, captures)
         finally:
             self._intake.send(EndEpisode())
 
-    def _run_traced(self, request: RunEpisode, trace: TraceSink) -> ProcessResult:
+    def _run_traced(
+        self, request: RunEpisode, trace: TraceSink, captures: Captures
+    ) -> ProcessResult:
         plan = request.plan
 
         def instruct() -> str:
@@ -308,12 +321,12 @@ class _Executor:
         start_ns = request.start_ns or self._clock.now_ns() + plan.reset_ns
         self._intake.send(BeginEpisode(self._episodes, plan.profile, start_ns, plan.faults))
         self._robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
-        film = _Film(self._robot) if plan.film else None
+        film = _Film(self._robot, captures) if plan.film else None
         hosted, clock = self._host(plan, trace, film, start_ns)
         loop = ControlLoop(hosted, clock, stages, start_ns)
         with _no_collections():
             result = loop.run()
-        return self._result(result, loop.ticks, plan, film)
+        return self._result(result, loop.ticks, plan)
 
     def _host(
         self, plan: EpisodePlan, trace: TraceSink, film: _Film | None, start_ns: int
@@ -328,9 +341,7 @@ class _Executor:
         hosted = _Hosted(robot, streamer, trace, plan.pacing, plan.profile, plan.limits, watch)
         return hosted, clock
 
-    def _result(
-        self, result: EpisodeResult, ticks: TickLog, plan: EpisodePlan, film: _Film | None
-    ) -> ProcessResult:
+    def _result(self, result: EpisodeResult, ticks: TickLog, plan: EpisodePlan) -> ProcessResult:
         return ProcessResult(
             result.success,
             result.reason,
@@ -338,7 +349,6 @@ class _Executor:
             ticks,
             LoopStatistics.of(ticks, NS_PER_S / plan.profile.execute_ns),
             self._grants,
-            tuple(film.captures) if film is not None else (),
         )
 
 

@@ -61,10 +61,8 @@ class ProcessResult(EpisodeResult):
         ticks: when every control tick was due, served and done.
         statistics: of the control loop.
         grants: what the executor process asked the operating system for, and the answers.
-        captures: (instant, capture) of every control instant, if the plan wanted a film.
     """
 
     ticks: TickLog
     statistics: LoopStatistics
     grants: tuple[Grant, ...]
-    captures: tuple[tuple[int, Any], ...]

@@ -19,6 +19,7 @@ from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import PolicySpec, RobotSpec, check_fit
 from streamvla.runtime.executor_process import (
+    Captures,
     EpisodeOver,
     ExecutorReady,
     Interrupt,
@@ -71,6 +72,10 @@ class ProcessDriver:
         settings: what the executor process asks the operating system for.
         budget_s: the ring takes what the model makes while the executor is away for so long.
 
+    Attributes:
+        captures: (instant, capture) of every control instant of the latest episode, if its plan
+            wanted a film.
+
     Raises:
         ConfigError: robot or policy cannot be made or sent.
         SpecMismatchError: the policy was made for another robot.
@@ -89,6 +94,7 @@ class ProcessDriver:
         self._settings = settings or RealtimeSettings()
         self._budget_s = budget_s
         self._clock = SystemClock()
+        self.captures: Captures = []
         self._crew = self._start()
 
     def __enter__(self) -> ProcessDriver:
@@ -152,12 +158,14 @@ class ProcessDriver:
             KeyboardInterrupt: passed on after the robot was told to hold.
         """
         crew = self._living_crew()
+        self.captures = []
         if plan.faults.of_process:
             start_ns = start_ns or self._clock.now_ns() + plan.reset_ns
             with ProcessStriker(crew.model.pid, plan.faults, self._clock, start_ns):
                 over = self._wait_for(crew, RunEpisode(plan, start_ns))
         else:
             over = self._wait_for(crew, RunEpisode(plan, start_ns))
+        self.captures = over.captures
         if over.error is not None:
             ending = "" if crew.model.alive else f" (its process was {crew.model.how_it_ended()})"
             raise StageFailedError(over.error + ending)

@@ -52,6 +52,10 @@ class RealtimeDriver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the accelerator threads."""
         self._accelerator.close()
 
     @property
