@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import subcommand
 
+from streamvla.cli.bench_faults import BenchFaults, bench_faults
 from streamvla.cli.bench_handoff import BenchHandoff, bench_handoff
 from streamvla.cli.bench_realtime import BenchRealtime, bench_realtime
 from streamvla.cli.bench_runtime import BenchRuntime, bench_runtime
@@ -16,6 +17,7 @@ _BENCHES: dict[type, Callable[[Any], None]] = {
     BenchRuntime: bench_runtime,
     BenchRealtime: bench_realtime,
     BenchHandoff: bench_handoff,
+    BenchFaults: bench_faults,
 }
 
 
@@ -31,6 +33,7 @@ class Bench:
         Annotated[BenchRuntime, subcommand("runtime", prefix_name=False)]
         | Annotated[BenchRealtime, subcommand("realtime", prefix_name=False)]
         | Annotated[BenchHandoff, subcommand("handoff", prefix_name=False)]
+        | Annotated[BenchFaults, subcommand("faults", prefix_name=False)]
     )
 
 

@@ -6,7 +6,7 @@ Both take the same plans, so everything else about a run is the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -67,7 +67,7 @@ class _Film:
     """Captures the world on every control instant."""
 
     robot: Robot
-    captures: Captures = field(default_factory=list)
+    captures: Captures
 
     def __call__(self, now_ns: int) -> None:
         self.captures.append((now_ns, self.robot.capture()))

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 
 from streamvla.cli.bench import Bench, bench
-from streamvla.cli.bench_faults import BenchFaults, bench_faults
 from streamvla.cli.collect import Collect, collect_command
 from streamvla.cli.evaluate import Eval, evaluate
 from streamvla.cli.results import Results, results
@@ -25,7 +24,6 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "collect": (Collect, collect_command),
     "train": (Train, train_command),
     "bench": (Bench, bench),
-    "bench faults": (BenchFaults, bench_faults),
     "results": (Results, results),
 }
 
@@ -63,12 +61,6 @@ def _parse(arguments: Sequence[str] | None) -> object:
         union,
         prog="streamvla",
         description="Robots driven by VLA models that never wait for the model.",
-        args=_join_name(sys.argv[1:] if arguments is None else arguments),
+        args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-
-
-def _join_name(arguments: Sequence[str]) -> list[str]:
-    """A command of two words (`bench faults`) becomes one argument, as its name is one string."""
-    name = " ".join(arguments[:2])
-    return [name, *arguments[2:]] if name in _COMMANDS else list(arguments)

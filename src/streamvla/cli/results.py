@@ -124,6 +124,16 @@ def _kind_rows(name: str, figures: Row) -> list[Row]:
     return [{"run": row["kind"], **row} for row in (*figures["kinds"], figures)]
 
 
+def _loop_rows(name: str, figures: Row) -> list[Row]:
+    """One row per loop of a `bench realtime`."""
+    loops = {
+        "control loop in its own process": figures,
+        "the same loop in the model's process": figures["same_process"],
+        "a sleep loop in the model's process": figures["sleep_loop"],
+    }
+    return [{"run": f"{name}, {loop}", **row} for loop, row in loops.items()]
+
+
 _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
 
 RECIPES: dict[str, Recipe] = {
@@ -208,6 +218,48 @@ RECIPES: dict[str, Recipe] = {
                 "recovery_p50_ms",
                 "recovery_max_ms",
                 "recovery_max_cycles",
+            )
+        },
+    ),
+    "realtime": Recipe(
+        commands={
+            "100 Hz": "bench realtime --hz 100 --seconds 60 --json",
+            "500 Hz": "bench realtime --hz 500 --seconds 60 --json",
+        },
+        rows=_loop_rows,
+        columns={
+            "run": Column("command lateness, the model's process under full load"),
+            "lateness_p50_ms": Column("p50 (ms)", 3),
+            "lateness_p99_ms": Column("p99 (ms)", 3),
+            "lateness_max_ms": Column("max (ms)", 2),
+            "miss_rate": Column("> 1 ms late or never", 2, percent=True),
+        },
+        tables={
+            "main": ("run", "lateness_p50_ms", "lateness_p99_ms", "lateness_max_ms", "miss_rate"),
+        },
+    ),
+    "handoff": Recipe(
+        commands={"this machine": "bench handoff --records 100000000 --singles 1000000 --json"},
+        columns={
+            "run": Column("hand-off between processes"),
+            "visible_p99_us": Column("ready to visible p99 (µs)"),
+            "woken_p99_us": Column("ready to awake p99 (µs)"),
+            "records": Column("records in batches", 0),
+            "records_per_s": Column("a second", 0),
+            "single_records": Column("records one by one", 0),
+            "single_records_per_s": Column("one by one a second", 0),
+            "torn_or_lost": Column("torn or lost", 0),
+        },
+        tables={
+            "main": (
+                "run",
+                "visible_p99_us",
+                "woken_p99_us",
+                "records",
+                "records_per_s",
+                "single_records",
+                "single_records_per_s",
+                "torn_or_lost",
             )
         },
     ),

@@ -1,4 +1,4 @@
-"""When to observe, generate and send: the streamer and its two drivers. Never imports torch."""
+"""When to observe, generate and send: the streamer and its drivers. Never imports torch."""
 
 from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
@@ -7,6 +7,9 @@ from streamvla.runtime.faults import FaultPlan, parse_faults
 from streamvla.runtime.governor import Decelerate, Governor, Hold
 from streamvla.runtime.ladder import Ladder
 from streamvla.runtime.latency import PROFILES, LatencyProfile, named_profile
+from streamvla.runtime.plan import EpisodePlan, ProcessResult
+from streamvla.runtime.privileges import RealtimeSettings
+from streamvla.runtime.process import ProcessDriver
 from streamvla.runtime.realtime import RealtimeDriver, run_realtime
 from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Streamer
@@ -19,6 +22,7 @@ __all__ = [
     "Decelerate",
     "Episode",
     "EpisodeLimits",
+    "EpisodePlan",
     "EpisodeResult",
     "Executor",
     "FallbackController",
@@ -29,7 +33,10 @@ __all__ = [
     "Ladder",
     "LatencyProfile",
     "Pacing",
+    "ProcessDriver",
+    "ProcessResult",
     "RealtimeDriver",
+    "RealtimeSettings",
     "Streamer",
     "Synchronous",
     "TowardGoal",
