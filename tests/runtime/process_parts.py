@@ -11,6 +11,7 @@ import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
+from streamvla.core.errors import RobotError
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 
 SPACE = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
@@ -49,6 +50,19 @@ def wide_robot() -> StillRobot:
     return StillRobot(unit_space(5), PERIOD_NS)
 
 
+class BrokenRobot(StillRobot):
+    """Takes ten commands and then no more."""
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        super().command(values, now_ns)
+        if len(self.commands) == 10:
+            raise RobotError("joint 3 does not answer")
+
+
+def broken_robot() -> StillRobot:
+    return BrokenRobot(SPACE, PERIOD_NS)
+
+
 class LargeCaptureRobot(StillRobot):
     """Captures are larger than any socket's buffer."""
 
@@ -74,6 +88,17 @@ def policy_that_raises() -> ScriptedPolicy:
         raise RuntimeError("device lost")
 
     return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, script)
+
+
+class EagerPolicy(ScriptedPolicy):
+    """Raises when asked to generate, before the first action is asked for."""
+
+    def generate(self, context, start):
+        raise RuntimeError("no memory left")
+
+
+def policy_that_raises_at_once() -> ScriptedPolicy:
+    return EagerPolicy(SPACE, HORIZON, PERIOD_NS)
 
 
 def policy_of_the_wrong_shape() -> ScriptedPolicy:

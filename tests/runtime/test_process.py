@@ -16,7 +16,13 @@ from pathlib import Path
 import pytest
 
 from streamvla.core.clock import ms_to_ns
-from streamvla.core.errors import ConfigError, SpecMismatchError, StageFailedError, TraceError
+from streamvla.core.errors import (
+    ConfigError,
+    RobotError,
+    SpecMismatchError,
+    StageFailedError,
+    TraceError,
+)
 from streamvla.runtime.episode import EpisodeLimits
 from streamvla.runtime.executors import ActionFlow, Synchronous
 from streamvla.runtime.faults import parse_faults
@@ -179,15 +185,38 @@ def test_ctrl_c_holds_the_robot_and_closes_the_trace(driver, diary, tmp_path):
     assert (driver.executor_pid, driver.model_pid) == pids
 
 
-def test_a_raising_policy_stops_the_robot_and_its_error_reaches_the_owner(tmp_path):
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (parts.policy_that_raises, "RuntimeError: device lost"),
+        (parts.policy_that_raises_at_once, "RuntimeError: no memory left"),
+    ],
+)
+def test_a_raising_policy_stops_the_robot_and_its_error_reaches_the_owner(
+    tmp_path, policy, message
+):
     """The policy's exception arrives in words at the owner; the robot was told to hold before."""
     path = tmp_path / "raised.jsonl"
     with (
-        ProcessDriver(parts.still_robot, parts.policy_that_raises) as driver,
-        pytest.raises(StageFailedError, match="RuntimeError: device lost"),
+        ProcessDriver(parts.still_robot, policy) as driver,
+        pytest.raises(StageFailedError, match=message),
     ):
         driver.run(plan_for(path, seconds=20))
     assert sent(read_trace(path))[-1].source == "hold"
+
+
+def test_a_robot_that_fails_is_named_and_the_trace_ends_with_it(tmp_path):
+    """A robot's own error reaches the owner as what it is; the trace ends as failed."""
+    path = tmp_path / "robot.jsonl"
+    with (
+        ProcessDriver(parts.broken_robot, parts.wandering_policy) as driver,
+        pytest.raises(RobotError, match="joint 3 does not answer"),
+    ):
+        driver.run(plan_for(path, seconds=20))
+    failed, ended = read_trace(path).events[-2:]
+    assert isinstance(failed, Failed)
+    assert failed.stage == "control"
+    assert isinstance(ended, Ended)
 
 
 def test_actions_of_the_wrong_shape_are_refused_not_misread(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_every_tick_is_served_while_the_model_hangs():
 
 
 def test_ticks_that_went_by_are_skipped_not_served_in_a_burst():
-    """A control thread held up for many periods sends one command, and the next when it is due."""
+    """A control thread held up for many periods sends one command then, for the present tick."""
     held_up = iter([False] * 5 + [True] + [False] * 1000)
 
     def watch(now_ns: int) -> None:
@@ -102,10 +103,10 @@ def test_ticks_that_went_by_are_skipped_not_served_in_a_burst():
     run_realtime(replace(scenario.episode(trace), watch=watch))
     sent = [event for event in trace.events if isinstance(event, Sent)]
     ticks = [event.tick for event in sent]
-    assert ticks == sorted(set(ticks))
-    held, following = sent[5:7]
-    assert following.tick >= held.tick + 12
-    assert following.t_ns >= following.due_ns > held.t_ns
+    after = ticks.index(5) + 1 if 5 in ticks else 5
+    assert ticks[after] >= 5 + 12
+    gaps = [later.t_ns - sooner.t_ns for sooner, later in pairwise(sent)]
+    assert min(gaps) >= QUICK.execute_ns // 2
 
 
 def test_a_dead_stage_ends_in_a_hold_and_the_driver_lives_on():

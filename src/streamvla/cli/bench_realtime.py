@@ -26,7 +26,7 @@ from streamvla.runtime.plan import EpisodePlan, ProcessResult
 from streamvla.runtime.privileges import RealtimeSettings
 from streamvla.runtime.process import ProcessDriver
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
-from streamvla.testing.load import Load, loaded_policy
+from streamvla.testing.load import Load, LoadedPolicy
 from streamvla.trace import MemoryTrace
 
 _DIM, _HORIZON, _LEAD = 7, 10, 5
@@ -115,7 +115,7 @@ def _executor_process(command: BenchRealtime) -> ProcessResult:
         tempfile.TemporaryDirectory() as folder,
         ProcessDriver(
             partial(_robot, period_ns),
-            partial(loaded_policy, space, _HORIZON, period_ns),
+            partial(LoadedPolicy, space, _HORIZON, period_ns),
             settings=settings,
         ) as driver,
     ):

@@ -17,6 +17,7 @@ from streamvla.runtime.episode import (
     EndReason,
     EpisodeResult,
     close_trace,
+    describe,
     end_reason,
 )
 from streamvla.runtime.loop_statistics import TickLog
@@ -44,7 +45,7 @@ from streamvla.runtime.streamer import (
     Stop,
     Tick,
 )
-from streamvla.trace import ObserveStarted
+from streamvla.trace import Failed, ObserveStarted
 
 
 class ControlLoop:
@@ -89,6 +90,10 @@ class ControlLoop:
         except KeyboardInterrupt:
             self._come_to_rest()
             close_trace(self._episode, self._clock.now_ns(), self._start_ns, "interrupted")
+            raise
+        except Exception as error:  # the robot itself, or a fault in the runtime: no way to stop
+            self._episode.trace.record(Failed(self._clock.now_ns(), "control", describe(error)))
+            close_trace(self._episode, self._clock.now_ns(), self._start_ns, "failed")
             raise
         result = close_trace(self._episode, self._clock.now_ns(), self._start_ns, self._over)
         if self._error is not None:
@@ -141,22 +146,24 @@ class ControlLoop:
         served_ns = self._clock.now_ns()
         if self._look_for_end(served_ns):
             return
-        now_ns = self._clock.now_ns()
         if self._episode.pacing == "event":
             self._deadline_ns = None
-            self._handle(Free(now_ns))
+            self._handle(Free(self._clock.now_ns()))
             return
-        self._handle(Tick(now_ns, due_ns, self._tick))
+        self._serve_tick(self._clock.now_ns())
         self.ticks.append(due_ns, served_ns, self._sent_ns, self._clock.now_ns())
-        self._plan_next_tick(now_ns)
 
-    def _plan_next_tick(self, now_ns: int) -> None:
-        """The first tick that is still to come, however long this loop was held up.
+    def _serve_tick(self, now_ns: int) -> None:
+        """Serve the tick that `now_ns` belongs to, and plan the next.
 
-        Ticks that went by are skipped, never served in a burst: a robot must not get two commands
-        at once. The gap in tick numbers stays in the trace, and counts as halted.
+        Ticks that went by while this loop was held up are skipped, never served in a burst: two
+        commands at once would cut the first one's motion short. So is a next tick that is less
+        than half a period away. Gaps in tick numbers stay in the trace, and count as halted.
         """
-        self._tick = (now_ns - self._start_ns) // self._period_ns + 1
+        elapsed_ns = now_ns - self._start_ns
+        tick = max(self._tick, elapsed_ns // self._period_ns)
+        self._handle(Tick(now_ns, self._start_ns + tick * self._period_ns, tick))
+        self._tick = max(tick + 1, -((-elapsed_ns - self._period_ns // 2) // self._period_ns))
         self._deadline_ns = self._start_ns + self._tick * self._period_ns
 
     def _look_for_end(self, now_ns: int) -> bool:
@@ -168,18 +175,15 @@ class ControlLoop:
 
     def _come_to_rest(self) -> None:
         """Serve the ticks of the governor's safe stop; in event pacing, which has none, hold."""
-        now_ns = self._clock.now_ns()
-        self._handle(SafeStop(now_ns, "interrupted"))
+        self._handle(SafeStop(self._clock.now_ns(), "interrupted"))
         if self._deadline_ns is None or self._episode.pacing == "event":
             self._hold()
             return
-        while True:
-            self._plan_next_tick(now_ns)
+        at_rest = False
+        while not at_rest:
             self._clock.sleep_until_ns(self._deadline_ns)
-            now_ns = self._clock.now_ns()
-            self._handle(Tick(now_ns, self._deadline_ns, self._tick))
-            if self._episode.streamer.at_rest:
-                return
+            self._serve_tick(self._clock.now_ns())
+            at_rest = self._episode.streamer.at_rest
 
     def _hold(self) -> None:
         space = self._episode.robot.spec.action_space
@@ -197,14 +201,22 @@ class ControlLoop:
             case Send():
                 self._send(command)
             case StartObserve():
-                capture = self._episode.robot.capture()
-                self._stages.observe(command, capture, self._clock.now_ns())
+                self._observe(command)
             case StartGenerate():
                 self._stages.generate(command)
             case CancelGenerate():
                 self._stages.cancel(command.generation)
             case Stop():
                 self._over, self._error = "failed", command.error
+
+    def _observe(self, command: StartObserve) -> None:
+        captured_ns = self._clock.now_ns()
+        try:
+            capture = self._episode.robot.capture()
+        except Exception as error:
+            self._handle(StageFailed(captured_ns, "observe", describe(error)))
+            return
+        self._stages.observe(command, capture, captured_ns)
 
     def _send(self, command: Send) -> None:
         self._sent_ns = self._clock.now_ns()

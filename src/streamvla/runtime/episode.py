@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Observation, Policy, Robot
+from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartObserve, Streamer
 from streamvla.trace import Ended, TraceSink
@@ -110,6 +110,20 @@ def context_of(
     frames = robot.observe(capture)
     observation = Observation(frames.images, frames.state, action_state, instruction, captured_ns)
     return policy.encode(observation)
+
+
+def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
+    """`policy.generate`, called only when the first action is asked for.
+
+    So that a policy which computes before it returns its iterator does so where the stage runs,
+    never on the control thread, and what it raises there is the stage's failure.
+    """
+    yield from policy.generate(context, start)
+
+
+def describe(error: BaseException) -> str:
+    """`KeyError: 'front'`: how a stage's exception stands in the trace."""
+    return f"{type(error).__name__}: {error}"
 
 
 def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
+from streamvla.core import errors
 from streamvla.core.errors import ConfigError, StageFailedError, StreamVLAError
 
 _EXIT_S = 5.0
@@ -28,10 +29,14 @@ _EXIT_S = 5.0
 
 @dataclass(frozen=True)
 class ChildFailed:
-    """Sent by a child that cannot go on: its error, in words, and whether a setting is to blame."""
+    """Sent by a child that cannot go on: its error, in words.
+
+    Attributes:
+        kind: a class of `core.errors`, which it will be at the parent.
+    """
 
     message: str
-    is_setting: bool
+    kind: str
 
 
 class Child:
@@ -93,8 +98,8 @@ class Child:
         """The child's next message.
 
         Raises:
-            ConfigError: the child could not start for a setting of the user's.
-            StageFailedError: the child failed, died, or kept silent for `timeout_s`.
+            StreamVLAError: what the child raised.
+            StageFailedError: it raised anything else, died, or kept silent for `timeout_s`.
         """
         if not self.connection.poll(timeout_s):
             raise StageFailedError(
@@ -109,8 +114,7 @@ class Child:
                 f"the {self._role} process died ({self.how_it_ended()})"
             ) from error
         if isinstance(message, ChildFailed):
-            kind = ConfigError if message.is_setting else StageFailedError
-            raise kind(f"the {self._role} process: {message.message}")
+            raise getattr(errors, message.kind)(f"the {self._role} process: {message.message}")
         return message
 
     def close(self) -> None:
@@ -141,10 +145,12 @@ def child_main(fd: int) -> None:
         function(connection, *arguments)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone: there is no one left to work for or to complain to
+    except StreamVLAError as error:
+        connection.send(ChildFailed(str(error), type(error).__name__))
+        sys.exit(1)
     except Exception as error:
-        is_setting = isinstance(error, StreamVLAError) and not isinstance(error, StageFailedError)
-        message = str(error) if is_setting else f"{type(error).__name__}: {error}"
-        connection.send(ChildFailed(message, is_setting))
+        message = f"{type(error).__name__}: {error}"
+        connection.send(ChildFailed(message, StageFailedError.__name__))
         sys.exit(1)
 
 

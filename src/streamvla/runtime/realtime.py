@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from streamvla.core.clock import NS_PER_S, SystemClock
+from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.control import ControlLoop
 from streamvla.runtime.episode import Episode, EpisodeResult, make_context
@@ -88,8 +89,14 @@ class RealtimeDriver:
         Raises:
             StageFailedError: a stage died; the robot was brought to its safe stop first.
             KeyboardInterrupt: passed on after the robot was told to hold.
-            ConfigError: a fault that only a process can have.
+            ConfigError: a fault that only a process can have; or episode and driver disagree on
+                whether the accelerator is shared.
         """
+        if episode.serial != self._accelerator.serial:
+            raise ConfigError(
+                f"the episode wants serial={episode.serial}, this driver has it otherwise; make "
+                f"it with RealtimeDriver(serial={episode.serial})"
+            )
         start_ns = self._clock.now_ns() if start_ns is None else start_ns
         clock = self._clock
         if faults:

@@ -18,7 +18,7 @@ import numpy as np
 from streamvla.core.clock import SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of
-from streamvla.runtime.episode import context_of
+from streamvla.runtime.episode import context_of, describe, lazily_generate
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartGenerate, StartObserve
 
@@ -187,6 +187,11 @@ class Accelerator:
         return cls(encoder, encoder if serial else Worker("generate"))
 
     @property
+    def serial(self) -> bool:
+        """Whether encoding and generating take turns."""
+        return self.encoder is self.generator
+
+    @property
     def workers(self) -> set[Worker]:
         return {self.encoder, self.generator}
 
@@ -244,7 +249,7 @@ class StageRunner:
             try:
                 context = make()
             except Exception as error:
-                self._report(_failure("observe", error))
+                self._report(StageError("observe", describe(error)))
                 return
             self._occupy(self._encoder, started_ns, self._profile.observe_ns)
             self._contexts[observation] = context
@@ -255,7 +260,7 @@ class StageRunner:
     def generate(self, command: StartGenerate) -> None:
         """Queue the first flow step of a generation, from a context that was reported ready."""
         context = self._contexts.pop(command.observation)
-        actions = self._policy.generate(context, command.start)
+        actions = lazily_generate(self._policy, context, command.start)
         now_ns = self._clock.now_ns()
         self._submit_step(command.generation, command.start.index, actions, now_ns)
 
@@ -274,7 +279,7 @@ class StageRunner:
             try:
                 values = next(actions)
             except Exception as error:
-                self._report(_failure("generate", error))
+                self._report(StageError("generate", describe(error)))
                 return
             self._occupy(self._generator, started_ns, self._profile.generate_ns)
             self._report(ActionMade(started_ns, generation, index, values))
@@ -292,7 +297,3 @@ class StageRunner:
         if self._profile.emulated:
             worker.free_ns = max(worker.free_ns, started_ns + target_ns)
             self._clock.sleep_until_ns(worker.free_ns)
-
-
-def _failure(stage: str, error: Exception) -> StageError:
-    return StageError(stage, f"{type(error).__name__}: {error}")

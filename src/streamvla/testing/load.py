@@ -8,6 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.interfaces import Observation
 from streamvla.testing.fakes import ScriptedPolicy
 
 _MATRIX = 384
@@ -50,7 +51,14 @@ class Load:
                 count += 1
 
 
-def loaded_policy(space: ActionSpace, horizon: int, period_ns: int) -> ScriptedPolicy:
-    """A policy of zeros whose process is under `Load` from now on."""
-    Load().__enter__()
-    return ScriptedPolicy(space, horizon, period_ns)
+class LoadedPolicy(ScriptedPolicy):
+    """A policy of zeros whose process is under `Load` from its first observation on."""
+
+    def __init__(self, space: ActionSpace, horizon: int, period_ns: int) -> None:
+        super().__init__(space, horizon, period_ns)
+        self._load: Load | None = None
+
+    def encode(self, observation: Observation) -> Observation:
+        if self._load is None:
+            self._load = Load().__enter__()
+        return super().encode(observation)
