@@ -20,7 +20,7 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from tests.model.tiny import TINY, tiny_model
 
@@ -32,7 +32,7 @@ OTHER = replace(SPACE, kinds=("delta", "delta", "delta"))
 def checkpoint() -> Checkpoint:
     return Checkpoint(
         model=TINY,
-        flow=FlowConfig(horizon=5, k=5.0),
+        method=ActionFlowConfig(horizon=5, k=5.0),
         spec=PolicySpec(SPACE, 5, ("side", "front"), (32, 32), 2, 50_000_000),
         normalisation=Normalisation((0.5, 1.0), (2.0, 3.0), (0.3, 0.4, 1.0)),
         provenance={"seed": 3, "commit": "abc", "step": 7},
@@ -49,7 +49,7 @@ def path(tmp_path: Path, checkpoint: Checkpoint) -> Path:
 def test_round_trip(path, checkpoint):
     """What is loaded equals what was saved: settings, statistics, provenance and weights."""
     loaded = load_checkpoint(path, SPACE)
-    for name in ("model", "flow", "spec", "normalisation", "provenance"):
+    for name in ("model", "method", "spec", "normalisation", "provenance"):
         assert getattr(loaded, name) == getattr(checkpoint, name)
     for name, tensor in loaded.build_model().state_dict().items():
         torch.testing.assert_close(tensor, checkpoint.weights[name], rtol=0, atol=0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import ActionFlowPolicy
 from tests.model.tiny import tiny_model
@@ -24,7 +24,7 @@ SPEC = PolicySpec(SPACE, 6, ("side", "front"), (32, 32), 2, 50_000_000)
 
 
 def make_policy(state_origin: str = "observation") -> ActionFlowPolicy:
-    flow = FlowConfig(horizon=6, state_origin=state_origin)  # type: ignore[arg-type]
+    flow = ActionFlowConfig(horizon=6, state_origin=state_origin)  # type: ignore[arg-type]
     scale = Normalisation((0.0, 0.0), (1.0, 1.0), (0.3, 0.5, 1.0))
     return ActionFlowPolicy(tiny_model(), SPEC, flow, scale)
 

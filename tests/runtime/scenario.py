@@ -54,11 +54,12 @@ class Scenario:
     fallback: Fallback | None = None
     latency: LatencyModel | None = None
     serial: bool = True
+    chunk_passes: int = 0
 
     def episode(self, trace: TraceSink) -> Episode:
         period_ns = self.profile.execute_ns
         robot = StillRobot(self.space, period_ns)
-        policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script)
+        policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script, self.chunk_passes)
         streamer = Streamer(
             self.space,
             self.horizon,

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from streamvla.cli.output import print_json
+
+if TYPE_CHECKING:
+    from streamvla.training import TrainConfig
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train an action-flow policy; Ctrl-C saves, --resume goes on where it stopped.
+    """Train a policy; Ctrl-C saves, --resume goes on where it stopped.
+
+    Several processes: torchrun --nproc-per-node N -m streamvla train … (same curve as one).
 
     Attributes:
         dataset: folder that `streamvla collect` wrote.
         out: folder for the policy, the training state and the log.
+        method: action-flow streams one action per expert pass; chunk-flow makes H of them in ten
+            passes (π0); regression in one. Backbone and size are the same.
+        horizon: H, actions per observation.
+        ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them.
-        batch_size: observations a step.
+        batch_size: observations a step, over all processes.
         samples: (offset, flow time, noise) samples per observation; they share one encoding.
         lr: highest learning rate.
         max_offset: train on images up to this many actions old (0: never).
-        tau_sampling: flow times in training.
-        k: contraction rate of the flow.
-        sigma0: perturbation at the flow's start, in action scales.
+        state_origin: where delta sums are zero: at the observation, or at the episode's start.
+        tau_sampling: flow times in training (action-flow; default grid).
+        k: contraction rate of the flow (action-flow; default 4).
+        sigma0: perturbation at the flow's start, in action scales (action-flow; default 0.16).
         tasks: of the dataset; default all.
         seed: of weights, batches and noise.
         device: auto, cpu or cuda.
@@ -34,14 +45,18 @@ class Train:
 
     dataset: Path = Path("datasets/metaworld6")
     out: Path = Path("runs/train")
+    method: Literal["action-flow", "chunk-flow", "regression"] = "action-flow"
+    horizon: int = 10
+    ablation: str | None = None
     steps: int = 30_000
     batch_size: int = 64
     samples: int = 8
     lr: float = 1e-3
     max_offset: int = 6
-    tau_sampling: Literal["grid", "uniform", "beta"] = "grid"
-    k: float = 4.0
-    sigma0: float = 0.16
+    state_origin: Literal["observation", "episode"] = "observation"
+    tau_sampling: Literal["grid", "uniform", "beta"] | None = None
+    k: float | None = None
+    sigma0: float | None = None
     tasks: tuple[str, ...] = ()
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -52,18 +67,47 @@ class Train:
 
 def train_command(command: Train) -> None:
     """Run the command and print where the policy lies."""
-    from streamvla.model.flow import FlowConfig
+    from streamvla.training import train
+
+    result = train(train_config(command))
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first of several processes speaks for all
+    state = "finished" if result.finished else "stopped; the same command with --resume goes on"
+    print(f"{result.policy}: step {result.step}, {state}")
+    if command.json:
+        print_json(
+            {
+                "command": "train",
+                "method": command.method,
+                "ablation": command.ablation,
+                "policy": str(result.policy),
+                "step": result.step,
+                "finished": result.finished,
+                "holdout": dict(result.holdout),
+            }
+        )
+
+
+def train_config(command: Train) -> TrainConfig:
+    """What the flags come to.
+
+    Raises:
+        ConfigError: an unknown ablation, or a setting that the method does not have.
+    """
+    from streamvla.model.methods import METHODS
+    from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
     from streamvla.training.optimiser import OptimiserConfig
-    from streamvla.training.trainer import TrainConfig, train
+    from streamvla.training.trainer import TrainConfig
 
+    kind = METHODS[command.method]
     config = TrainConfig(
         dataset=command.dataset,
         out=command.out,
         steps=command.steps,
         seed=command.seed,
         tasks=command.tasks or None,
-        flow=FlowConfig(k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling),
+        method=kind(horizon=command.horizon, state_origin=command.state_origin),
         sampling=SamplingConfig(
             batch_size=command.batch_size, samples=command.samples, max_offset=command.max_offset
         ),
@@ -72,16 +116,7 @@ def train_command(command: Train) -> None:
         threads=command.threads,
         resume=command.resume,
     )
-    result = train(config)
-    state = "finished" if result.finished else "stopped; the same command with --resume goes on"
-    print(f"{result.policy}: step {result.step}, {state}")
-    if command.json:
-        print_json(
-            {
-                "command": "train",
-                "policy": str(result.policy),
-                "step": result.step,
-                "finished": result.finished,
-                "holdout": dict(result.holdout),
-            }
-        )
+    config = with_flow_settings(
+        config, k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling
+    )
+    return config if command.ablation is None else ablate(config, command.ablation)

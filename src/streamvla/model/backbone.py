@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from streamvla.model.layers import FeedForward, merge_heads, split_heads
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer of a `PrefixCache`: keys and values (b, n, l, k), bias (b, 1, 1, l)."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,11 @@ class PrefixCache:
     def tokens(self) -> int:
         """Number of prefix tokens l, padding included."""
         return self.bias.shape[-1]
+
+    def layers(self) -> Iterator[LayerCache]:
+        """Layer by layer, in the order in which an expert reads them."""
+        for keys, values in zip(self.keys, self.values, strict=True):
+            yield LayerCache(keys, values, self.bias)
 
 
 def attention_bias(present: Tensor, dtype: torch.dtype) -> Tensor:

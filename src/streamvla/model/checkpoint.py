@@ -1,7 +1,7 @@
 """A policy in one file: safetensors weights, and in the header all that is needed to use them.
 
-The header's metadata holds one JSON string under "streamvla": model and flow configuration, what
-robot it fits (`PolicySpec`), normalisation statistics, and how it was trained. No pickle.
+The header's metadata holds one JSON string under "streamvla": model and method, what robot it fits
+(`PolicySpec`), normalisation statistics, and how it was trained. No pickle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, StreamVLAError
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods import Method, method_from_json, method_to_json
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig
 
@@ -38,7 +39,7 @@ class Checkpoint:
     """
 
     model: VLAConfig
-    flow: FlowConfig
+    method: Method
     spec: PolicySpec
     normalisation: Normalisation
     provenance: Mapping[str, Any]
@@ -46,7 +47,7 @@ class Checkpoint:
 
     def build_model(self) -> StreamingVLA:
         """The model with these weights, in evaluation mode, on the CPU."""
-        model = StreamingVLA(self.model)
+        model = StreamingVLA(self.model, self.method)
         model.load_state_dict(dict(self.weights))
         return model.eval()
 
@@ -56,7 +57,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     header = {
         "schema_version": SCHEMA_VERSION,
         "model": asdict(checkpoint.model),
-        "flow": asdict(checkpoint.flow),
+        "method": method_to_json(checkpoint.method),
         "spec": _spec_to_json(checkpoint.spec),
         "normalisation": checkpoint.normalisation.to_json(),
         "provenance": dict(checkpoint.provenance),
@@ -80,7 +81,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
         sizes = {**header["model"], "image_size": tuple(header["model"]["image_size"])}
         checkpoint = Checkpoint(
             model=VLAConfig(**sizes),
-            flow=FlowConfig(**header["flow"]),
+            method=_method_from_header(header),
             spec=_spec_from_json(header["spec"]),
             normalisation=Normalisation.from_json(header["normalisation"]),
             provenance=header["provenance"],
@@ -140,10 +141,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
-    expected = {
-        name: tuple(tensor.shape)
-        for name, tensor in StreamingVLA(checkpoint.model).state_dict().items()
-    }
+    model = StreamingVLA(checkpoint.model, checkpoint.method)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -152,6 +151,13 @@ def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
                 f"{expected.get(name, 'none')}. The file does not match its own configuration; "
                 "train again."
             )
+
+
+def _method_from_header(header: Mapping[str, Any]) -> Method:
+    """Files from before there was a choice of methods hold an action flow under "flow"."""
+    if "flow" in header:
+        return method_from_json({"name": ActionFlowConfig.name, **header["flow"]})
+    return method_from_json(header["method"])
 
 
 def _spec_to_json(spec: PolicySpec) -> dict[str, Any]:
@@ -167,4 +173,5 @@ def _spec_from_json(fields: Mapping[str, Any]) -> PolicySpec:
         image_size=(int(height), int(width)),
         state_dim=int(fields["state_dim"]),
         control_period_ns=int(fields["control_period_ns"]),
+        chunk_passes=int(fields.get("chunk_passes", 0)),
     )

@@ -1,91 +1,113 @@
-"""The action expert: one suffix token that reads the prefix cache and says where to go next."""
+"""What the experts of all methods share: tokens that read the prefix cache, layer by layer.
+
+    suffix      m independent groups of t tokens; one group makes one prediction
+    attention   every token to the prefix and to the tokens of its own group
+    flow time   through adaptive RMSNorm only
+
+`m` groups of one observation share its encoding, so training on m of them costs one image pass.
+Methods differ in what their tokens are: `flow.ActionExpert`, `chunk.ChunkExpert`,
+`regression.RegressionExpert`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from streamvla.model.backbone import PrefixCache
-from streamvla.model.flow import fourier_features
-from streamvla.model.layers import AdaptiveRMSNorm, FeedForward, split_heads
+from streamvla.model.backbone import LayerCache, PrefixCache
+from streamvla.model.layers import AdaptiveRMSNorm, FeedForward, fourier_features
 
 STATE_WAVELENGTH = 32.0  # in action scales: beyond any sum of one horizon plus a lead
 STATE_OCTAVES = 6
 TAU_OCTAVES = 6
 
 
+@dataclass(frozen=True)
+class ExpertSize:
+    """Sizes of an expert; layers, heads and head_dim are those of the prefix cache it reads."""
+
+    action_dim: int
+    layers: int
+    width: int
+    condition_width: int
+    heads: int
+    head_dim: int
+    expansion: int
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
+    """Each token to the prefix and to its own group, in one softmax: (b, n, m, t, k) → same."""
+    b, n, m, t, _ = q.shape
+    q = q * q.shape[-1] ** -0.5
+    to_prefix = q.flatten(2, 3) @ cache.keys.transpose(-1, -2) + cache.bias.to(q.dtype)
+    to_group = q @ k.transpose(-1, -2) if t > 1 else (q * k).sum(-1, keepdim=True)
+    scores = torch.cat([to_prefix.view(b, n, m, t, -1), to_group], dim=-1)  # (b, n, m, t, l+t)
+    weights = scores.softmax(-1)
+    prefix_tokens = cache.keys.shape[-2]
+    of_prefix = weights[..., :prefix_tokens].flatten(2, 3) @ cache.values  # (b, n, m·t, k)
+    of_group = weights[..., prefix_tokens:]  # (b, n, m, t, t)
+    own = of_group @ v if t > 1 else of_group * v
+    return of_prefix.view(v.shape) + own
+
+
 class ExpertBlock(nn.Module):
-    """The suffix attends to the prefix of the same layer and to itself, then a feed-forward.
+    """The suffix attends to the prefix of the same layer and to itself, then a feed-forward."""
 
-    `m` suffixes of one observation are independent: each is alone with the prefix, so training on
-    m of them costs one image encoding.
-    """
-
-    def __init__(
-        self, width: int, condition_width: int, heads: int, head_dim: int, expansion: int
-    ) -> None:
+    def __init__(self, size: ExpertSize) -> None:
         super().__init__()
-        self.heads = heads
-        self.attention_norm = AdaptiveRMSNorm(width, condition_width)
-        self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, width, bias=False)
-        self.feed_norm = AdaptiveRMSNorm(width, condition_width)
-        self.feed = FeedForward(width, expansion)
+        self.heads = size.heads
+        inner = size.heads * size.head_dim
+        self.attention_norm = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.qkv = nn.Linear(size.width, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, size.width, bias=False)
+        self.feed_norm = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.feed = FeedForward(size.width, size.expansion)
 
-    def forward(
-        self, x: Tensor, condition: Tensor, keys: Tensor, values: Tensor, bias: Tensor
-    ) -> Tensor:
-        """(b, m, w), (b, m, c), two of (b, n, l, k), (b, 1, 1, l) → (b, m, w)."""
+    def forward(self, x: Tensor, condition: Tensor, cache: LayerCache) -> Tensor:
+        """(b, m, t, w), (b, m, 1, c), this layer's cache → (b, m, t, w)."""
         normed, gate = self.attention_norm(x, condition)
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(normed).chunk(3, dim=-1))
-        q = q * q.shape[-1] ** -0.5  # (b, n, m, k)
-        to_prefix = q @ keys.transpose(-1, -2) + bias.to(q.dtype)  # (b, n, m, l)
-        to_self = (q * k).sum(-1, keepdim=True)  # (b, n, m, 1)
-        weights = torch.cat([to_prefix, to_self], dim=-1).softmax(-1)  # (b, n, m, l+1)
-        mixed = weights[..., :-1] @ values + weights[..., -1:] * v  # (b, n, m, k)
-        x = x + gate * self.out(mixed.transpose(1, 2).flatten(-2))
+        q, k, v = (self._split(part) for part in self.qkv(normed).chunk(3, dim=-1))
+        mixed = attend(q, k, v, cache).permute(0, 2, 3, 1, 4).flatten(-2)  # (b, m, t, n·k)
+        x = x + gate * self.out(mixed)
         normed, gate = self.feed_norm(x, condition)
         return x + gate * self.feed(normed)
 
+    def _split(self, x: Tensor) -> Tensor:
+        """(b, m, t, n·k) → (b, n, m, t, k)."""
+        return x.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)
 
-class ActionExpert(nn.Module):
-    """(action state x, flow time tau, prefix) → v/H, the next step of the flow at unit scale.
 
-    The action state enters raw (for slope) and as Fourier features (for resolution: x ranges over
-    the sum of a whole horizon while steps differ by hundredths). Time enters through adaptive
-    RMSNorm only.
-    """
+class Expert(nn.Module):
+    """The trunk. A subclass makes suffix tokens, one method's own, and has `decode` read them."""
 
-    def __init__(
-        self,
-        action_dim: int,
-        layers: int,
-        width: int,
-        condition_width: int,
-        heads: int,
-        head_dim: int,
-        expansion: int,
-    ) -> None:
+    def __init__(self, size: ExpertSize) -> None:
         super().__init__()
-        self.from_state = nn.Linear(action_dim * (1 + 2 * STATE_OCTAVES), width)
+        self.from_state = nn.Linear(size.action_dim * (1 + 2 * STATE_OCTAVES), size.width)
         self.from_tau = nn.Sequential(
-            nn.Linear(2 * TAU_OCTAVES, condition_width),
+            nn.Linear(2 * TAU_OCTAVES, size.condition_width),
             nn.SiLU(),
-            nn.Linear(condition_width, condition_width),
+            nn.Linear(size.condition_width, size.condition_width),
             nn.SiLU(),
         )
-        self.blocks = nn.ModuleList(
-            ExpertBlock(width, condition_width, heads, head_dim, expansion) for _ in range(layers)
-        )
-        self.final_norm = AdaptiveRMSNorm(width, condition_width)
-        self.to_step = nn.Linear(width, action_dim)
+        self.blocks = nn.ModuleList(ExpertBlock(size) for _ in range(size.layers))
+        self.final_norm = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.to_step = nn.Linear(size.width, size.action_dim)
 
-    def forward(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
-        """(b, m, d), (b, m), cache of b observations → (b, m, d)."""
+    def embed_state(self, x: Tensor) -> Tensor:
+        """Action states (..., d) → (..., w).
+
+        They enter raw (for slope) and as Fourier features (for resolution: x ranges over the sum
+        of a whole horizon while steps differ by hundredths).
+        """
         waves = fourier_features(x, STATE_WAVELENGTH, STATE_OCTAVES).flatten(-2)
-        suffix = self.from_state(torch.cat([x * (8 / STATE_WAVELENGTH), waves], dim=-1))
-        condition = self.from_tau(fourier_features(tau, 2.0, TAU_OCTAVES))  # (b, m, c)
-        for block, keys, values in zip(self.blocks, prefix.keys, prefix.values, strict=True):
-            suffix = block(suffix, condition, keys, values, prefix.bias)
+        return self.from_state(torch.cat([x * (8 / STATE_WAVELENGTH), waves], dim=-1))
+
+    def decode(self, suffix: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
+        """(b, m, t, w) suffix tokens, (b, m) flow times, cache of b → (b, m, t, d)."""
+        condition = self.from_tau(fourier_features(tau, 2.0, TAU_OCTAVES)).unsqueeze(2)
+        for block, cache in zip(self.blocks, prefix.layers(), strict=True):
+            suffix = block(suffix, condition, cache)
         normed, _ = self.final_norm(suffix, condition)
         return self.to_step(normed)

@@ -6,10 +6,11 @@
                                                            ▼
     action state x, flow time tau ───────────────► action expert ─► v/H     once per action
 
-The prefix is encoded once per observation. The expert then makes one action per call, from one
-suffix token, so the first action is ready after a single small step and acting is integrating
-(methods: `model/flow.py`). The layout follows π0 (arXiv 2410.24164) with StreamingVLA's
-(arXiv 2603.28565) single-token expert, at a size that trains on a CPU.
+The prefix is encoded once per observation. With action flow matching (`flow.py`) the expert then
+makes one action per call, from one suffix token, so the first action is ready after a single small
+step and acting is integrating. The other methods (`methods.py`) put their own expert on the same
+cache. The layout follows π0 (arXiv 2410.24164) with StreamingVLA's (arXiv 2603.28565) single-token
+expert, at a size that trains on a CPU.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
-from streamvla.model.expert import ActionExpert
+from streamvla.model.expert import ExpertSize
+from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.instruction import InstructionEncoder
+from streamvla.model.methods import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
 
@@ -40,6 +43,7 @@ class VLAConfig:
         expansion: feed-forward width over residual width.
         channels: of the first convolution of the vision stem.
         condition_width: of the flow-time condition.
+        proprioception: whether measured state enters the context; False hides it (ablation).
     """
 
     action_dim: int
@@ -54,21 +58,34 @@ class VLAConfig:
     expansion: int = 4
     channels: int = 64
     condition_width: int = 128
+    proprioception: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             smallest = min(value) if isinstance(value, tuple) else value
-            if smallest < 1:
+            if smallest < 1 and name != "proprioception":
                 raise ConfigError(f"model {name} is {value}; expected at least 1")
         cell = PATCH * CELLS_PER_TOKEN
         if any(side % cell for side in self.image_size):
             raise ConfigError(f"model image_size is {self.image_size}; use multiples of {cell} px")
 
+    def expert_size(self) -> ExpertSize:
+        """Of the expert that reads this model's cache."""
+        return ExpertSize(
+            action_dim=self.action_dim,
+            layers=self.layers,
+            width=self.expert_width,
+            condition_width=self.condition_width,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            expansion=self.expansion,
+        )
+
 
 class StreamingVLA(nn.Module):
-    """Observation → prefix cache (`encode`); action state and flow time → step (`forward`)."""
+    """Observation → prefix cache (`encode`); the method's expert makes actions from it."""
 
-    def __init__(self, config: VLAConfig) -> None:
+    def __init__(self, config: VLAConfig, method: Method | None = None) -> None:
         super().__init__()
         self.config = config
         c = config
@@ -77,15 +94,7 @@ class StreamingVLA(nn.Module):
         self.from_state = nn.Linear(c.state_dim, c.width)
         self.from_command = nn.Linear(c.action_dim, c.width)
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
-        self.expert = ActionExpert(
-            c.action_dim,
-            c.layers,
-            c.expert_width,
-            c.condition_width,
-            c.heads,
-            c.head_dim,
-            c.expansion,
-        )
+        self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
 
     def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
         """Encode b observations once, for any number of actions.
@@ -96,6 +105,8 @@ class StreamingVLA(nn.Module):
             state: (b, s) measured proprioception, normalised.
             command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
         """
+        if not self.config.proprioception:
+            state = torch.zeros_like(state)
         seen = self.vision(images)  # (b, v·l, w)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
         felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
@@ -104,12 +115,13 @@ class StreamingVLA(nn.Module):
         present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
         return self.backbone(tokens, present)
 
-    def forward(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
-        """The next step of the flow, v/H at unit scale, for m independent suffixes a prefix.
+    def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
+        """The method's expert; for action flow matching (x, tau, prefix) → v/H.
 
-        Shapes: x (b, m, d) action state relative to the flow's origin, tau (b, m) → (b, m, d).
+        Shapes: x (b, m, d) action state relative to the flow's origin, tau (b, m) → (b, m, d):
+        the next step of the flow at unit scale, for m independent suffixes a prefix.
         """
-        return self.expert(x, tau, prefix)
+        return self.expert(*inputs)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -82,6 +82,16 @@ def make_context(episode: Episode, command: StartObserve, capture: Any, captured
     return episode.policy.encode(observation)
 
 
+def generate_job(policy: Policy, index: int) -> tuple[int, int]:
+    """The next generate job, from flow step `index`: (expert passes, actions it gives).
+
+    streams          g│a0  g│a1  g│a2 …                    H jobs of one pass
+    chunk_passes 10  g g g g g g g g g g│a0 a1 a2 …        one job of ten
+    """
+    passes = policy.spec.chunk_passes
+    return (passes, policy.spec.horizon - index) if passes else (1, 1)
+
+
 def end_reason(episode: Episode, elapsed_ns: int) -> EndReason | None:
     """Why the episode ends now, or None: looked at on every control instant."""
     if episode.limits.stop_on_success and episode.robot.success:

@@ -14,6 +14,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,7 @@ from streamvla.runtime.episode import (
     EpisodeResult,
     close_trace,
     end_reason,
+    generate_job,
     make_context,
 )
 from streamvla.runtime.streamer import (
@@ -57,7 +59,7 @@ Result = Callable[[int], Event | ObserveStarted]
 
 @dataclass(frozen=True)
 class StageTimes:
-    """What one observation cost here, ns: `observe_ns`, and `generate_ns` per flow step."""
+    """What one observation cost here, ns: `observe_ns`, and `generate_ns` per expert pass."""
 
     observe_ns: int
     generate_ns: tuple[int, ...]
@@ -112,8 +114,10 @@ class RealtimeDriver:
             marks.append(self._clock.now_ns())
             for _ in policy.generate(context, FlowStart(state)):
                 marks.append(self._clock.now_ns())
-            steps = tuple(after - before for before, after in pairwise(marks))
-            times.append(StageTimes(steps[0], steps[1:]))
+            observe_ns, *steps = (after - before for before, after in pairwise(marks))
+            if passes := policy.spec.chunk_passes:
+                steps = [sum(steps) // passes] * passes
+            times.append(StageTimes(observe_ns, tuple(steps)))
 
         for _ in range(repeats):
             self._encoder.call_and_wait(measure_once)
@@ -363,29 +367,34 @@ class _RealtimeRun:
         context = self._contexts.pop(command.observation)
         actions = self._episode.policy.generate(context, command.start)
         now_ns = self._clock.now_ns()
-        self._submit_step(command.generation, command.start.index, actions, now_ns)
+        self._submit_job(command.generation, command.start.index, actions, now_ns)
 
-    def _submit_step(
+    def _submit_job(
         self, generation: int, index: int, actions: Iterator[np.ndarray], ready_ns: int
     ) -> None:
-        """Queue one flow step, which can start at `ready_ns`.
+        """Queue one generate job, which can start at `ready_ns`.
 
-        Each step queues the next, so an observation can come between.
+        Each job queues the next, so an observation can come between.
         """
+        passes, count = generate_job(self._episode.policy, index)
 
         def job() -> None:
             if self._abandoned or generation in self._cancelled:
                 return
             started_ns = max(ready_ns, self._generator.free_ns)
             try:
-                values = next(actions)
+                made = [next(actions) for _ in range(count)]
             except Exception as error:
                 self._report_failure("generate", error)
                 return
-            self._occupy(self._generator, started_ns, self._episode.profile.generate_ns)
-            self._inbox.put(lambda now_ns: Generated(now_ns, started_ns, generation, index, values))
-            if index + 1 < self._episode.policy.spec.horizon:
-                self._submit_step(generation, index + 1, actions, self._generator.free_ns)
+            target_ns = passes * self._episode.profile.generate_ns
+            self._occupy(self._generator, started_ns, target_ns)
+            for i, values in enumerate(made, index):
+                ready = {"started_ns": started_ns, "generation": generation, "index": i}
+                self._inbox.put(partial(Generated, **ready, values=values))
+            following = index + count
+            if following < self._episode.policy.spec.horizon:
+                self._submit_job(generation, following, actions, self._generator.free_ns)
 
         self._generator.submit(job)
 

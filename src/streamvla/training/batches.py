@@ -23,9 +23,10 @@ from torch import Tensor
 
 from streamvla.core.errors import DatasetError
 from streamvla.data.store import Demonstrations, Episode
-from streamvla.model.flow import FlowConfig
+from streamvla.model.methods import Method
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy.transforms import flow_origin, words_tensor
+from streamvla.training.distributed import Share
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class SamplingConfig:
     """How frames become samples.
 
     Attributes:
-        batch_size: b, observations a batch.
+        batch_size: b, observations a batch, over all processes.
         samples: m, (δ, tau, noise) samples per observation; they share one image encoding.
         max_offset: largest δ; 0 switches the augmentation off.
         shift_px: each view is moved by up to this many pixels each way, edges repeated. Small,
@@ -70,72 +71,94 @@ class SamplingConfig:
     shift_px: int = 2
 
 
+@dataclass(frozen=True)
+class _Pick:
+    """What was drawn for one row of a batch: frame, chunks, image shifts and phrasing."""
+
+    episode: int
+    t: int
+    starts: np.ndarray  # (m,) frames t + δ
+    shifts: np.ndarray  # (v, 2) pixels down and right
+    phrase: int
+
+
 class BatchSampler:
-    """Draws batches from training episodes, every task equally often."""
+    """Draws batches from training episodes, every task equally often.
+
+    Of every batch only the rows of `share` are made.
+    """
 
     def __init__(
         self,
         demonstrations: Demonstrations,
         episodes: Sequence[Episode],
         normalisation: Normalisation,
-        flow: FlowConfig,
+        method: Method,
         config: SamplingConfig,
         seed: int,
+        share: Share | None = None,
     ) -> None:
         self.meta = demonstrations.meta
         self.episodes = episodes
         self.normalisation = normalisation
-        self.flow = flow
+        self.method = method
         self.config = config
         self.seed = seed
+        self._rows = (share or Share()).rows(config.batch_size)
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
-        self._frames = _eligible_frames(episodes, flow.horizon)
+        self._frames = _eligible_frames(episodes, method.horizon)
 
     def batch(self, step: int) -> Batch:
         """The batch of one training step."""
         rng = np.random.default_rng([self.seed, step])
         tasks = list(self._frames)
-        rows = []
-        for task in rng.integers(len(tasks), size=self.config.batch_size):
-            frames = self._frames[tasks[task]]  # (frames, 2)
-            episode, t = frames[rng.integers(len(frames))]
-            rows.append(self._sample(int(episode), int(t), rng))
+        drawn = rng.integers(len(tasks), size=self.config.batch_size)
+        picks = [self._pick(tasks[task], rng) for task in drawn]
+        rows = [self._row(pick) for pick in picks[self._rows]]
         words = words_tensor([str(row.pop("instruction")) for row in rows])
         stacked = {
             name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]
         }
         return Batch(words=words, **stacked)
 
-    def _sample(self, index: int, t: int, rng: np.random.Generator) -> dict[str, np.ndarray | str]:
-        """One row of a batch: an image at frame t and m chunks that start up to δ later."""
-        episode, horizon = self.episodes[index], self.flow.horizon
-        last = min(self.config.max_offset, len(episode) - horizon - t)
-        starts = t + rng.integers(last + 1, size=self.config.samples)  # (m,) frames t+δ
-        states = self._action_states[index]
-        origin = flow_origin(self.meta.action_space, states[t], self.flow.state_origin)
-        chunks = episode.label[starts[:, None] + np.arange(horizon)]  # (m, h, d)
-        said = self.meta.tasks[episode.task]
+    def _pick(self, task: str, rng: np.random.Generator) -> _Pick:
+        """Draw an image at frame t and m chunks that start up to δ later."""
+        frames = self._frames[task]  # (frames, 2)
+        index, t = (int(number) for number in frames[rng.integers(len(frames))])
+        last = min(self.config.max_offset, len(self.episodes[index]) - self.method.horizon - t)
+        starts = t + rng.integers(last + 1, size=self.config.samples)
+        limit = self.config.shift_px
+        shifts = rng.integers(-limit, limit + 1, size=(len(self.meta.views), 2))
+        return _Pick(index, t, starts, shifts, int(rng.integers(len(self.meta.tasks[task]))))
+
+    def _row(self, pick: _Pick) -> dict[str, np.ndarray | str]:
+        """One row of a batch."""
+        episode, states = self.episodes[pick.episode], self._action_states[pick.episode]
+        captured = states[pick.t]
+        origin = flow_origin(self.meta.action_space, captured, self.method.state_origin)
+        starts = (
+            states[pick.starts]
+            if self.method.aligned
+            else origin[None].repeat(len(pick.starts), axis=0)
+        )
+        chunks = episode.label[pick.starts[:, None] + np.arange(self.method.horizon)]  # (m, h, d)
+        views = zip(self.meta.views, pick.shifts, strict=True)
+        images = [shift_image(episode.images[view][pick.t], shift) for view, shift in views]
         return {
-            "pixels": np.stack(
-                [
-                    shift_image(episode.images[view][t], rng, self.config.shift_px)
-                    for view in self.meta.views
-                ]
-            ),
-            "instruction": said[rng.integers(len(said))],
-            "state": self.normalisation.normalise_state(episode.state[t]),
-            "command": self.normalisation.normalise_action(states[t] - origin),
-            "start": self.normalisation.normalise_action(states[starts] - origin),
+            "pixels": np.stack(images),
+            "instruction": self.meta.tasks[episode.task][pick.phrase],
+            "state": self.normalisation.normalise_state(episode.state[pick.t]),
+            "command": self.normalisation.normalise_action_state(captured - origin),
+            "start": self.normalisation.normalise_action_state(starts - origin),
             "labels": self.normalisation.normalise_action(chunks),
         }
 
 
-def shift_image(image: np.ndarray, rng: np.random.Generator, limit: int) -> np.ndarray:
-    """Move an image by up to `limit` pixels each way, repeating its edge: (y, x, 3) → same."""
+def shift_image(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Move an image by `shift` pixels down and right, repeating its edge: (y, x, 3) → same."""
     height, width = image.shape[:2]
-    dy, dx = rng.integers(-limit, limit + 1, size=2)
-    rows = np.clip(np.arange(height) + dy, 0, height - 1)
-    columns = np.clip(np.arange(width) + dx, 0, width - 1)
+    rows = np.clip(np.arange(height) + shift[0], 0, height - 1)
+    columns = np.clip(np.arange(width) + shift[1], 0, width - 1)
     return image[rows][:, columns]
 
 

@@ -1,4 +1,4 @@
-"""Train an action-flow policy from demonstrations.
+"""Train a policy from demonstrations: any method, one process or several.
 
     OUT/policy.safetensors            the policy (averaged weights), ready to run
     OUT/training_state.safetensors    weights, average, optimiser: to resume
@@ -13,13 +13,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,15 +29,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import PolicySpec
-from streamvla.data.store import Demonstrations, load_dataset
+from streamvla.data.store import Demonstrations, Episode, load_dataset
 from streamvla.model.checkpoint import Checkpoint, load_tensors, save_checkpoint, save_tensors
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.generation import require_option
+from streamvla.model.methods import Method, method_from_json, method_to_json
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
-from streamvla.policy.action_flow import ActionFlowPolicy
+from streamvla.policy.load import make_policy
 from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
+from streamvla.training.distributed import Share, joined_processes
 from streamvla.training.holdout import HoldoutProbe
-from streamvla.training.losses import action_flow_loss
+from streamvla.training.losses import Objective
 from streamvla.training.optimiser import (
     OptimiserConfig,
     learning_rate,
@@ -48,6 +52,8 @@ from streamvla.training.provenance import provenance
 POLICY_NAME = "policy.safetensors"
 STATE_NAME = "training_state.safetensors"
 LOG_NAME = "log.jsonl"
+
+NormalisationKind = Literal["shared", "unshared"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class ModelSize:
     expansion: int = 4
     channels: int = 64
     condition_width: int = 128
+    proprioception: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,9 @@ class TrainConfig:
         out: directory for the results.
         steps: optimiser steps in all; the learning-rate schedule spans them.
         tasks: which tasks of the dataset; None for all.
+        method: how actions are made; data, backbone and (within 1 %) size are the same for all.
+        normalisation: "shared", or the ablation "unshared" (`Normalisation.unshared`).
+        all_delta: treat absolute dimensions as deltas, as StreamingVLA does (ablation).
         jitter: strength of colour jitter, 0 for none.
         holdout_per_task: episodes per task kept for the held-out action error.
         holdout_frames: frames of them that are measured.
@@ -89,7 +99,9 @@ class TrainConfig:
     seed: int = 0
     tasks: tuple[str, ...] | None = None
     model: ModelSize = field(default_factory=ModelSize)
-    flow: FlowConfig = field(default_factory=FlowConfig)
+    method: Method = field(default_factory=ActionFlowConfig)
+    normalisation: NormalisationKind = "shared"
+    all_delta: bool = False
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     jitter: float = 0.1
@@ -107,11 +119,12 @@ class TrainConfig:
         for name in ("steps", "log_every", "holdout_every", "holdout_per_task", "holdout_frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected at least 1")
+        require_option("normalisation", self.normalisation, NormalisationKind)
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result, as JSON: all but where it runs and how often it reports."""
         elsewhere = {"out", "dataset", "device", "threads", "resume", "save_every_s", "log_every"}
-        fields = dataclasses.asdict(self)
+        fields = {**dataclasses.asdict(self), "method": method_to_json(self.method)}
         kept = {name: value for name, value in fields.items() if name not in elsewhere}
         return json.loads(json.dumps(kept))
 
@@ -134,6 +147,8 @@ class TrainResult:
 def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     """Train until `steps` or Ctrl-C; either way the policy and the training state are saved.
 
+    Under `torchrun` every process calls this; they share each batch, and the first one saves.
+
     Raises:
         DatasetError: the dataset is missing, damaged, or too small.
         ConfigError: `out` holds another training, or settings differ on resuming.
@@ -142,16 +157,17 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     demonstrations = load_dataset(config.dataset, config.tasks)
-    trainer = Trainer(config, demonstrations, clock or SystemClock())
-    trainer.prepare()
-    with _stop_on_interrupt() as stop, _progress() as progress:
-        bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
-        while trainer.step < config.steps and not stop.is_set():
-            metrics = trainer.advance()
-            progress.update(bar, completed=trainer.step)
-            if metrics is not None:
-                progress.update(bar, note=_note(metrics))
-    trainer.save()
+    with joined_processes() as share:
+        trainer = Trainer(config, demonstrations, clock or SystemClock(), share)
+        trainer.prepare()
+        with _stop_on_interrupt() as stop, _progress(shown=share.is_main) as progress:
+            bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
+            while trainer.step < config.steps and not share.any(stop.is_set()):
+                metrics = trainer.advance()
+                progress.update(bar, completed=trainer.step)
+                if metrics is not None:
+                    progress.update(bar, note=_note(metrics))
+        trainer.save()
     return TrainResult(
         config.out / POLICY_NAME, trainer.step, trainer.step >= config.steps, trainer.holdout
     )
@@ -160,31 +176,45 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
 class Trainer:
     """The state of one training: weights, their average, the optimiser, and the step count."""
 
-    def __init__(self, config: TrainConfig, demonstrations: Demonstrations, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        demonstrations: Demonstrations,
+        clock: Clock,
+        share: Share | None = None,
+    ) -> None:
+        if config.all_delta:
+            demonstrations = demonstrations.as_deltas()
         self.config = config
         self.demonstrations = demonstrations
         self.clock = clock
+        self.share = share or Share()
         self.device = _device(config.device)
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
-        self.normalisation = Normalisation.fit(
-            np.concatenate([episode.state for episode in training]),
-            np.concatenate([episode.label for episode in training]),
-        )
+        self.normalisation = self._fit_normalisation(training)
         self.sampler = BatchSampler(
-            demonstrations, training, self.normalisation, config.flow, config.sampling, config.seed
+            demonstrations,
+            training,
+            self.normalisation,
+            config.method,
+            config.sampling,
+            config.seed,
+            self.share,
         )
         self.probe = HoldoutProbe(
-            demonstrations, held_out, config.flow.horizon, config.holdout_frames
+            demonstrations, held_out, config.method.horizon, config.holdout_frames
         )
         self.model_config = self._model_config()
         torch.manual_seed(config.seed)
-        self.model = StreamingVLA(self.model_config).to(self.device)
+        self.model = StreamingVLA(self.model_config, config.method).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = make_optimiser(self.model, config.optimiser)
-        is_delta = demonstrations.meta.action_space.is_delta()
-        self.is_delta = torch.tensor(is_delta, device=self.device)
-        self.policy = ActionFlowPolicy(
-            self.average, self._spec(), config.flow, self.normalisation, self.device
+        is_delta = torch.tensor(demonstrations.meta.action_space.is_delta(), device=self.device)
+        self.objective = self.share.wrap(
+            Objective(self.model, config.method, is_delta, config.jitter, self.share)
+        )
+        self.policy = make_policy(
+            self.average, self._spec(), config.method, self.normalisation, self.device
         )
         self.step = 0
         self.holdout: dict[str, float] = {}
@@ -200,6 +230,8 @@ class Trainer:
             raise ConfigError(
                 f"{self.config.out} already holds a training. Resume it, or choose another out."
             )
+        if not self.share.is_main:
+            return
         self.config.out.mkdir(parents=True, exist_ok=True)
         _keep_log_until(self.config.out / LOG_NAME, self.step)
 
@@ -209,7 +241,7 @@ class Trainer:
         self.step += 1
         last = self.step == self.config.steps
         metrics = None
-        if last or self.step % self.config.holdout_every == 0:
+        if self.share.is_main and (last or self.step % self.config.holdout_every == 0):
             self.holdout = self.probe.measure(self.policy)
         if last or self.step % self.config.log_every == 0:
             metrics = self._log()
@@ -224,9 +256,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(_seed(config.seed, self.step))
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
-            loss = action_flow_loss(
-                self.model, batch, self.is_delta, config.flow, generator, config.jitter
-            )
+            loss = self.objective(batch, generator)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip, foreach=True)
@@ -246,23 +276,26 @@ class Trainer:
         elapsed_s = max(1, now - self._logged_ns) / NS_PER_S
         metrics: dict[str, Any] = {
             "step": self.step,
-            "loss": float(torch.stack(self._losses).mean()),
+            "loss": float(self.share.mean(torch.stack(self._losses).mean())),
             "lr": learning_rate(self.step - 1, self.config.steps, self.config.optimiser),
             "steps_per_s": len(self._losses) / elapsed_s,
         }
         if self.step % self.config.holdout_every == 0 or self.step == self.config.steps:
             metrics["holdout"] = self.holdout
-        with (self.config.out / LOG_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        if self.share.is_main:
+            with (self.config.out / LOG_NAME).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
         self._losses, self._logged_ns = [], now
         return metrics
 
     def save(self) -> None:
-        """Write the policy and the training state."""
+        """Write the policy and the training state; the main process only."""
+        self._saved_ns = self.clock.now_ns()
+        if not self.share.is_main:
+            return
         save_checkpoint(self.config.out / POLICY_NAME, self.checkpoint())
         header = {"schema_version": 1, "step": self.step, "recipe": self.config.recipe()}
         save_tensors(self.config.out / STATE_NAME, self._state_tensors(), header)
-        self._saved_ns = self.clock.now_ns()
 
     def restore(self) -> None:
         """Continue from the saved training state.
@@ -273,8 +306,8 @@ class Trainer:
         """
         path = self.config.out / STATE_NAME
         header, tensors = load_tensors(path)
-        recipe = self.config.recipe()
-        differing = [name for name in recipe if header["recipe"].get(name) != recipe[name]]
+        recipe, saved = self.config.recipe(), _complete(header["recipe"])
+        differing = [name for name in recipe if saved.get(name) != recipe[name]]
         if differing:
             raise ConfigError(
                 f"{path} was made with other settings: {', '.join(differing)}. Resume with the "
@@ -293,7 +326,7 @@ class Trainer:
         meta = self.demonstrations.meta
         return Checkpoint(
             model=self.model_config,
-            flow=self.config.flow,
+            method=self.config.method,
             spec=self.policy.spec,
             normalisation=self.normalisation,
             provenance={
@@ -330,6 +363,15 @@ class Trainer:
                 "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
             }
 
+    def _fit_normalisation(self, episodes: Sequence[Episode]) -> Normalisation:
+        actions = np.concatenate([episode.label for episode in episodes])
+        shared = Normalisation.fit(np.concatenate([each.state for each in episodes]), actions)
+        if self.config.normalisation == "shared":
+            return shared
+        sums = [self.demonstrations.action_states(episode) for episode in episodes]
+        is_delta = self.demonstrations.meta.action_space.is_delta()
+        return shared.unshared(actions, np.concatenate(sums), is_delta)
+
     def _model_config(self) -> VLAConfig:
         meta = self.demonstrations.meta
         return VLAConfig(
@@ -344,18 +386,34 @@ class Trainer:
         meta = self.demonstrations.meta
         return PolicySpec(
             action_space=meta.action_space,
-            horizon=self.config.flow.horizon,
+            horizon=self.config.method.horizon,
             views=meta.views,
             image_size=meta.image_size,
             state_dim=len(meta.state_names),
             control_period_ns=meta.control_period_ns,
+            chunk_passes=self.config.method.chunk_passes,
         )
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """ "auto" takes CUDA where there is some; under torchrun each process has a device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return (
+        torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
+        if name == "cuda"
+        else (torch.device(name))
+    )
+
+
+def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved recipe with what was not yet a setting when it was written at its default."""
+    complete = {"normalisation": "shared", "all_delta": False, **recipe}
+    complete["model"] = {**vars(ModelSize()), **recipe["model"]}
+    if "flow" in recipe:
+        method = method_from_json({"name": ActionFlowConfig.name, **recipe["flow"]})
+        complete["method"] = method_to_json(method)
+    return complete
 
 
 def _seed(seed: int, step: int) -> int:
@@ -392,13 +450,14 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _progress() -> Progress:
+def _progress(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
+        disable=not shown,
     )
 
 
