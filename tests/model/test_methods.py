@@ -75,7 +75,7 @@ def test_chunk_samples_lie_between_noise_and_actions():
 
 
 def test_openpi_time_is_the_mirror_of_ours():
-    """By openpi's own formulas a point has time 1 − tau and velocity −u; converting undoes itself."""
+    """In openpi's formulas a point has time 1 − tau and velocity −u; converting undoes itself."""
     actions, noise, tau = torch.randn(6, 2), torch.randn(6, 2), torch.tensor(0.3)
     x, u = chunk_sample(actions, noise, tau)
     time, velocity = to_openpi(tau, u)

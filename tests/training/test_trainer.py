@@ -16,25 +16,14 @@ from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import CheckpointError, ConfigError, DatasetError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import load_dataset
-from streamvla.model.checkpoint import load_checkpoint
-from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tensors
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import BatchSampler, SamplingConfig, shift_image, split_holdout
 from streamvla.training.optimiser import OptimiserConfig
-from streamvla.training.trainer import ModelSize, Trainer
+from streamvla.training.trainer import Trainer
+from tests.training.small import small_config
 from tests.training.toy import SPACE, toy_episode, write_toy_dataset
-
-SMALL = ModelSize(
-    layers=2,
-    width=32,
-    expert_width=32,
-    heads=2,
-    head_dim=16,
-    expansion=2,
-    channels=8,
-    condition_width=16,
-)
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +33,7 @@ def dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(dataset, tmp_path) -> TrainConfig:
-    return TrainConfig(
-        dataset=dataset,
-        out=tmp_path / "out",
-        steps=12,
-        model=SMALL,
-        method=ActionFlowConfig(horizon=5),
-        sampling=SamplingConfig(batch_size=4, samples=3, max_offset=3),
-        optimiser=OptimiserConfig(warmup_steps=4),
-        holdout_per_task=2,
-        holdout_frames=8,
-        device="cpu",
-        log_every=1,
-        holdout_every=6,
-    )
+    return small_config(dataset, tmp_path / "out")
 
 
 def losses(out: Path) -> list[float]:
@@ -82,6 +58,25 @@ def test_resumed_training_follows_the_same_curve(config, tmp_path):
     before, after = (load_checkpoint(result.policy).weights for result in (whole, resumed))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+
+
+def test_a_training_from_before_there_were_methods_is_resumed(config):
+    """A state whose recipe holds only a "flow" goes on, as action flow with every default."""
+    trainer = Trainer(config, load_dataset(config.dataset), VirtualClock())
+    trainer.prepare()
+    trainer.advance()
+    trainer.save()
+    path = config.out / "training_state.safetensors"
+    header, tensors = load_tensors(path)
+    recipe = header["recipe"]
+    flow = {name: recipe["method"][name] for name in ("horizon", "k", "sigma0", "tau_sampling")}
+    for name in ("method", "normalisation", "all_delta"):
+        del recipe[name]
+    del recipe["model"]["proprioception"]
+    save_tensors(path, tensors, {**header, "recipe": {**recipe, "flow": flow}})
+    again = Trainer(replace(config, resume=True), load_dataset(config.dataset), VirtualClock())
+    again.prepare()
+    assert again.step == 1
 
 
 def test_interrupt_saves_and_can_resume(config, monkeypatch):
@@ -172,7 +167,6 @@ def test_training_learns_the_toy(config, tmp_path):
         sampling=SamplingConfig(batch_size=16, samples=8, max_offset=3, shift_px=0),
         optimiser=OptimiserConfig(lr=3e-3, warmup_steps=50, ema_decay=0.99),
         jitter=0.0,
-        autocast=False,
     )
     result = train(config)
     curve = losses(config.out)

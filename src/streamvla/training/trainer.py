@@ -241,13 +241,18 @@ class Trainer:
         self.step += 1
         last = self.step == self.config.steps
         metrics = None
-        if self.share.is_main and (last or self.step % self.config.holdout_every == 0):
+        if self._holdout_due():
             self.holdout = self.probe.measure(self.policy)
         if last or self.step % self.config.log_every == 0:
             metrics = self._log()
         if self.clock.now_ns() - self._saved_ns > self.config.save_every_s * NS_PER_S:
             self.save()
         return metrics
+
+    def _holdout_due(self) -> bool:
+        """Whether this process measures the held-out error after the present step."""
+        last = self.step == self.config.steps
+        return self.share.is_main and (last or self.step % self.config.holdout_every == 0)
 
     def _optimise(self) -> torch.Tensor:
         """One optimiser step; returns its loss, detached."""
@@ -280,7 +285,7 @@ class Trainer:
             "lr": learning_rate(self.step - 1, self.config.steps, self.config.optimiser),
             "steps_per_s": len(self._losses) / elapsed_s,
         }
-        if self.step % self.config.holdout_every == 0 or self.step == self.config.steps:
+        if self._holdout_due():
             metrics["holdout"] = self.holdout
         if self.share.is_main:
             with (self.config.out / LOG_NAME).open("a", encoding="utf-8") as file:
@@ -396,14 +401,12 @@ class Trainer:
 
 
 def _device(name: str) -> torch.device:
-    """ "auto" takes CUDA where there is some; under torchrun each process has a device."""
+    """ "auto" takes CUDA where there is some; of several processes each has its own device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return (
-        torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
-        if name == "cuda"
-        else (torch.device(name))
-    )
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
 
 
 def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
