@@ -24,6 +24,8 @@ class Train:
         out: folder for the policy, the training state and the log.
         method: action-flow streams one action per expert pass; chunk-flow makes H of them in ten
             passes (π0); regression in one. Backbone and size are the same.
+        backbone: small, trained from scratch; or a vision-language model to fine-tune: a folder
+            with config.json, tokenizer.json and weights, or a name on the hub (extra `vlm`).
         horizon: H, actions per observation.
         ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them.
@@ -46,6 +48,7 @@ class Train:
     dataset: Path = Path("datasets/metaworld6")
     out: Path = Path("runs/train")
     method: Literal["action-flow", "chunk-flow", "regression"] = "action-flow"
+    backbone: str = "small"
     horizon: int = 10
     ablation: str | None = None
     steps: int = 30_000
@@ -98,7 +101,7 @@ def train_config(command: Train) -> TrainConfig:
     from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
     from streamvla.training.optimiser import OptimiserConfig
-    from streamvla.training.trainer import TrainConfig
+    from streamvla.training.trainer import ModelSize, PretrainedSize, TrainConfig
 
     kind = METHODS[command.method]
     config = TrainConfig(
@@ -107,6 +110,7 @@ def train_config(command: Train) -> TrainConfig:
         steps=command.steps,
         seed=command.seed,
         tasks=command.tasks or None,
+        model=ModelSize() if command.backbone == "small" else PretrainedSize(command.backbone),
         method=kind(horizon=command.horizon, state_origin=command.state_origin),
         sampling=SamplingConfig(
             batch_size=command.batch_size, samples=command.samples, max_offset=command.max_offset

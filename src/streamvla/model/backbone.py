@@ -12,12 +12,30 @@ from streamvla.model.layers import FeedForward, merge_heads, split_heads
 
 
 @dataclass(frozen=True, slots=True)
+class Rotary:
+    """The rotation of the position right after the prefix: cos and sin, (b, 1, 1, k) each.
+
+    For backbones whose keys are rotated by their position (RoPE, arXiv 2104.09864): queries have
+    to be rotated as well. Rotated pairs are dimensions i and i + k/2, as in Llama and Gemma.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def turn(self, x: Tensor) -> Tensor:
+        """(b, n, l, k) → same, rotated."""
+        low, high = x.chunk(2, dim=-1)
+        return (x * self.cos + torch.cat([-high, low], dim=-1) * self.sin).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCache:
     """One layer of a `PrefixCache`: keys and values (b, n, l, k), bias (b, 1, 1, l)."""
 
     keys: Tensor
     values: Tensor
     bias: Tensor
+    rotary: Rotary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +48,13 @@ class PrefixCache:
     Attributes:
         keys, values: one (b, n, l, k) tensor a layer.
         bias: (b, 1, 1, l) added to attention scores: 0 for tokens, −inf for padding.
+        rotary: how to rotate queries, where the keys are rotated by position; None: they are not.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor
+    rotary: Rotary | None = None
 
     @property
     def batch(self) -> int:
@@ -49,7 +69,7 @@ class PrefixCache:
     def layers(self) -> Iterator[LayerCache]:
         """Layer by layer, in the order in which an expert reads them."""
         for keys, values in zip(self.keys, self.values, strict=True):
-            yield LayerCache(keys, values, self.bias)
+            yield LayerCache(keys, values, self.bias, self.rotary)
 
 
 def attention_bias(present: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,8 +23,8 @@ from streamvla.core.errors import CheckpointError, StreamVLAError
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.methods import Method, method_from_json, method_to_json
+from streamvla.model.models import Model, ModelConfig, make_model, model_config_from_json
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.vla import StreamingVLA, VLAConfig
 
 SCHEMA_VERSION = 1
 _KEY = "streamvla"
@@ -35,19 +36,19 @@ class Checkpoint:
 
     Attributes:
         provenance: how it came to be: data recipe, seed, commit, training command, step count.
-        weights: state dict of `StreamingVLA`.
+        weights: state dict of the model.
     """
 
-    model: VLAConfig
+    model: ModelConfig
     method: Method
     spec: PolicySpec
     normalisation: Normalisation
     provenance: Mapping[str, Any]
     weights: Mapping[str, Tensor]
 
-    def build_model(self) -> StreamingVLA:
+    def build_model(self) -> Model:
         """The model with these weights, in evaluation mode, on the CPU."""
-        model = StreamingVLA(self.model, self.method)
+        model = make_model(self.model, self.method)
         model.load_state_dict(dict(self.weights))
         return model.eval()
 
@@ -78,9 +79,8 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
     path = Path(path)
     header, weights = load_tensors(path)
     try:
-        sizes = {**header["model"], "image_size": tuple(header["model"]["image_size"])}
         checkpoint = Checkpoint(
-            model=VLAConfig(**sizes),
+            model=model_config_from_json(header["model"]),
             method=_method_from_header(header),
             spec=_spec_from_json(header["spec"]),
             normalisation=Normalisation.from_json(header["normalisation"]),
@@ -141,7 +141,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
-    model = StreamingVLA(checkpoint.model, checkpoint.method)
+    with torch.device("meta"):  # shapes without memory
+        model = make_model(checkpoint.model, checkpoint.method)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     for name in sorted(expected.keys() | found.keys()):

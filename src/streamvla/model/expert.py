@@ -38,10 +38,15 @@ class ExpertSize:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
-    """Each token to the prefix and to its own group, in one softmax: (b, n, m, t, k) → same."""
+    """Each token to the prefix and to its own group, in one softmax: (b, n, m, t, k) → same.
+
+    All suffix tokens stand at one position, the first after the prefix. Rotating them therefore
+    changes nothing among themselves, only what they see of a prefix with rotated keys.
+    """
     b, n, m, t, _ = q.shape
     q = q * q.shape[-1] ** -0.5
-    to_prefix = q.flatten(2, 3) @ cache.keys.transpose(-1, -2) + cache.bias.to(q.dtype)
+    towards = q.flatten(2, 3) if cache.rotary is None else cache.rotary.turn(q.flatten(2, 3))
+    to_prefix = towards @ cache.keys.transpose(-1, -2) + cache.bias.to(q.dtype)
     to_group = q @ k.transpose(-1, -2) if t > 1 else (q * k).sum(-1, keepdim=True)
     scores = torch.cat([to_prefix.view(b, n, m, t, -1), to_group], dim=-1)  # (b, n, m, t, l+t)
     weights = scores.softmax(-1)

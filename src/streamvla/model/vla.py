@@ -15,6 +15,7 @@ expert, at a size that trains on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import ExpertSize
 from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.instruction import InstructionEncoder
+from streamvla.model.instruction import InstructionEncoder, words_tensor
 from streamvla.model.methods import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
@@ -95,6 +96,10 @@ class StreamingVLA(nn.Module):
         self.from_command = nn.Linear(c.action_dim, c.width)
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
         self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
+
+    def tokenise(self, instructions: Sequence[str]) -> Tensor:
+        """b instructions → (b, l) int64 hashed words, l the longest."""
+        return words_tensor(instructions)
 
     def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
         """Encode b observations once, for any number of actions.

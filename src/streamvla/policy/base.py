@@ -14,14 +14,13 @@ from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.methods import Method
+from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.vla import StreamingVLA
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
     pixels_to_float,
     stack_pixels,
-    words_tensor,
 )
 
 
@@ -48,7 +47,7 @@ class ModelPolicy(ABC):
 
     def __init__(
         self,
-        model: StreamingVLA,
+        model: Model,
         spec: PolicySpec,
         method: Method,
         normalisation: Normalisation,
@@ -92,7 +91,7 @@ class ModelPolicy(ABC):
         with torch.inference_mode():
             prefix = self.model.encode(
                 pixels_to_float(stack_pixels(observations, self.spec).to(self.device)),
-                words_tensor([each.instruction for each in observations]).to(self.device),
+                self.model.tokenise([each.instruction for each in observations]).to(self.device),
                 self._tensor(self.normalisation.normalise_state(state)),
                 self._tensor(self.normalisation.normalise_action_state(captured - origin)),
             )

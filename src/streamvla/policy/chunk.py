@@ -11,8 +11,8 @@ from torch import Tensor
 
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.chunk import ChunkFlowConfig, integrate
+from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.vla import StreamingVLA
 from streamvla.policy.base import ModelPolicy, PolicyContext
 
 
@@ -50,7 +50,7 @@ class ChunkFlowPolicy(ChunkPolicy):
 
     def __init__(
         self,
-        model: StreamingVLA,
+        model: Model,
         spec: PolicySpec,
         method: ChunkFlowConfig,
         normalisation: Normalisation,

@@ -12,16 +12,16 @@ from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.chunk import ChunkFlowConfig
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.methods import Method
+from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.regression import RegressionConfig
-from streamvla.model.vla import StreamingVLA
 from streamvla.policy.action_flow import ActionFlowPolicy
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.chunk import ChunkFlowPolicy, RegressionPolicy
 
 
 def make_policy(
-    model: StreamingVLA,
+    model: Model,
     spec: PolicySpec,
     method: Method,
     normalisation: Normalisation,

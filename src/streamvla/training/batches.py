@@ -14,7 +14,7 @@ chunk therefore answer noise the image cannot show; the regression averages over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -23,10 +23,14 @@ from torch import Tensor
 
 from streamvla.core.errors import DatasetError
 from streamvla.data.store import Demonstrations, Episode
+from streamvla.model.instruction import words_tensor
 from streamvla.model.methods import Method
 from streamvla.model.normalisation import Normalisation
-from streamvla.policy.transforms import flow_origin, words_tensor
+from streamvla.policy.transforms import flow_origin
 from streamvla.training.distributed import Share
+
+Tokenise = Callable[[Sequence[str]], Tensor]
+"""b instructions → (b, l) int64."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class BatchSampler:
         config: SamplingConfig,
         seed: int,
         share: Share | None = None,
+        tokenise: Tokenise = words_tensor,
     ) -> None:
         self.meta = demonstrations.meta
         self.episodes = episodes
@@ -104,6 +109,7 @@ class BatchSampler:
         self.method = method
         self.config = config
         self.seed = seed
+        self._tokenise = tokenise
         self._rows = (share or Share()).rows(config.batch_size)
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
         self._frames = _eligible_frames(episodes, method.horizon)
@@ -115,7 +121,7 @@ class BatchSampler:
         drawn = rng.integers(len(tasks), size=self.config.batch_size)
         picks = [self._pick(tasks[task], rng) for task in drawn]
         rows = [self._row(pick) for pick in picks[self._rows]]
-        words = words_tensor([str(row.pop("instruction")) for row in rows])
+        words = self._tokenise([str(row.pop("instruction")) for row in rows])
         stacked = {
             name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]
         }

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from streamvla.model.chunk import ChunkFlowConfig, chunk_sample
 from streamvla.model.flow import ActionFlowConfig, action_path, flow_sample, sample_tau
 from streamvla.model.methods import Method
+from streamvla.model.models import Model
 from streamvla.model.regression import RegressionConfig
-from streamvla.model.vla import StreamingVLA
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import Batch
 from streamvla.training.distributed import Share
@@ -31,7 +31,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        model: StreamingVLA,
+        model: Model,
         method: Method,
         is_delta: Tensor,
         jitter: float = 0.0,

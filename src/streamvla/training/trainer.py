@@ -34,8 +34,10 @@ from streamvla.model.checkpoint import Checkpoint, load_tensors, save_checkpoint
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.generation import require_option
 from streamvla.model.methods import Method, method_from_json, method_to_json
+from streamvla.model.models import Model, ModelConfig, make_model
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
+from streamvla.model.pretrained import PretrainedVLA, pretrained_config
+from streamvla.model.vla import VLAConfig, parameter_count
 from streamvla.policy.load import make_policy
 from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
 from streamvla.training.distributed import Share, joined_processes
@@ -72,6 +74,25 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
+class PretrainedSize:
+    """A vision-language model to fine-tune, instead of the small one from scratch.
+
+    Attributes:
+        source: a folder with config.json, tokenizer.json and weights, or a name on the hub.
+        layers: how many of the language model's, from the first; None for all.
+        train: "all", or "expert" to leave the vision-language model as it is.
+    """
+
+    source: str
+    layers: int | None = None
+    expert_width: int = 384
+    condition_width: int = 128
+    expansion: int = 4
+    train: Literal["all", "expert"] = "all"
+    proprioception: bool = True
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training.
 
@@ -80,6 +101,7 @@ class TrainConfig:
         out: directory for the results.
         steps: optimiser steps in all; the learning-rate schedule spans them.
         tasks: which tasks of the dataset; None for all.
+        model: the small model from scratch, or a pretrained one.
         method: how actions are made; data, backbone and (within 1 %) size are the same for all.
         normalisation: "shared", or the ablation "unshared" (`Normalisation.unshared`).
         all_delta: treat absolute dimensions as deltas, as StreamingVLA does (ablation).
@@ -98,7 +120,7 @@ class TrainConfig:
     steps: int = 30_000
     seed: int = 0
     tasks: tuple[str, ...] | None = None
-    model: ModelSize = field(default_factory=ModelSize)
+    model: ModelSize | PretrainedSize = field(default_factory=ModelSize)
     method: Method = field(default_factory=ActionFlowConfig)
     normalisation: NormalisationKind = "shared"
     all_delta: bool = False
@@ -192,6 +214,12 @@ class Trainer:
         self.device = _device(config.device)
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
         self.normalisation = self._fit_normalisation(training)
+        self.probe = HoldoutProbe(
+            demonstrations, held_out, config.method.horizon, config.holdout_frames
+        )
+        self.model_config = self._model_config()
+        torch.manual_seed(config.seed)
+        self.model = self._new_model().to(self.device)
         self.sampler = BatchSampler(
             demonstrations,
             training,
@@ -200,13 +228,8 @@ class Trainer:
             config.sampling,
             config.seed,
             self.share,
+            self.model.tokenise,
         )
-        self.probe = HoldoutProbe(
-            demonstrations, held_out, config.method.horizon, config.holdout_frames
-        )
-        self.model_config = self._model_config()
-        torch.manual_seed(config.seed)
-        self.model = StreamingVLA(self.model_config, config.method).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = make_optimiser(self.model, config.optimiser)
         is_delta = torch.tensor(demonstrations.meta.action_space.is_delta(), device=self.device)
@@ -353,15 +376,19 @@ class Trainer:
     def _state_tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained_parameters():
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"{key}.{name}"] = value
         return tensors
 
+    def _trained_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        named = self.model.named_parameters()
+        return ((name, parameter) for name, parameter in named if parameter.requires_grad)
+
     def _restore_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for prefix, module in (("model.", self.model), ("average.", self.average)):
             module.load_state_dict({name: tensors[prefix + name] for name in module.state_dict()})
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained_parameters():
             self.optimiser.state[parameter] = {
                 "step": tensors[f"step.{name}"],
                 "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
@@ -377,15 +404,25 @@ class Trainer:
         is_delta = self.demonstrations.meta.action_space.is_delta()
         return shared.unshared(actions, np.concatenate(sums), is_delta)
 
-    def _model_config(self) -> VLAConfig:
-        meta = self.demonstrations.meta
-        return VLAConfig(
-            action_dim=meta.action_space.dim,
-            state_dim=len(meta.state_names),
-            views=len(meta.views),
-            image_size=meta.image_size,
-            **vars(self.config.model),
-        )
+    def _model_config(self) -> ModelConfig:
+        meta, size = self.demonstrations.meta, self.config.model
+        robot = {
+            "action_dim": meta.action_space.dim,
+            "state_dim": len(meta.state_names),
+            "views": len(meta.views),
+        }
+        if isinstance(size, PretrainedSize):
+            return pretrained_config(**robot, **vars(size))
+        return VLAConfig(image_size=meta.image_size, **robot, **vars(size))
+
+    def _new_model(self) -> Model:
+        """The model as training starts: random, or with pretrained weights in its backbone."""
+        model, size = make_model(self.model_config, self.config.method), self.config.model
+        if not isinstance(model, PretrainedVLA) or not isinstance(size, PretrainedSize):
+            return model
+        if not self.config.resume:
+            model.load_backbone(size.source)
+        return model
 
     def _spec(self) -> PolicySpec:
         meta = self.demonstrations.meta
@@ -412,7 +449,8 @@ def _device(name: str) -> torch.device:
 def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A saved recipe with what was not yet a setting when it was written at its default."""
     complete = {"normalisation": "shared", "all_delta": False, **recipe}
-    complete["model"] = {**vars(ModelSize()), **recipe["model"]}
+    if "source" not in recipe["model"]:
+        complete["model"] = {**vars(ModelSize()), **recipe["model"]}
     if "flow" in recipe:
         method = method_from_json({"name": ActionFlowConfig.name, **recipe["flow"]})
         complete["method"] = method_to_json(method)
