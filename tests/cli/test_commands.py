@@ -76,6 +76,8 @@ def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
         (("eval", "--seed", "5"), "evaluation seeds start at 1000000"),
         (("collect", "--tasks", "reech"), "did you mean 'reach'"),
         (("train", "--dataset", "no-such-folder"), "no-such-folder"),
+        (("train", "--ablation", "unalinged"), "did you mean 'unaligned'"),
+        (("train", "--method", "regression", "--k", "5"), "'regression' has no such setting"),
         (("results", "--make", "tmeline"), "did you mean 'timeline'"),
     ],
 )
@@ -107,6 +109,18 @@ def test_a_checkpoint_of_another_robot_is_refused(capsys, tmp_path):
     code, _, err = run(capsys, "run", "--task", "point", "--out", str(tmp_path / "out"))
     assert code == 2
     assert "another action space" in err
+
+
+def test_bench_policy_compares_the_methods(capsys):
+    """`bench policy --json` times all three methods; action flow is first with its first action."""
+    code, out, _ = run(capsys, "bench", "policy", "--generations", "3", "--json")
+    figures = last_json(out)
+    assert code == 0
+    assert set(figures["methods"]) == {"action-flow", "chunk-flow", "regression"}
+    assert figures["first_action_ratio"] > 1
+    flow, chunk = (figures["methods"][name] for name in ("action-flow", "chunk-flow"))
+    assert 5 * flow["action_mflop"] < chunk["action_mflop"]
+    assert flow["parameters"] == pytest.approx(chunk["parameters"], rel=0.01)
 
 
 def test_help_names_every_command(capsys):

@@ -1,11 +1,13 @@
-"""`streamvla bench`: what the runtime itself costs, on this machine."""
+"""`streamvla bench [runtime|policy]`: what runtime and policies cost, on this machine."""
 
 from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import tyro
 
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, SystemClock
@@ -31,25 +33,68 @@ _PROFILE = PROFILES["paper-20hz"]
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the runtime's own cost: no model, no robot, no rendering.
+    """Measure costs: of the runtime alone, or of the policies of all methods side by side.
 
     Attributes:
-        ticks: control ticks of the simulated run.
-        samples: control ticks timed one by one.
+        what: runtime (no model, no robot, no rendering), or policy (context to actions).
+        ticks: control ticks of the simulated run (runtime).
+        samples: control ticks timed one by one (runtime).
+        generations: generations timed of each method (policy).
+        threads: PyTorch threads (policy).
         json: print the figures as one JSON object on the last line.
     """
 
+    what: tyro.conf.Positional[Literal["runtime", "policy"]] = "runtime"
     ticks: int = 1_000_000
     samples: int = 50_000
+    generations: int = 100
+    threads: int = 1
     json: bool = False
 
     def __post_init__(self) -> None:
         if self.ticks < 100 or self.samples < 100:
             raise ConfigError(f"ticks {self.ticks} and samples {self.samples} must be at least 100")
+        if self.generations < 1 or self.threads < 1:
+            raise ConfigError(
+                f"generations {self.generations} and threads {self.threads} must be at least 1"
+            )
 
 
 def bench(command: Bench) -> None:
     """Run the command and print its figures."""
+    if command.what == "policy":
+        _bench_policy(command)
+    else:
+        _bench_runtime(command)
+
+
+def _bench_policy(command: Bench) -> None:
+    from streamvla.cli.bench_policy import measure_policies
+
+    methods = measure_policies(command.generations, command.threads)
+    rows = [
+        (name, *(figure(each[name], 0 if name == "parameters" else 3) for each in methods.values()))
+        for name in next(iter(methods.values()))
+    ]
+    print_table(f"Policies on {machine()['cpu']}", ("figure", *methods), rows)
+    ratio = (
+        methods["chunk-flow"]["first_action_p50_ms"] / methods["action-flow"]["first_action_p50_ms"]
+    )
+    print(f"Action flow gives its first action {ratio:.1f} times sooner than chunk flow.")
+    if command.json:
+        print_json(
+            {
+                "command": "bench policy",
+                "machine": machine(),
+                "threads": command.threads,
+                "generations": command.generations,
+                "methods": methods,
+                "first_action_ratio": ratio,
+            }
+        )
+
+
+def _bench_runtime(command: Bench) -> None:
     tick_ns = _tick_times(command.samples)
     before_kib = _peak_kib()
     ticks_per_s = _simulated_rate(command.ticks)

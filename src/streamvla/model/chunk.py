@@ -98,4 +98,6 @@ class ChunkExpert(Expert):
     def forward(self, noisy: Tensor, tau: Tensor, start: Tensor, prefix: PrefixCache) -> Tensor:
         """(b, m, h, d), (b, m), (b, m, d), cache of b observations → (b, m, h, d)."""
         departs = self.embed_state(start).unsqueeze(2)  # (b, m, 1, w)
-        return self.decode(self.from_action(noisy) + self.place + departs, tau, prefix)
+        return self.decode(
+            self.from_action(noisy) + self.place + departs, self.modulations(tau), prefix
+        )

@@ -11,7 +11,9 @@ Methods differ in what their tokens are: `flow.ActionExpert`, `chunk.ChunkExpert
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,9 @@ from streamvla.model.layers import AdaptiveRMSNorm, FeedForward, fourier_feature
 STATE_WAVELENGTH = 32.0  # in action scales: beyond any sum of one horizon plus a lead
 STATE_OCTAVES = 6
 TAU_OCTAVES = 6
+
+Modulation = tuple[Tensor, ...]
+"""Scale, shift and gate of several adaptive norms, (b, m, 1, 3w) each."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,13 @@ class ExpertBlock(nn.Module):
         self.feed_norm = AdaptiveRMSNorm(size.width, size.condition_width)
         self.feed = FeedForward(size.width, size.expansion)
 
-    def forward(self, x: Tensor, condition: Tensor, cache: LayerCache) -> Tensor:
-        """(b, m, t, w), (b, m, 1, c), this layer's cache → (b, m, t, w)."""
-        normed, gate = self.attention_norm(x, condition)
+    def forward(self, x: Tensor, modulation: Modulation, cache: LayerCache) -> Tensor:
+        """(b, m, t, w), of both norms (b, m, 1, 3w), this layer's cache → (b, m, t, w)."""
+        normed, gate = self.attention_norm.modulate(x, modulation[0])
         q, k, v = (self._split(part) for part in self.qkv(normed).chunk(3, dim=-1))
         mixed = attend(q, k, v, cache).permute(0, 2, 3, 1, 4).flatten(-2)  # (b, m, t, n·k)
         x = x + gate * self.out(mixed)
-        normed, gate = self.feed_norm(x, condition)
+        normed, gate = self.feed_norm.modulate(x, modulation[1])
         return x + gate * self.feed(normed)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -109,10 +114,23 @@ class Expert(nn.Module):
         waves = fourier_features(x, STATE_WAVELENGTH, STATE_OCTAVES).flatten(-2)
         return self.from_state(torch.cat([x * (8 / STATE_WAVELENGTH), waves], dim=-1))
 
-    def decode(self, suffix: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
-        """(b, m, t, w) suffix tokens, (b, m) flow times, cache of b → (b, m, t, d)."""
+    def modulations(self, tau: Tensor) -> Modulation:
+        """Flow times (b, m) → what they do to each norm, in order, (b, m, 1, 3w) each.
+
+        They depend on nothing else, so a policy that asks for few flow times keeps them.
+        """
         condition = self.from_tau(fourier_features(tau, 2.0, TAU_OCTAVES)).unsqueeze(2)
-        for block, cache in zip(self.blocks, prefix.layers(), strict=True):
-            suffix = block(suffix, condition, cache)
-        normed, _ = self.final_norm(suffix, condition)
+        return tuple(modulation(condition) for modulation in self._modulators())
+
+    def decode(self, suffix: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
+        """(b, m, t, w) suffix tokens, `modulations(tau)`, cache of b → (b, m, t, d)."""
+        for i, (block, cache) in enumerate(zip(self.blocks, prefix.layers(), strict=True)):
+            suffix = block(suffix, modulations[2 * i : 2 * i + 2], cache)
+        normed, _ = self.final_norm.modulate(suffix, modulations[-1])
         return self.to_step(normed)
+
+    def _modulators(self) -> Iterator[Any]:
+        blocks: Iterable[Any] = self.blocks
+        for block in blocks:
+            yield from (block.attention_norm.modulation, block.feed_norm.modulation)
+        yield self.final_norm.modulation

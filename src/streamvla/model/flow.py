@@ -21,7 +21,7 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
-from streamvla.model.expert import Expert
+from streamvla.model.expert import Expert, Modulation
 from streamvla.model.generation import GenerationConfig, require_option
 
 TauSampling = Literal["grid", "uniform", "beta"]
@@ -147,5 +147,9 @@ class ActionExpert(Expert):
 
     def forward(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
         """(b, m, d), (b, m), cache of b observations → (b, m, d)."""
+        return self.step(x, self.modulations(tau), prefix)
+
+    def step(self, x: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
+        """As `forward`, with `modulations(tau)` made before."""
         suffix = self.embed_state(x).unsqueeze(2)  # (b, m, 1, w)
-        return self.decode(suffix, tau, prefix).squeeze(2)
+        return self.decode(suffix, modulations, prefix).squeeze(2)

@@ -24,7 +24,11 @@ class AdaptiveRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(..., w), (..., c) → normalised (..., w) and the gate (..., w) for its branch."""
-        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
+        return self.modulate(x, self.modulation(condition))
+
+    def modulate(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with scale, shift and gate (..., 3w) made before."""
+        scale, shift, gate = modulation.chunk(3, dim=-1)
         return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift, gate
 
 

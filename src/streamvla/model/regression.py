@@ -42,4 +42,4 @@ class RegressionExpert(Expert):
         """(b, m, d), cache of b observations → (b, m, h, d)."""
         departs = self.embed_state(start).unsqueeze(2)  # (b, m, 1, w)
         tau = torch.zeros(start.shape[:2], device=start.device)
-        return self.decode(self.query + departs, tau, prefix)
+        return self.decode(self.query + departs, self.modulations(tau), prefix)

@@ -4,6 +4,7 @@ from streamvla.policy.action_flow import ActionFlowPolicy
 from streamvla.policy.base import ModelPolicy, PolicyContext
 from streamvla.policy.chunk import ChunkFlowPolicy, RegressionPolicy
 from streamvla.policy.load import load_policy, make_policy
+from streamvla.policy.rollout import Rollout, roll_out
 from streamvla.policy.shipped import resolve_checkpoint, trained_tasks
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "ModelPolicy",
     "PolicyContext",
     "RegressionPolicy",
+    "Rollout",
     "load_policy",
     "make_policy",
     "resolve_checkpoint",
+    "roll_out",
     "trained_tasks",
 ]

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import PolicySpec
+from streamvla.model.flow import ActionExpert, ActionFlowConfig
+from streamvla.model.models import Model
+from streamvla.model.normalisation import Normalisation
 from streamvla.policy.base import ModelPolicy, PolicyContext
 
 
@@ -17,7 +22,28 @@ class ActionFlowPolicy(ModelPolicy):
     emitted action is clipped to the action space's limits and the flow goes on from what was
     *emitted*, so for delta dimensions Σ emitted = x_H − x_0 always, and clipping cannot open a gap
     between the flow and the robot.
+
+    Flow times are on the grid i/H, so what they do to the expert's norms is made once, here: the
+    model's weights must not change afterwards.
     """
+
+    def __init__(
+        self,
+        model: Model,
+        spec: PolicySpec,
+        method: ActionFlowConfig,
+        normalisation: Normalisation,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(model, spec, method, normalisation, device)
+        if not isinstance(self.model.expert, ActionExpert):
+            raise ConfigError(
+                f"an action-flow policy needs an ActionExpert, not {type(model.expert)}"
+            )
+        self._expert = self.model.expert
+        with torch.inference_mode():
+            taus = torch.arange(method.horizon, device=self.device) / method.horizon
+            self._modulations = [self._expert.modulations(tau.view(1, 1)) for tau in taus]
 
     def _actions(
         self, context: PolicyContext, start: np.ndarray, index: int
@@ -34,6 +60,5 @@ class ActionFlowPolicy(ModelPolicy):
         """v/H at flow step `index`: (b, d) → (b, d), robot units."""
         with torch.inference_mode():
             suffix = self._relative(context, x)  # (b, 1, d)
-            tau = torch.full(suffix.shape[:2], index / self.spec.horizon, device=self.device)
-            step = self.model(suffix, tau, context.prefix).squeeze(1)  # (b, d)
-        return self.normalisation.restore_action(step.cpu().numpy())
+            step = self._expert.step(suffix, self._modulations[index], context.prefix)
+        return self.normalisation.restore_action(step.squeeze(1).cpu().numpy())

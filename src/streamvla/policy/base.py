@@ -133,7 +133,7 @@ class ModelPolicy(ABC):
 
 
 def _seed(observation: Observation) -> int:
-    """A digest of when and where the observation was made."""
-    parts = (observation.state.tobytes(), observation.action_state.tobytes())
+    """A digest of when and where the observation was made; rounding errors do not change it."""
+    where = np.concatenate([observation.state, observation.action_state]).astype(np.float64)
     instant = observation.captured_ns.to_bytes(8, "little", signed=True)
-    return zlib.crc32(b"".join((*parts, instant)))
+    return zlib.crc32((where.round(3) + 0.0).tobytes() + instant)  # + 0.0: no negative zeros

@@ -38,6 +38,7 @@ from streamvla.model.models import Model, ModelConfig, make_model
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.pretrained import PretrainedVLA, pretrained_config
 from streamvla.model.vla import VLAConfig, parameter_count
+from streamvla.policy.base import ModelPolicy
 from streamvla.policy.load import make_policy
 from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
 from streamvla.training.distributed import Share, joined_processes
@@ -236,13 +237,17 @@ class Trainer:
         self.objective = self.share.wrap(
             Objective(self.model, config.method, is_delta, config.jitter, self.share)
         )
-        self.policy = make_policy(
-            self.average, self._spec(), config.method, self.normalisation, self.device
-        )
         self.step = 0
         self.holdout: dict[str, float] = {}
         self._saved_ns = self._logged_ns = clock.now_ns()
         self._losses: list[torch.Tensor] = []
+
+    @property
+    def policy(self) -> ModelPolicy:
+        """The averaged weights as they stand, as a policy."""
+        return make_policy(
+            self.average, self._spec(), self.config.method, self.normalisation, self.device
+        )
 
     def prepare(self) -> None:
         """Resume if asked; otherwise claim the output directory."""
@@ -355,7 +360,7 @@ class Trainer:
         return Checkpoint(
             model=self.model_config,
             method=self.config.method,
-            spec=self.policy.spec,
+            spec=self._spec(),
             normalisation=self.normalisation,
             provenance={
                 **provenance(),
