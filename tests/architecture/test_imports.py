@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": {"core", "robots"},
     "training": {"core", "data", "model", "policy"},
     "runtime": {"core", "trace"},
-    "evaluation": {"core", "trace"},
+    "evaluation": {"core", "runtime", "trace"},
     "testing": {"core"},
 }
 """Room → rooms it may import besides itself; `cli` may import all."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import SpecMismatchError
+from streamvla.core.limits import MotionLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class RobotSpec:
         image_size: (height, width) of every view, pixels.
         state_names: one name per proprioceptive dimension `s`.
         control_period_ns: how long one command acts.
+        limits: how the robot may be commanded to move; None for what its action space implies.
     """
 
     name: str
@@ -67,6 +69,12 @@ class RobotSpec:
     image_size: tuple[int, int]
     state_names: tuple[str, ...]
     control_period_ns: int
+    limits: MotionLimits | None = None
+
+    @property
+    def motion_limits(self) -> MotionLimits:
+        """The declared limits, or else `MotionLimits.of_space`."""
+        return self.limits or MotionLimits.of_space(self.action_space)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,15 @@ class Policy(Protocol):
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         """Yield `H − start.index` actions, each (d,) float64 in robot units, as they are made."""
         ...
+
+
+def goal_of(context: Any) -> np.ndarray | None:
+    """(d,) where a context says the motion should end, as an action state; None if it does not.
+
+    A context states it by an attribute `goal`. A fallback controller may drive there when the
+    policy falls silent.
+    """
+    return getattr(context, "goal", None)
 
 
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -62,6 +62,25 @@ class Episode:
     watch: Watch | None = None
 
 
+class Controlled(Protocol):
+    """What a control loop needs of an episode; what each is, `Episode` says."""
+
+    @property
+    def robot(self) -> Robot: ...
+    @property
+    def streamer(self) -> Streamer: ...
+    @property
+    def trace(self) -> TraceSink: ...
+    @property
+    def pacing(self) -> Pacing: ...
+    @property
+    def profile(self) -> LatencyProfile: ...
+    @property
+    def limits(self) -> EpisodeLimits: ...
+    @property
+    def watch(self) -> Watch | None: ...
+
+
 @dataclass(frozen=True)
 class EpisodeResult:
     """How an episode ended, on the episode's clock (0 is its start)."""
@@ -72,16 +91,25 @@ class EpisodeResult:
 
 
 def make_context(episode: Episode, command: StartObserve, capture: Any, captured_ns: int) -> Any:
-    """Capture → frames → observation → context: the observe stage."""
-    frames = episode.robot.observe(capture)
-    observation = Observation(
-        images=frames.images,
-        state=frames.state,
-        action_state=command.action_state,
-        instruction=episode.instruction or episode.robot.instruction,
-        captured_ns=captured_ns,
+    """The observe stage of an episode (see `context_of`)."""
+    instruction = episode.instruction or episode.robot.instruction
+    return context_of(
+        episode.robot, episode.policy, capture, command.action_state, instruction, captured_ns
     )
-    return episode.policy.encode(observation)
+
+
+def context_of(
+    robot: Robot,
+    policy: Policy,
+    capture: Any,
+    action_state: np.ndarray,
+    instruction: str,
+    captured_ns: int,
+) -> Any:
+    """Capture → frames → observation → context; `action_state` is (d,)."""
+    frames = robot.observe(capture)
+    observation = Observation(frames.images, frames.state, action_state, instruction, captured_ns)
+    return policy.encode(observation)
 
 
 def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
@@ -98,7 +126,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def end_reason(episode: Episode, elapsed_ns: int) -> EndReason | None:
+def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:
     """Why the episode ends now, or None: looked at on every control instant."""
     if episode.limits.stop_on_success and episode.robot.success:
         return "success"
@@ -107,7 +135,9 @@ def end_reason(episode: Episode, elapsed_ns: int) -> EndReason | None:
     return "observations" if episode.streamer.finished else None
 
 
-def close_trace(episode: Episode, now_ns: int, start_ns: int, reason: EndReason) -> EpisodeResult:
+def close_trace(
+    episode: Controlled, now_ns: int, start_ns: int, reason: EndReason
+) -> EpisodeResult:
     """Write the last event and give the result."""
     success = episode.robot.success
     episode.trace.record(Ended(now_ns, success, reason))

@@ -60,8 +60,10 @@ class Sent(NamedTuple):
 
     `due_ns` is the deadline it was sent for: the tick's instant (grid pacing), or the instant at
     which the robot became free (event pacing). `source` is "policy", or the governor's rung
-    ("hold", "decelerate"), and then `generation`, `observation` and `index` are −1 and
-    `captured_ns` is −1. `depth` is how many actions stay in the buffer behind it.
+    ("hold", "extrapolate", "decelerate", "fallback", "stop"), and then `generation`, `observation`
+    and `index` are −1 and `captured_ns` is −1. `depth` is how many actions stay in the buffer
+    behind it. `valid_until_ns` is the last instant at which the command might have been sent; −1
+    where it has no such instant.
     """
 
     t_ns: int
@@ -74,6 +76,7 @@ class Sent(NamedTuple):
     captured_ns: int
     depth: int
     values: tuple[float, ...]
+    valid_until_ns: int = -1
 
 
 class Finished(NamedTuple):
@@ -98,6 +101,42 @@ class Rejected(NamedTuple):
     generation: int
     index: int
     cause: str
+
+
+class Intervened(NamedTuple):
+    """The governor stepped in on a control tick, on which rung of its ladder, and why.
+
+    `rung` is "clamp" (the action went out, brought within the limits), "reject" (it did not), or
+    that of the command sent in its place, as in `Sent.source`.
+    """
+
+    t_ns: int
+    tick: int
+    rung: str
+    cause: str
+
+
+class Rearmed(NamedTuple):
+    """Somebody ended a latched safe stop: from the next tick on the policy may move the robot."""
+
+    t_ns: int
+
+
+class HealthChanged(NamedTuple):
+    """The state of the action stream changed on a control tick (`runtime.health`)."""
+
+    t_ns: int
+    tick: int
+    before: str
+    after: str
+
+
+class FaultInjected(NamedTuple):
+    """A fault put in on purpose began; it lasts until `until_ns`, −1 for good."""
+
+    t_ns: int
+    kind: str
+    until_ns: int
 
 
 class Failed(NamedTuple):
@@ -126,6 +165,10 @@ TraceEvent = (
     | Finished
     | Dropped
     | Rejected
+    | Intervened
+    | Rearmed
+    | HealthChanged
+    | FaultInjected
     | Failed
     | Ended
 )
@@ -142,6 +185,10 @@ EVENT_TYPES: dict[str, type] = {
         Finished,
         Dropped,
         Rejected,
+        Intervened,
+        Rearmed,
+        HealthChanged,
+        FaultInjected,
         Failed,
         Ended,
     )
