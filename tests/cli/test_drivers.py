@@ -12,12 +12,13 @@ import pytest
 from streamvla.cli.drivers import Captures, ProcessRunner, ThreadRunner
 from streamvla.core.errors import SpecMismatchError
 from streamvla.robots.point import SPEC
-from streamvla.runtime import ActionFlow, EpisodeLimits, EpisodePlan, Streamer
+from streamvla.runtime import ActionFlow, EpisodeLimits, EpisodePlan, RealtimeSettings, Streamer
 from streamvla.runtime.latency import profile_ms
 from streamvla.testing import ScriptedPolicy, unit_space
 from streamvla.trace import Sent, read_trace
 
 HORIZON = 6
+NORMAL = RealtimeSettings(fifo_priority=None)
 
 
 class PointPolicy(ScriptedPolicy):
@@ -62,7 +63,7 @@ def test_both_drivers_carry_out_a_plan_alike(tmp_path):
     """The same plan through threads and through processes sends the same policy actions, and
     films every control instant."""
     sent, films = [], []
-    for driver in (ThreadRunner(PointPolicy()), ProcessRunner(PointPolicy)):
+    for driver in (ThreadRunner(PointPolicy()), ProcessRunner(PointPolicy, NORMAL)):
         path = tmp_path / f"{type(driver).__name__}.jsonl"
         film: Captures = []
         robot = driver.use("point")
@@ -79,7 +80,7 @@ def test_both_drivers_carry_out_a_plan_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: ThreadRunner(wide_policy()), lambda: ProcessRunner(wide_policy)]
+    "make", [lambda: ThreadRunner(wide_policy()), lambda: ProcessRunner(wide_policy, NORMAL)]
 )
 def test_both_refuse_a_policy_of_another_robot(make):
     """A policy with another action space is refused before anything moves."""

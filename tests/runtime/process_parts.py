@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -12,11 +11,14 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import RobotError
+from streamvla.runtime.privileges import RealtimeSettings
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 
 SPACE = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
 PERIOD_NS = ms_to_ns(20)
 HORIZON = 10
+NORMAL = RealtimeSettings(fifo_priority=None)
+"""Tests leave the real-time scheduler alone: a fault in one must not take a core."""
 
 
 class DiaryRobot(StillRobot):
@@ -103,14 +105,3 @@ def policy_that_raises_at_once() -> ScriptedPolicy:
 
 def policy_of_the_wrong_shape() -> ScriptedPolicy:
     return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, lambda *_: np.zeros(7))
-
-
-def policy_with_a_busy_thread() -> ScriptedPolicy:
-    """Pure Python that never lets go of the model process's interpreter for long."""
-
-    def spin() -> None:
-        while True:
-            pass
-
-    threading.Thread(target=spin, daemon=True).start()
-    return wandering_policy()

@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from streamvla.runtime.launch import receive_fd
+from streamvla.runtime.launch import orphaned, receive_fd
 from streamvla.runtime.ring import SharedRing
 
 RECORD = np.dtype([("number", "i8"), ("copy", "f8")])
@@ -24,7 +24,7 @@ def push_numbered(connection: Connection, total: int, batch: int) -> None:
     """Push records 0 … total − 1, `batch` at a time, as fast as there is room."""
     ring = SharedRing.attach(receive_fd(connection), RECORD)
     done = 0
-    while done < total:
+    while done < total and not orphaned():
         done += ring.push(numbered(done, min(batch, total - done)))
 
 

@@ -125,6 +125,6 @@ def test_a_wish_out_of_range_is_refused_before_it_is_made(make, message):
 
 def test_a_refused_wish_says_why():
     """A core that does not exist: refused, with the system's reason."""
-    refused = [grant for grant in ask(RealtimeSettings(cpus=(4096,))) if not grant.obtained]
+    refused = [grant for grant in ask(RealtimeSettings(None, cpus=(4096,))) if not grant.obtained]
     assert [grant.wish for grant in refused] == ["cores (4096,)"]
     assert "refused (" in str(refused[0])

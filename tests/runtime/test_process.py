@@ -39,6 +39,8 @@ from .scenario import Scenario, wandering
 
 PROFILE = profile_ms("brisk", 8, 4, 20)
 
+process_driver = partial(ProcessDriver, settings=parts.NORMAL)
+
 
 def plan_for(
     path: Path,
@@ -83,7 +85,7 @@ def diary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def driver(diary: Path):
-    with ProcessDriver(partial(parts.DiaryRobot, diary), parts.wandering_policy) as driver:
+    with process_driver(partial(parts.DiaryRobot, diary), parts.wandering_policy) as driver:
         yield driver
 
 
@@ -198,7 +200,7 @@ def test_a_raising_policy_stops_the_robot_and_its_error_reaches_the_owner(
     """The policy's exception arrives in words at the owner; the robot was told to hold before."""
     path = tmp_path / "raised.jsonl"
     with (
-        ProcessDriver(parts.still_robot, policy) as driver,
+        process_driver(parts.still_robot, policy) as driver,
         pytest.raises(StageFailedError, match=message),
     ):
         driver.run(plan_for(path, seconds=20))
@@ -209,7 +211,7 @@ def test_a_robot_that_fails_is_named_and_the_trace_ends_with_it(tmp_path):
     """A robot's own error reaches the owner as what it is; the trace ends as failed."""
     path = tmp_path / "robot.jsonl"
     with (
-        ProcessDriver(parts.broken_robot, parts.wandering_policy) as driver,
+        process_driver(parts.broken_robot, parts.wandering_policy) as driver,
         pytest.raises(RobotError, match="joint 3 does not answer"),
     ):
         driver.run(plan_for(path, seconds=20))
@@ -222,7 +224,7 @@ def test_a_robot_that_fails_is_named_and_the_trace_ends_with_it(tmp_path):
 def test_actions_of_the_wrong_shape_are_refused_not_misread(tmp_path):
     """An action that fits no record still reaches the governor, which names its shape."""
     with (
-        ProcessDriver(parts.still_robot, parts.policy_of_the_wrong_shape) as driver,
+        process_driver(parts.still_robot, parts.policy_of_the_wrong_shape) as driver,
         pytest.raises(StageFailedError, match=r"shape \(7,\), expected \(2,\)"),
     ):
         driver.run(plan_for(tmp_path / "shape.jsonl", seconds=20))
@@ -232,7 +234,7 @@ def test_large_captures_hold_up_no_tick_while_the_model_is_suspended(tmp_path):
     """A 4 MiB capture that the suspended model does not take costs no tick its command."""
     path = tmp_path / "large.jsonl"
     plan = replace(plan_for(path, seconds=1), faults=parse_faults(["sigstop:600ms@100ms"]))
-    with ProcessDriver(parts.large_capture_robot, parts.wandering_policy) as driver:
+    with process_driver(parts.large_capture_robot, parts.wandering_policy) as driver:
         result = driver.run(plan)
     held = [event for event in sent(read_trace(path)) if event.source == "hold"]
     assert result.reason == "time-limit"
@@ -269,7 +271,7 @@ def test_the_executor_process_has_no_torch(driver):
 def test_what_cannot_be_driven_is_refused_at_the_start(robot, policy, error, message):
     """A robot that brings torch, does not fit, or cannot be sent raises with the remedy."""
     with pytest.raises(error, match=message):
-        ProcessDriver(robot, policy)
+        process_driver(robot, policy)
 
 
 def test_a_robot_defined_in_the_main_script_is_refused_by_name(tmp_path):
@@ -286,7 +288,7 @@ def test_a_robot_defined_in_the_main_script_is_refused_by_name(tmp_path):
 
 def test_wishes_are_answered_and_recorded(tmp_path):
     """Each wish comes back as obtained or refused, and stands in the trace's header."""
-    settings = RealtimeSettings(cpus=(4096,))
+    settings = RealtimeSettings(None, cpus=(4096,))
     with ProcessDriver(parts.still_robot, parts.wandering_policy, settings=settings) as driver:
         driver.run(plan_for(tmp_path / "trace.jsonl", observations=1))
         grants = driver.grants
@@ -318,3 +320,37 @@ def test_a_planned_kill_ends_as_a_real_one(driver, tmp_path):
     with pytest.raises(StageFailedError, match="killed by SIGKILL"):
         driver.run(plan)
     assert sent(read_trace(path))[-1].source == "hold"
+
+
+def test_no_process_outlives_a_killed_owner(diary, tmp_path):
+    """SIGKILL of the owner in mid-episode: the executor process holds the robot, ends the trace
+    and leaves, and the model process, though suspended, is gone too."""
+    path = tmp_path / "orphaned.jsonl"
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.runtime.process_owner", path, diary],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout is not None
+    executor, model = map(int, owner.stdout.readline().split())
+    reached(lambda: len(sent(read_trace(path))) >= 10)
+    os.kill(model, signal.SIGSTOP)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    for pid in (executor, model):
+        reached(lambda pid=pid: not Path(f"/proc/{pid}").exists())
+    ended = read_trace(path).events[-1]
+    assert isinstance(ended, Ended)
+    assert ended.reason == "interrupted"
+    assert parts.read_diary(diary)[-1][0] == 0.0
+
+
+def reached(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; fail if it does not within 20 s."""
+    for _ in range(2000):
+        with suppress(TraceError):  # not begun yet
+            if condition():
+                return
+        threading.Event().wait(0.01)
+    pytest.fail("it never came true")

@@ -21,7 +21,7 @@ from streamvla.core.errors import ConfigError, RingError
 from streamvla.core.provenance import commit, machine
 from streamvla.runtime.channel import Channel
 from streamvla.runtime.handoff import result_record
-from streamvla.runtime.launch import Child, receive_fd
+from streamvla.runtime.launch import Child, orphaned, receive_fd
 from streamvla.runtime.privileges import RealtimeSettings, ask
 from streamvla.runtime.ring import SharedRing
 
@@ -40,6 +40,8 @@ class BenchHandoff:
         batch: records a push.
         singles: pushed one at a time, all verified.
         samples: hand-offs timed one by one, each way of waiting.
+        priority: SCHED_FIFO priority of the one who sleeps until the bell rings, as the executor's;
+            None for the normal scheduler.
         json: print the figures as one JSON object on the last line.
     """
 
@@ -47,6 +49,7 @@ class BenchHandoff:
     batch: int = 1024
     singles: int = 100_000
     samples: int = 2_000
+    priority: int | None = RealtimeSettings.fifo_priority
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -66,8 +69,8 @@ def bench_handoff(command: BenchHandoff) -> None:
         RingError: a record was torn, lost or repeated.
     """
     figures = {
-        **_latency(command.samples, bell=False),
-        **_latency(command.samples, bell=True),
+        **_latency(command.samples, None),
+        **_latency(command.samples, RealtimeSettings(command.priority)),
         "records": command.records,
         "batch": command.batch,
         "records_per_s": _throughput(command.records, command.batch),
@@ -85,7 +88,7 @@ def bench_handoff(command: BenchHandoff) -> None:
 # --- latency ---------------------------------------------------------------------------------
 
 
-def _latency(samples: int, *, bell: bool) -> dict[str, float]:
+def _latency(samples: int, asleep: RealtimeSettings | None) -> dict[str, float]:
     """From ready to visible, microseconds: `visible_*` looking all the time, `woken_*` asleep."""
     ring = SharedRing.create(_RECORD, _CAPACITY)
     ours, theirs = socket.socketpair()
@@ -95,24 +98,26 @@ def _latency(samples: int, *, bell: bool) -> dict[str, float]:
     theirs.close()
     channel = Channel(ours.detach())
     with ThreadPoolExecutor(1) as thread:  # what it is granted ends with it
-        late_ns = thread.submit(_consume_timed, ring, channel, samples, bell).result()
+        late_ns = thread.submit(_consume_timed, ring, channel, samples, asleep).result()
     child.close()
     channel.close()
     ring.close()
-    name = "woken" if bell else "visible"
+    name = "woken" if asleep else "visible"
     p50, p99 = np.percentile(late_ns, (50, 99)) / 1e3
     largest = float(late_ns.max()) / 1e3
     return {f"{name}_p50_us": p50, f"{name}_p99_us": p99, f"{name}_max_us": largest}
 
 
-def _consume_timed(ring: SharedRing, channel: Channel, samples: int, bell: bool) -> np.ndarray:
+def _consume_timed(
+    ring: SharedRing, channel: Channel, samples: int, asleep: RealtimeSettings | None
+) -> np.ndarray:
     """(samples,) ns from ready to visible."""
-    if bell:
-        ask(RealtimeSettings())
+    if asleep:
+        ask(asleep)
     clock, late_ns = SystemClock(), np.empty(samples, np.int64)
     for sample in range(samples):
         while not len(records := ring.pop(1)):
-            if bell:
+            if asleep:
                 channel.wait()
                 channel.receive()
             _require(not channel.closed, "the producer died")
@@ -189,6 +194,7 @@ def _produce(connection: Connection, total: int, batch: int) -> None:
             pushed = ring.push(records[taken:])
             taken += pushed
             if not pushed:
+                _require(not orphaned(), "the consumer died")
                 clock.sleep_for_ns(0)
         done += taken
 

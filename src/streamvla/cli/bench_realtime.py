@@ -58,8 +58,8 @@ class BenchRealtime:
     def __post_init__(self) -> None:
         if not 1 <= self.hz <= 10_000:
             raise ConfigError(f"rate {self.hz} Hz: expected 1 to 10000")
-        if not 0.5 <= self.seconds <= 86_400:
-            raise ConfigError(f"{self.seconds} seconds: expected 0.5 to 86400")
+        if not 0.1 <= self.seconds <= 86_400:
+            raise ConfigError(f"{self.seconds} seconds: expected 0.1 to 86400")
 
     @property
     def period_ns(self) -> int:

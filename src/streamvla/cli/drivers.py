@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from streamvla.core.interfaces import Policy, Robot, check_fit
 from streamvla.runtime import Episode, RealtimeDriver
 from streamvla.runtime.plan import EpisodePlan
+from streamvla.runtime.privileges import RealtimeSettings
 from streamvla.runtime.process import ProcessDriver
 from streamvla.runtime.stages import StageTimes
 from streamvla.trace import FileTrace
@@ -45,10 +46,16 @@ class Driver(Protocol):
     def close(self) -> None: ...
 
 
-def make_driver(name: DriverName, checkpoint: Path, policy: Policy) -> Driver:
-    """The driver of that name for this policy, which came from `checkpoint`."""
+def make_driver(
+    name: DriverName, checkpoint: Path, policy: Policy, settings: RealtimeSettings
+) -> Driver:
+    """The driver of that name for this policy, which came from `checkpoint`.
+
+    Args:
+        settings: of the executor process, if there is one.
+    """
     if name == "process":
-        return ProcessRunner(partial(load_policy_on_one_thread, checkpoint))
+        return ProcessRunner(partial(load_policy_on_one_thread, checkpoint), settings)
     return ThreadRunner(policy)
 
 
@@ -152,8 +159,9 @@ class ProcessRunner:
     """Control loop and model in processes of their own; here a robot that only renders films.
     Implements `Driver`."""
 
-    def __init__(self, make_policy: Callable[[], Policy]) -> None:
+    def __init__(self, make_policy: Callable[[], Policy], settings: RealtimeSettings) -> None:
         self._make_policy = make_policy
+        self._settings = settings
         self._driver: ProcessDriver | None = None
         self._present = _OneRobot()
 
@@ -162,7 +170,9 @@ class ProcessRunner:
 
         if self._present.change(task):
             self._stop()
-            self._driver = ProcessDriver(partial(make_robot, task), self._make_policy)
+            self._driver = ProcessDriver(
+                partial(make_robot, task), self._make_policy, settings=self._settings
+            )
         return self._present.robot
 
     def measure(self, seed: int, repeats: int) -> list[StageTimes]:

@@ -25,7 +25,7 @@ from streamvla.cli.methods import AUTO, label, parse_method, require_seconds, sl
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
-from streamvla.core.interfaces import PolicySpec, Robot
+from streamvla.core.interfaces import Policy, PolicySpec, Robot
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
@@ -37,6 +37,7 @@ from streamvla.runtime import (
     Hold,
     Ladder,
     LatencyProfile,
+    RealtimeSettings,
     Streamer,
     named_profile,
     parse_faults,
@@ -75,6 +76,8 @@ class Run:
         videos: how many episodes to film.
         driver: "thread": the control loop beside the model's threads; "process": in a process of
             its own, which the model cannot hold up.
+        priority: SCHED_FIFO priority of the control loop's process, if the system grants it; None
+            for the normal scheduler.
         governor: "basic": clip and hold; "ladder": the robot's motion limits, smooth stops, a
             latched safe stop. Default: the ladder when faults are put in, else basic.
         faults: put in on purpose, in every episode: KIND[:AMOUNT]@START[+LENGTH], as in
@@ -96,6 +99,7 @@ class Run:
     resume: bool = False
     videos: int = 3
     driver: DriverName = "thread"
+    priority: int | None = RealtimeSettings.fifo_priority
     governor: Literal["basic", "ladder"] | None = None
     faults: tuple[str, ...] = ()
     json: bool = False
@@ -137,7 +141,7 @@ def run(command: Run) -> None:
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
     policy = load_policy_on_one_thread(checkpoint)
-    with closing(make_driver(command.driver, checkpoint, policy)) as driver:
+    with closing(_driver(command, checkpoint, policy)) as driver:
         session = _Session(command, policy.spec, identify(checkpoint), driver, tasks)
         if not command.resume:
             _clear(command.out)
@@ -151,6 +155,11 @@ def run(command: Run) -> None:
             )
             raise
     session.report()
+
+
+def _driver(command: Run, checkpoint: Path, policy: Policy) -> Driver:
+    settings = RealtimeSettings(command.priority)
+    return make_driver(command.driver, checkpoint, policy, settings)
 
 
 def _clear(out: Path) -> None:

@@ -40,7 +40,7 @@ from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.launch import receive_fd
 from streamvla.runtime.loop_statistics import LoopStatistics, TickLog
 from streamvla.runtime.plan import EpisodePlan, MakeRobot, ProcessResult
-from streamvla.runtime.privileges import Grant, RealtimeSettings, ask
+from streamvla.runtime.privileges import FifoGuard, Grant, RealtimeSettings, ask
 from streamvla.runtime.ring import SharedRing
 from streamvla.runtime.stages import STAGE_RETURN_S, StageError, StageResult
 from streamvla.runtime.streamer import CancelGenerate, StartGenerate, StartObserve, Streamer
@@ -111,12 +111,13 @@ def executor_main(owner: Connection, make_robot: MakeRobot, settings: RealtimeSe
     """Run in the executor process until the owner is gone."""
     robot = make_robot()
     _refuse_torch()
+    guard = FifoGuard()
     grants = ask(settings)
     owner.send(ExecutorReady(robot.spec, grants))
     ring = SharedRing.attach(receive_fd(owner), result_record(robot.spec.action_space.dim))
     channel = Channel(receive_fd(owner))
     try:
-        _Executor(owner, robot, _Intake(ring, channel), grants).serve()
+        _Executor(owner, robot, _Intake(ring, channel), grants, guard).serve()
     finally:
         robot.close()
 
@@ -152,7 +153,7 @@ class _Intake:
 class _ProcessStages:
     """Stages in the model process. Implements `Stages`.
 
-    Raises from `wait`:
+    Raises from `wait` and `take`:
         KeyboardInterrupt: the owner wants the episode to end, or is gone.
     """
 
@@ -210,6 +211,8 @@ class _ProcessStages:
         return self._results.popleft() if self._results else None
 
     def _collect(self) -> None:
+        if select.select([self._owner], [], [], 0)[0]:  # a loop that is behind never waits
+            self._listen_to_owner()
         for delivered in self._intake.collect():
             if delivered.episode == self._episode and delivered.result is not None:
                 self._results.append(delivered.result)
@@ -268,12 +271,18 @@ class _Executor:
     """Does what the owner asks for, one thing at a time."""
 
     def __init__(
-        self, owner: Connection, robot: Robot, intake: _Intake, grants: tuple[Grant, ...]
+        self,
+        owner: Connection,
+        robot: Robot,
+        intake: _Intake,
+        grants: tuple[Grant, ...],
+        guard: FifoGuard,
     ) -> None:
         self._owner = owner
         self._robot = robot
         self._intake = intake
         self._grants = grants
+        self._guard = guard
         self._clock = SystemClock()
         self._episodes = 0
 
@@ -348,7 +357,7 @@ class _Executor:
             result.duration_ns,
             ticks,
             LoopStatistics.of(ticks, NS_PER_S / plan.profile.execute_ns),
-            self._grants,
+            (*self._grants, *self._guard.verdict()),
         )
 
 

@@ -9,10 +9,13 @@ The processes trust each other: they are one program, and messages between them 
 
 from __future__ import annotations
 
+import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -22,6 +25,7 @@ from typing import Any
 
 from streamvla.core import errors
 from streamvla.core.errors import ConfigError, StageFailedError, StreamVLAError
+from streamvla.runtime.privileges import die_with_parent
 
 _EXIT_S = 5.0
 """How long a process may take to leave after its connection was closed."""
@@ -43,22 +47,34 @@ class Child:
     """A process running `function(connection, *arguments)`, and the connection to it.
 
     It is in a process group of its own, so Ctrl-C in a terminal reaches its parent alone, which
-    decides. When the parent dies the connection breaks, which tells the child to leave.
+    decides. It never outlives its parent for long: when that dies, killed or not, the connection
+    breaks, which tells the child to leave; 5 s later it is ended. Unless it `leaves_by_itself`
+    the kernel kills it at once.
 
     Args:
         role: its name in errors: "executor", "model".
         function: from an importable module; as are the arguments' types.
+        leaves_by_itself: it has something to bring to an end first: a robot in motion.
     """
 
-    def __init__(self, role: str, function: Callable[..., None], *arguments: Any) -> None:
+    def __init__(
+        self,
+        role: str,
+        function: Callable[..., None],
+        *arguments: Any,
+        leaves_by_itself: bool = False,
+    ) -> None:
         self._role = role
         self.connection, theirs = Pipe()
         call = _packed(role, function, arguments)
         with theirs:
             fd = theirs.fileno()
+            # the kernel goes by the thread that started the child, and only this one stays
+            killed = not leaves_by_itself and threading.current_thread() is threading.main_thread()
             code = (
                 f"import sys; sys.path[:] = {sys.path!r}; "
-                f"from streamvla.runtime.launch import child_main; child_main({fd})"
+                f"from streamvla.runtime.launch import child_main; "
+                f"child_main({fd}, {os.getpid()}, {killed})"
             )
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code], pass_fds=(fd,), process_group=0
@@ -137,8 +153,28 @@ def receive_fd(connection: Connection) -> int:
     return recv_handle(connection)
 
 
-def child_main(fd: int) -> None:
-    """Run in the new process: take the call from the connection and carry it out."""
+def orphaned() -> bool:
+    """In a child: whether its parent is gone. For loops that wait on something else."""
+    return os.getppid() != _parent
+
+
+_parent = os.getppid()
+
+
+def child_main(fd: int, parent: int, killed: bool) -> None:
+    """Run in the new process: take the call from the connection and carry it out.
+
+    Args:
+        parent: its process.
+        killed: whether the kernel shall kill this process together with it.
+    """
+    global _parent
+    _parent = parent
+    if killed:
+        die_with_parent()
+    if orphaned():  # before the kernel could be asked
+        return
+    threading.Thread(target=_end_without_parent, args=(fd,), daemon=True).start()
     connection = Connection(fd)
     try:
         function, arguments = pickle.loads(connection.recv_bytes())
@@ -152,6 +188,15 @@ def child_main(fd: int) -> None:
         message = f"{type(error).__name__}: {error}"
         connection.send(ChildFailed(message, StageFailedError.__name__))
         sys.exit(1)
+
+
+def _end_without_parent(fd: int) -> None:
+    """Sleep until the connection breaks; the process then has `_EXIT_S` to leave by itself."""
+    broken = select.poll()
+    broken.register(fd, 0)  # hang-up is always reported
+    broken.poll()
+    threading.Event().wait(_EXIT_S)
+    os._exit(1)
 
 
 def _packed(role: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> bytes:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamvla.core.errors import ConfigError
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 _MCL_CURRENT_AND_FUTURE = 3
 
@@ -91,8 +94,45 @@ def _ask(wish: str, request: Callable[[], None]) -> Grant:
     return Grant(wish, None)
 
 
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the thread that started it is gone (Linux)."""
+    if sys.platform.startswith("linux"):
+        _call_c("prctl", _PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+
+
+class FifoGuard:
+    """Gives SCHED_FIFO back once this process has used it for `MOST_S` without going to sleep.
+
+    A control loop sleeps in every period. One that does not (a robot slower than its period, a
+    fault in the runtime) would keep everything else off its core, the model included. The kernel
+    counts and reports it (RLIMIT_RTTIME), and kills the process if it goes on all the same.
+
+    Only the main thread can make one.
+    """
+
+    MOST_S = 0.2
+    KILLED_AFTER_S = 2.0
+
+    def __init__(self) -> None:
+        self.given_back = False
+        limits = round(self.MOST_S * 1e6), round(self.KILLED_AFTER_S * 1e6)
+        signal.signal(signal.SIGXCPU, self._give_back)
+        resource.setrlimit(resource.RLIMIT_RTTIME, limits)
+
+    def _give_back(self, *_: object) -> None:
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        self.given_back = True
+
+    def verdict(self) -> tuple[Grant, ...]:
+        """That SCHED_FIFO was given back and why; empty while it was not."""
+        refusal = f"given back: the loop ran for {self.MOST_S:g} s without a pause"
+        return (Grant("keep SCHED_FIFO", refusal),) if self.given_back else ()
+
+
 def _use_fifo(priority: int) -> None:
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    """For the calling thread; what it starts gets the normal scheduler again."""
+    policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    os.sched_setscheduler(0, policy, os.sched_param(priority))
 
 
 def _set_timer_slack(slack_ns: int) -> None:

@@ -190,7 +190,9 @@ class ProcessDriver:
         return self._crew
 
     def _start(self) -> _Crew:
-        executor = Child("executor", executor_main, self._make_robot, self._settings)
+        executor = Child(
+            "executor", executor_main, self._make_robot, self._settings, leaves_by_itself=True
+        )
         try:
             model = Child("model", model_main, self._make_robot, self._make_policy)
         except BaseException:
