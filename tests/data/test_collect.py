@@ -23,7 +23,7 @@ from streamvla.data.expert import make_expert
 from streamvla.data.noise import NoiseConfig
 from streamvla.data.store import Episode, load_dataset, shard_path
 from streamvla.robots.registry import make_sawyer
-from streamvla.robots.sawyer import SPEC
+from streamvla.robots.sawyer import PLACE_NAMES, SPEC
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def sketched(monkeypatch):
         rng = np.random.default_rng(seed)
         images = {view: rng.integers(256, size=(3, 96, 96, 3), dtype="u1") for view in SPEC.views}
         state, action, label = rng.normal(size=(3, 3, 4)).astype("f4")
-        return Episode(robot.task, images, state, action, label, seed, success_step=2)
+        places = rng.normal(size=(3, len(PLACE_NAMES))).astype("f4")
+        return Episode(robot.task, images, state, action, label, seed, 2, places=places)
 
     monkeypatch.setattr(module, "collect_episode", sketch)
 

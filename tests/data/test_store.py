@@ -104,6 +104,19 @@ def test_instructions_of_an_episode_survive(directory):
     assert said == [("reach it",), ("reach it",), ("push it",), ("push it left", "to the left")]
 
 
+def test_places_survive_and_are_checked(directory):
+    """A dataset that knows places returns them, and refuses a shard that lacks them."""
+    meta = replace(META, tasks={"push": ("push it",)}, place_names=("puck_x_m", "puck_y_m"))
+    write_meta(directory, meta)
+    with pytest.raises(DatasetError, match=r"shard_00000.*'place' is missing"):
+        load_dataset(directory)
+    told = replace(EPISODES["push"][0], places=np.arange(14, dtype="f4").reshape(7, 2))
+    write_shard(shard_path(directory, "push", 0), [told], attempts=1)
+    loaded = load_dataset(directory)
+    assert loaded.meta == meta
+    assert np.array_equal(loaded.episodes[0].places, told.places)
+
+
 @pytest.mark.parametrize("said", ["[]", "no json", "3"])
 def test_damaged_instructions_are_refused(directory, said):
     """Instructions of too few episodes, or not a list, are refused with the file's name."""

@@ -40,7 +40,7 @@ from streamvla.data.store import (
 )
 from streamvla.robots.gl import select_gl_backend
 from streamvla.robots.registry import make_sawyer, suite_tasks, training_instructions
-from streamvla.robots.sawyer import SPEC
+from streamvla.robots.sawyer import PLACE_NAMES, SPEC
 
 EPISODES_PER_SHARD = 25
 MAX_ATTEMPTS_PER_SHARD = 100
@@ -198,6 +198,7 @@ def collect_episode(
     space, period_ns = spec.action_space, spec.control_period_ns
     disturbance = ExecutionNoise(noise, space.is_delta(), np.random.default_rng([seed, 2]))
     captures: list[Any] = []
+    places: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     success_step: int | None = None
@@ -206,6 +207,7 @@ def collect_episode(
         if success_step is None and len(actions) == MAX_STEPS:
             return None
         captures.append(robot.capture())
+        places.append(robot.places())
         labels.append(expert.act())
         actions.append(space.clip(disturbance.perturb(labels[-1])))
         robot.command(actions[-1], (len(actions) - 1) * period_ns)
@@ -222,6 +224,7 @@ def collect_episode(
         seed=seed,
         success_step=success_step,
         instructions=robot.phrasings.train,
+        places=np.stack(places).astype(np.float32),
     )
 
 
@@ -245,6 +248,7 @@ def _claim_directory(config: CollectConfig) -> None:
         noise=asdict(config.noise),
         seed=config.seed,
         commit=commit(),
+        place_names=PLACE_NAMES,
     )
     if (config.out / META_NAME).exists():
         found = read_meta(config.out)

@@ -7,6 +7,7 @@
         episode_start  0            44           …          E + 1 offsets, the last is N
         image.VIEW (N, height, width, 3) u8    state (N, s) f32    action, label (N, d) f32
         seed (E,) i64    success_step (E,) i64    attempts (1,) i64
+        place (N, p) f32, where `place_names` are known
         metadata "instructions": JSON, a list for each episode, where its task has several goals
 
 `action` is what was executed, `label` what the expert wanted at that instant. Shards are written
@@ -52,6 +53,7 @@ class DatasetMeta:
         noise: the collector's noise settings.
         seed: the collector's base seed.
         commit: source revision that started the dataset, "unknown" outside a repository.
+        place_names: one per dimension of `Episode.places`; empty where places are not known.
     """
 
     robot: str
@@ -64,6 +66,7 @@ class DatasetMeta:
     noise: Mapping[str, Any]
     seed: int
     commit: str
+    place_names: tuple[str, ...] = ()
 
     def instructions_of(self, episode: Episode) -> tuple[str, ...]:
         """The training instructions that fit an episode."""
@@ -100,6 +103,7 @@ class DatasetMeta:
                 noise=dict(fields["noise"]),
                 seed=int(fields["seed"]),
                 commit=str(fields["commit"]),
+                place_names=tuple(fields.get("place_names", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError, StreamVLAError) as error:
             raise DatasetError(
@@ -121,6 +125,8 @@ class Episode:
         success_step: number of actions after which the task was first reached.
         instructions: the ways to say what this episode does; empty where the task has one goal,
             and they are the task's (`DatasetMeta.instructions_of`).
+        places: (t, p) float32 metres, where the things that matter are: simulators know, real
+            robots mostly do not. A target for training; no policy is given it.
     """
 
     task: str
@@ -131,6 +137,7 @@ class Episode:
     seed: int
     success_step: int
     instructions: tuple[str, ...] = ()
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.action)
@@ -207,6 +214,9 @@ def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
     for name in ("state", "action", "label"):
         rows = [getattr(episode, name) for episode in episodes]
         tensors[name] = np.concatenate(rows).astype(np.float32)
+    places = [episode.places for episode in episodes if episode.places is not None]
+    if places:
+        tensors["place"] = np.concatenate(places).astype(np.float32)
     lengths = [len(episode) for episode in episodes]
     tensors["episode_start"] = np.cumsum([0, *lengths], dtype=np.int64)
     tensors["seed"] = np.array([episode.seed for episode in episodes], dtype=np.int64)
@@ -243,6 +253,7 @@ def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode],
                 seed=int(tensors["seed"][index]),
                 success_step=int(tensors["success_step"][index]),
                 instructions=said[index],
+                places=np.array(tensors["place"][frames]) if meta.place_names else None,
             )
         )
     return episodes, int(tensors["attempts"][0])
@@ -347,6 +358,8 @@ def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], meta: DatasetMe
         "success_step": (episodes,),
         "attempts": (1,),
     }
+    if meta.place_names:
+        expected["place"] = (frames, len(meta.place_names))
     for name, shape in expected.items():
         if name not in tensors:
             raise DatasetError(
