@@ -18,7 +18,7 @@ from streamvla.robots.tabletop.robot import TabletopRobot
 
 
 class TaughtRobot(Robot, Protocol):
-    """A robot that can be demonstrated on: it knows its task, its scene, and all the ways to say it."""
+    """A robot that can be demonstrated on: it knows its task, its scene, and how to say it."""
 
     @property
     def task(self) -> str: ...
