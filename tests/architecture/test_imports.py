@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "model": {"core"},
     "robots": {"core"},
     "policy": {"core", "model"},
-    "data": {"core", "robots"},
+    "data": {"core", "policy", "robots"},
     "training": {"core", "data", "model", "policy"},
     "runtime": {"core", "trace"},
     "evaluation": {"core", "runtime", "trace"},

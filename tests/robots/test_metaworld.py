@@ -193,3 +193,15 @@ def test_a_scene_with_one_goal_can_be_asked_for_nothing_but_not_for_another():
     robot.close()
     with pytest.raises(ConfigError, match="'reach' has one goal"):
         MetaWorldRobot("reach", asked="swapped")
+
+
+@pytest.mark.parametrize("task", ["window-close", "dial-turn"])
+def test_places_are_those_of_the_picture_from_the_first_frame(task):
+    """Where things are told to be right after reset is where they still are when nothing moved."""
+    robot = MetaWorldRobot(task)
+    robot.reset(3, 0, PERIOD_NS)
+    told = robot.places()
+    robot.command(np.zeros(4), 0)
+    robot.advance_to(PERIOD_NS)
+    assert told == pytest.approx(robot.places(), abs=5e-3)
+    robot.close()

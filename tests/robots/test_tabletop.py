@@ -197,3 +197,13 @@ def test_unknown_settings_are_refused():
         TabletopRobot("press-named-buton")
     with pytest.raises(ConfigError, match="expected 'own', 'swapped' or 'blank'"):
         TabletopRobot("press-named-button", asked="other")
+
+
+def test_the_goal_asked_for_decides_the_places(buttons):
+    """Asking for another button of the same scene moves the places told, and nothing else."""
+    buttons.reset(4, 0, PERIOD_NS)
+    told = {}
+    for goal in buttons.goals:
+        buttons.instruct(goal)
+        told[goal] = buttons.places()[:3]
+    assert all(told[goal] == pytest.approx(buttons.scene.top_m(goal)) for goal in told)

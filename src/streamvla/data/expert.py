@@ -18,13 +18,17 @@ from streamvla.robots.tabletop.robot import TabletopRobot
 
 
 class TaughtRobot(Robot, Protocol):
-    """A robot that can be demonstrated on: it knows its task, and all the ways to say it."""
+    """A robot that can be demonstrated on: it knows its task, its scene, and how to say it."""
 
     @property
     def task(self) -> str: ...
 
     @property
     def phrasings(self) -> Phrasings: ...
+
+    def places(self) -> np.ndarray:
+        """(p,) metres: where the things that matter are at this instant."""
+        ...
 
 
 class Expert(Protocol):

@@ -22,6 +22,9 @@ def fingerprint(demonstrations: Demonstrations) -> dict[str, Any]:
     present = {episode.task for episode in demonstrations.episodes}
     fields["tasks"] = {task: said for task, said in fields["tasks"].items() if task in present}
     del fields["commit"], fields["schema_version"]
+    for name in ("place_names", "pilot"):  # as before there were any
+        if not fields[name]:
+            del fields[name]
     fields["episodes"] = len(demonstrations.episodes)
     fields["frames"] = demonstrations.frame_count
     fields["content"] = _digest(demonstrations.episodes)
@@ -34,7 +37,8 @@ def _digest(episodes: Iterable[Episode]) -> str:
     for episode in episodes:
         identity = [episode.task, episode.seed, len(episode), episode.success_step]
         digest.update(json.dumps(identity).encode())
-        for array in (episode.state, episode.action, episode.label):
+        places = () if episode.places is None else (episode.places,)
+        for array in (episode.state, episode.action, episode.label, *places):
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         for view in sorted(episode.images):
             digest.update(episode.images[view][0].tobytes())

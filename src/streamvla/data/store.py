@@ -7,6 +7,7 @@
         episode_start  0            44           …          E + 1 offsets, the last is N
         image.VIEW (N, height, width, 3) u8    state (N, s) f32    action, label (N, d) f32
         seed (E,) i64    success_step (E,) i64    attempts (1,) i64
+        place (N, p) f32, where `place_names` are known
         metadata "instructions": JSON, a list for each episode, where its task has several goals
 
 `action` is what was executed, `label` what the expert wanted at that instant. Shards are written
@@ -19,8 +20,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import DatasetError, StreamVLAError, did_you_mean
+from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
 from streamvla.core.files import replacing
 
 SCHEMA_VERSION = 1
@@ -52,6 +53,8 @@ class DatasetMeta:
         noise: the collector's noise settings.
         seed: the collector's base seed.
         commit: source revision that started the dataset, "unknown" outside a repository.
+        pilot: what tells the policy that drove (`data.pilot`); empty where experts drove alone.
+        place_names: one per dimension of `Episode.places`; empty where places are not known.
     """
 
     robot: str
@@ -64,6 +67,8 @@ class DatasetMeta:
     noise: Mapping[str, Any]
     seed: int
     commit: str
+    place_names: tuple[str, ...] = ()
+    pilot: Mapping[str, str] = field(default_factory=dict)
 
     def instructions_of(self, episode: Episode) -> tuple[str, ...]:
         """The training instructions that fit an episode."""
@@ -100,6 +105,8 @@ class DatasetMeta:
                 noise=dict(fields["noise"]),
                 seed=int(fields["seed"]),
                 commit=str(fields["commit"]),
+                place_names=tuple(fields.get("place_names", ())),
+                pilot=dict(fields.get("pilot", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError, StreamVLAError) as error:
             raise DatasetError(
@@ -121,6 +128,8 @@ class Episode:
         success_step: number of actions after which the task was first reached.
         instructions: the ways to say what this episode does; empty where the task has one goal,
             and they are the task's (`DatasetMeta.instructions_of`).
+        places: (t, p) float32 metres, where the things that matter are: simulators know, real
+            robots mostly do not. A target for training; no policy is given it.
     """
 
     task: str
@@ -131,6 +140,7 @@ class Episode:
     seed: int
     success_step: int
     instructions: tuple[str, ...] = ()
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.action)
@@ -207,6 +217,9 @@ def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
     for name in ("state", "action", "label"):
         rows = [getattr(episode, name) for episode in episodes]
         tensors[name] = np.concatenate(rows).astype(np.float32)
+    places = [episode.places for episode in episodes if episode.places is not None]
+    if places:
+        tensors["place"] = np.concatenate(places).astype(np.float32)
     lengths = [len(episode) for episode in episodes]
     tensors["episode_start"] = np.cumsum([0, *lengths], dtype=np.int64)
     tensors["seed"] = np.array([episode.seed for episode in episodes], dtype=np.int64)
@@ -243,6 +256,7 @@ def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode],
                 seed=int(tensors["seed"][index]),
                 success_step=int(tensors["success_step"][index]),
                 instructions=said[index],
+                places=np.array(tensors["place"][frames]) if meta.place_names else None,
             )
         )
     return episodes, int(tensors["attempts"][0])
@@ -276,6 +290,52 @@ def load_dataset(directory: Path | str, tasks: Iterable[str] | None = None) -> D
         episodes.extend(episode for shard, _ in shards for episode in shard)
         attempts[task] = sum(tried for _, tried in shards)
     return Demonstrations(meta=meta, episodes=tuple(episodes), attempts=attempts)
+
+
+def load_datasets(
+    directories: Sequence[Path | str], tasks: Iterable[str] | None = None
+) -> Demonstrations:
+    """Several datasets of one robot as one; `tasks` as in `load_dataset`, each in some dataset.
+
+    The first one's episodes come last, so that what training holds out (the last of every task)
+    comes from there whatever is added.
+
+    Raises:
+        ConfigError: none given, or a task that none has.
+        DatasetError: as `load_dataset`; or they differ in robot, action space, state, rate, views,
+            image size or places.
+    """
+    if not directories:
+        raise ConfigError("no dataset given: name at least one folder that streamvla collect wrote")
+    metas = [read_meta(Path(directory)) for directory in directories]
+    known = {task: None for meta in metas for task in meta.tasks}
+    wanted = tuple(known if tasks is None else tasks)
+    for task in wanted:
+        if task not in known:
+            raise did_you_mean("task", task, known)
+    for directory, meta in zip(directories[1:], metas[1:], strict=True):
+        _require_same(Path(directory), meta, Path(directories[0]), metas[0])
+    parts = [
+        load_dataset(directory, [task for task in wanted if task in meta.tasks])
+        for directory, meta in zip(directories, metas, strict=True)
+    ]
+    tried = [part.attempts for part in parts]
+    return Demonstrations(
+        meta=replace(metas[0], tasks={t: said for m in metas for t, said in m.tasks.items()}),
+        episodes=tuple(episode for part in reversed(parts) for episode in part.episodes),
+        attempts={task: sum(each.get(task, 0) for each in tried) for task in wanted},
+    )
+
+
+def _require_same(path: Path, meta: DatasetMeta, first: Path, expected: DatasetMeta) -> None:
+    names = ("robot", "action_space", "state_names", "control_period_ns", "views", "image_size")
+    for name in (*names, "place_names"):
+        found, wanted = getattr(meta, name), getattr(expected, name)
+        if found != wanted:
+            raise DatasetError(
+                f"{path / META_NAME}: {name} is {found}, but {wanted} in {first / META_NAME}. "
+                "Train on them apart, or collect them again under the same settings."
+            )
 
 
 def _instructions(path: Path, metadata: Mapping[str, str], count: int) -> list[tuple[str, ...]]:
@@ -347,6 +407,8 @@ def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], meta: DatasetMe
         "success_step": (episodes,),
         "attempts": (1,),
     }
+    if meta.place_names:
+        expected["place"] = (frames, len(meta.place_names))
     for name, shape in expected.items():
         if name not in tensors:
             raise DatasetError(

@@ -63,13 +63,21 @@ class MetaWorldRobot(SawyerRobot):
         self._running()
         return self._observation
 
+    def places(self) -> np.ndarray:
+        observed = self.privileged_observation
+        return np.concatenate([observed[4:7], observed[11:14], observed[36:39]])
+
     def close(self) -> None:
         super().close()
         self._environment.close()
 
     def _begin(self, seed: int) -> None:
         self._environment.np_random = np.random.default_rng(seed)
-        self._observation, _ = self._environment.reset()
+        environment = self._environment
+        environment.reset()
+        # Some tasks place their things after the poses of the reset were computed.
+        import_mujoco().mj_forward(environment.model, environment.data)
+        self._observation = environment._get_obs()
         self._success = False
 
     def _substep(self, command: np.ndarray) -> None:

@@ -61,6 +61,9 @@ SPEC = RobotSpec(
 )
 """Shared by Meta-World and by our own scenes: whoever drives one drives the other."""
 
+PLACE_NAMES = tuple(f"{thing}_{axis}_m" for thing in ("first", "second", "goal") for axis in "xyz")
+"""What `SawyerRobot.places` tells: first and second object of the task, and where to bring them."""
+
 
 @dataclass(frozen=True, slots=True)
 class SawyerCapture:
@@ -105,6 +108,13 @@ class SawyerRobot(ABC):
     @abstractmethod
     def _measured(self) -> np.ndarray:
         """(4,) hand position in metres, gripper opening in [0, 1]."""
+
+    @abstractmethod
+    def places(self) -> np.ndarray:
+        """(9,) metres, `PLACE_NAMES`: for experts and training targets, never for a policy.
+
+        A task with fewer things has zeros there.
+        """
 
     @property
     @abstractmethod

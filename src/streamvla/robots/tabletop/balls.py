@@ -71,6 +71,9 @@ class Balls:
         """(3,) the middle of a ball: for experts."""
         return self._arm.model.body(f"ball{self._colours.index(goal)}").pos.copy()
 
+    def places_m(self, goal: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.centre_m(goal), self.centre_m(goal)
+
 
 FAMILY = Family(
     Balls,

@@ -104,6 +104,9 @@ class Blocks:
         """(3,) the middle of a goal's bin, on the table."""
         return self._arm.model.body(f"{goal.split('-')[1]}-bin").pos.copy()
 
+    def places_m(self, goal: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.block_m(goal), self.bin_m(goal)
+
 
 def _add_bin(body: MjBody) -> None:
     """A square floor with four low walls."""

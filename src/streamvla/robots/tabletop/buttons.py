@@ -96,6 +96,10 @@ class Buttons:
         x, y = self._arm.model.body(f"button{self._colours.index(goal)}").pos[:2]
         return np.array([x, y, TOP_M])
 
+    def places_m(self, goal: str) -> tuple[np.ndarray, np.ndarray]:
+        top = self.top_m(goal)
+        return top, top - (0.0, 0.0, TRAVEL_M)
+
 
 FAMILY = Family(
     Buttons,

@@ -67,6 +67,9 @@ class Drawers:
         out = -self._arm.data.joint(goal).qpos[0] if opened_m is None else opened_m
         return np.array([x, y + front_y - _HANDLE_OUT_M - out, z])
 
+    def places_m(self, goal: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.handle_m(goal), self.handle_m(goal, OPENED_M)
+
 
 def _add_drawer(chest: MjBody, level: str) -> None:
     """A grey case, which stays, and a drawer with a handle, which slides along -y."""

@@ -95,6 +95,10 @@ class Knobs:
         slid = self._arm.data.joint(f"knob{index}").qpos[0] if slid_m is None else slid_m
         return np.array([x + slid, y, HEIGHT_M])
 
+    def places_m(self, goal: str) -> tuple[np.ndarray, np.ndarray]:
+        way = WAYS[goal.split("-")[1]]
+        return self.knob_m(goal), self.knob_m(goal, way * SLID_M)
+
 
 FAMILY = Family(
     Knobs,

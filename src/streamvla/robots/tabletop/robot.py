@@ -90,6 +90,10 @@ class TabletopRobot(SawyerRobot):
         """Whether a goal was reached first that was not asked for."""
         return self.reached not in (None, self._goal)
 
+    def places(self) -> np.ndarray:
+        thing, target = self._scene.places_m(self.goal)
+        return np.concatenate([thing, np.zeros(3), target])
+
     def instruct(self, goal: str) -> None:
         """Ask for another goal of the present scene; the scene stays as it is.
 

@@ -49,6 +49,10 @@ class Scene(Protocol):
         """Lay out an episode; everything random comes from `stream`."""
         ...
 
+    def places_m(self, goal: str) -> tuple[np.ndarray, np.ndarray]:
+        """Where a goal's thing is, and where it shall be: (3,) and (3,) metres."""
+        ...
+
     def reached(self) -> str | None:
         """The goal that is reached at this instant, if any."""
         ...
