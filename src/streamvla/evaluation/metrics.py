@@ -365,7 +365,7 @@ class MetricsAccumulator:
         self._rejected[event.cause] = self._rejected.get(event.cause, 0) + 1
 
     def _on_intervened(self, event: Intervened) -> None:
-        self._interventions[event.rung] = self._interventions.get(event.rung, 0) + 1
+        self._interventions[event.rung] = self._interventions.get(event.rung, 0) + event.ticks
 
     def _on_health_changed(self, event: HealthChanged) -> None:
         """It follows the tick's command, which is therefore counted under the state before."""

@@ -138,7 +138,8 @@ def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:
 def close_trace(
     episode: Controlled, now_ns: int, start_ns: int, reason: EndReason
 ) -> EpisodeResult:
-    """Write the last event and give the result."""
+    """Write the last events and give the result."""
+    episode.streamer.close(now_ns)
     success = episode.robot.success
     episode.trace.record(Ended(now_ns, success, reason))
     return EpisodeResult(success, reason, now_ns - start_ns)

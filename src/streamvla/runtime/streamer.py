@@ -26,6 +26,7 @@ from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shi
 from streamvla.runtime.executors import Executor
 from streamvla.runtime.governor import Fallback, Governor, Hold, Ruling, SimpleGovernor, unusable
 from streamvla.runtime.health import Health, HealthState, HealthThresholds
+from streamvla.runtime.interventions import InterventionLog
 from streamvla.runtime.ladder import Ladder, LadderGovernor
 from streamvla.trace import (
     ActionReady,
@@ -34,7 +35,6 @@ from streamvla.trace import (
     Finished,
     GenerateRequested,
     HealthChanged,
-    Intervened,
     ObserveReady,
     ObserveRequested,
     Rearmed,
@@ -242,6 +242,7 @@ class Streamer:
         self._by_tick = not isinstance(late, Shift)
         self._validity_ns = validity_ns
         self._health = Health(health or HealthThresholds())
+        self._interventions = InterventionLog(trace)
 
         self._buffer = RollingBuffer(late)
         self._next_tick = 0
@@ -329,6 +330,10 @@ class Streamer:
                     self._free_since_ns = event.now_ns
                 return self._observe_if_wanted(event.now_ns)
 
+    def close(self, now_ns: int) -> None:
+        """The episode is over: write what was only counted so far."""
+        self._interventions.flush(now_ns)
+
     # --- control instants ----------------------------------------------------------------------
 
     def _on_tick(self, event: Tick) -> list[Command]:
@@ -342,8 +347,7 @@ class Streamer:
             before,
             may_move=self._generation is None,  # a generation starts from the state as it is now
         )
-        for rung, cause in ruling.interventions:
-            self._trace.record(Intervened(event.now_ns, event.tick, rung, cause))
+        self._interventions.note(event.now_ns, event.tick, ruling.interventions)
         if action is not None and ruling.source == "policy":
             send = self._send_action(action, ruling, event.now_ns, event.due_ns, event.tick)
         else:
@@ -609,6 +613,7 @@ class Streamer:
             return cancel
         ruling = self._governor.rule(None, self._action_state)
         tick = max(self._next_tick, self._sent)  # event pacing counts commands
+        self._interventions.note(event.now_ns, tick, ruling.interventions)
         return [*cancel, self._send_governed(ruling, event.now_ns, event.now_ns, tick)]
 
     def _on_rearm(self, event: Rearm) -> list[Command]:

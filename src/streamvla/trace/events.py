@@ -104,16 +104,19 @@ class Rejected(NamedTuple):
 
 
 class Intervened(NamedTuple):
-    """The governor stepped in on a control tick, on which rung of its ladder, and why.
+    """The governor stepped in, on which rung of its ladder, and why.
 
     `rung` is "clamp" (the action went out, brought within the limits), "reject" (it did not), or
-    that of the command sent in its place, as in `Sent.source`.
+    that of the command sent in its place, as in `Sent.source`. The event stands for `ticks` control
+    ticks up to `tick`: this one, and those with the same rung and cause that had no event of their
+    own (`runtime.interventions`).
     """
 
     t_ns: int
     tick: int
     rung: str
     cause: str
+    ticks: int = 1
 
 
 class Rearmed(NamedTuple):
