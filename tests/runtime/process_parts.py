@@ -42,6 +42,10 @@ def still_robot() -> StillRobot:
     return StillRobot(SPACE, PERIOD_NS, keep=False)
 
 
+def standing_robot() -> StillRobot:
+    return StillRobot(SPACE, PERIOD_NS, standing=np.array([0.0, 0.7]))
+
+
 def robot_that_brings_torch() -> StillRobot:
     """As if its module had imported torch, without the seconds that takes."""
     sys.modules["torch"] = ModuleType("torch")

@@ -247,6 +247,14 @@ def test_a_film_keeps_a_capture_of_every_control_instant(driver, tmp_path):
     assert len(driver.captures) == len(result.ticks) + 1
 
 
+def test_the_first_hold_keeps_joints_where_the_executor_process_measures_them(tmp_path):
+    """The robot in the executor process says where its joints stand; that is what is held."""
+    path = tmp_path / "standing.jsonl"
+    with process_driver(parts.standing_robot, parts.wandering_policy) as driver:
+        driver.run(plan_for(path, observations=1))
+    assert sent(read_trace(path))[0].values == (0.0, 0.7)
+
+
 def test_measure_reports_every_flow_step(driver):
     """`measure` gives one observe time and H step times per repeat, from the model process."""
     times = driver.measure(repeats=2)

@@ -23,6 +23,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    standing_at,
 )
 from streamvla.runtime.episode import Episode
 from streamvla.runtime.faults import BAD_ACTIONS, Fault, FaultPlan
@@ -169,6 +170,9 @@ class FaultyRobot:
     @property
     def success(self) -> bool:
         return self._robot.success
+
+    def standing(self) -> np.ndarray:
+        return standing_at(self._robot)
 
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
         self._has_latest = False

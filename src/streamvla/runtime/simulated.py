@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.clock import VirtualClock
-from streamvla.core.interfaces import goal_of
+from streamvla.core.interfaces import goal_of, standing_at
 from streamvla.runtime.episode import (
     EndReason,
     Episode,
@@ -139,11 +139,11 @@ class _SimulatedRun:
         self._sequence += 1
 
     def run(self) -> EpisodeResult:
-        self._handle(Started(self.told_ns))
-        if self._episode.pacing == "grid":
-            self._schedule_tick(0)
-        self._schedule_time_limit()
         try:
+            self._handle(Started(self.told_ns, standing_at(self._episode.robot)))
+            if self._episode.pacing == "grid":
+                self._schedule_tick(0)
+            self._schedule_time_limit()
             over = self._until_over()
         except KeyboardInterrupt:
             self._come_to_rest()

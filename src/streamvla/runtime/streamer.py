@@ -56,9 +56,13 @@ _STILL = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The episode begins: the robot stands ready at `now_ns`."""
+    """The episode begins: the robot stands ready at `now_ns`.
+
+    `action_state` (d,) is where (`core.interfaces.standing_at`); None for all zeros.
+    """
 
     now_ns: int
+    action_state: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,9 +330,15 @@ class Streamer:
             case Rearm():
                 return self._on_rearm(event)
             case Started():
-                if self._pacing == "event":
-                    self._free_since_ns = event.now_ns
-                return self._observe_if_wanted(event.now_ns)
+                return self._on_started(event)
+
+    def _on_started(self, event: Started) -> list[Command]:
+        if event.action_state is not None:
+            self._action_state = event.action_state
+        self._governor.begin(self._action_state)
+        if self._pacing == "event":
+            self._free_since_ns = event.now_ns
+        return self._observe_if_wanted(event.now_ns)
 
     def close(self, now_ns: int) -> None:
         """The episode is over: write what was only counted so far."""
