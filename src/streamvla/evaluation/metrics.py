@@ -37,6 +37,7 @@ With fewer than two generations there is no window, and its figures are None.
   `seam_ratio` the quotient of the means: 1 means a seam nobody feels.
 - `interventions`: control ticks on which the governor's ladder stepped in, by rung (`Intervened`;
   a rejected action counts under "reject" and under the rung of the command sent in its place).
+- `frozen_cameras`: how often a camera was found frozen (`runtime.cameras`).
 - `health_ticks`: control ticks in each state of `runtime.health`, from the first policy command
   on (grid pacing).
 - `smoothness`: see `streamvla.evaluation.smoothness`.
@@ -64,6 +65,7 @@ from streamvla.evaluation.smoothness import (
 from streamvla.evaluation.stats import SAMPLE_LIMIT, Distribution, Samples, wilson_interval
 from streamvla.trace.events import (
     ActionReady,
+    CameraFrozen,
     Dropped,
     Ended,
     GenerateRequested,
@@ -117,6 +119,7 @@ class RunMetrics:
     health_ticks: dict[str, int]
     deadline_misses: int
     starved_ticks: int
+    frozen_cameras: int
     longest_halt_ms: float
     early_observations: int
     mean_lead: float | None
@@ -167,6 +170,7 @@ _COUNTS = (
     "generations",
     "deadline_misses",
     "starved_ticks",
+    "frozen_cameras",
     "early_observations",
 )
 
@@ -258,6 +262,7 @@ class MetricsAccumulator:
             Rejected: self._on_rejected,
             Intervened: self._on_intervened,
             HealthChanged: self._on_health_changed,
+            CameraFrozen: self._on_camera_frozen,
             Ended: self._on_ended,
         }
 
@@ -370,6 +375,9 @@ class MetricsAccumulator:
     def _on_health_changed(self, event: HealthChanged) -> None:
         """It follows the tick's command, which is therefore counted under the state before."""
         self._health = event.after
+
+    def _on_camera_frozen(self, event: CameraFrozen) -> None:
+        self._counts["frozen_cameras"] += 1
 
     def _on_ended(self, event: Ended) -> None:
         self._ended = event

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
+from streamvla.runtime.cameras import CameraWatch, FrozenCamera
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartObserve, Streamer
 from streamvla.trace import Ended, TraceSink
@@ -48,6 +49,7 @@ class Episode:
             step; false gives each its own.
         instruction: say this to the policy instead of the robot's own phrasing.
         watch: called on every control instant.
+        frozen: when a camera counts as frozen.
     """
 
     robot: Robot
@@ -60,6 +62,7 @@ class Episode:
     serial: bool = True
     instruction: str | None = None
     watch: Watch | None = None
+    frozen: FrozenCamera = field(default_factory=FrozenCamera)
 
 
 class Controlled(Protocol):
@@ -90,26 +93,41 @@ class EpisodeResult:
     duration_ns: int
 
 
-def make_context(episode: Episode, command: StartObserve, capture: Any, captured_ns: int) -> Any:
+class Encoded(NamedTuple):
+    """What the observe stage made: the policy's context, and the views found frozen."""
+
+    context: Any
+    frozen: tuple[str, ...]
+
+
+def make_context(
+    episode: Episode,
+    cameras: CameraWatch,
+    command: StartObserve,
+    capture: Any,
+    captured_ns: int,
+) -> Encoded:
     """The observe stage of an episode (see `context_of`)."""
     instruction = episode.instruction or episode.robot.instruction
+    state = command.action_state
     return context_of(
-        episode.robot, episode.policy, capture, command.action_state, instruction, captured_ns
+        episode.robot, episode.policy, cameras, capture, state, instruction, captured_ns
     )
 
 
 def context_of(
     robot: Robot,
     policy: Policy,
+    cameras: CameraWatch,
     capture: Any,
     action_state: np.ndarray,
     instruction: str,
     captured_ns: int,
-) -> Any:
+) -> Encoded:
     """Capture → frames → observation → context; `action_state` is (d,)."""
     frames = robot.observe(capture)
     observation = Observation(frames.images, frames.state, action_state, instruction, captured_ns)
-    return policy.encode(observation)
+    return Encoded(policy.encode(observation), cameras.look(frames))
 
 
 def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:

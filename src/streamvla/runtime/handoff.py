@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.runtime.cameras import FrozenCamera
 from streamvla.runtime.faults import FaultPlan
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.stages import (
@@ -42,6 +43,7 @@ class BeginEpisode:
     profile: LatencyProfile
     start_ns: int
     faults: FaultPlan
+    frozen: FrozenCamera
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,9 @@ def to_record(record: np.dtype, delivered: Delivered) -> np.ndarray:
             row["kind"] = _IDLE
         case ObserveBegun(observation):
             row["kind"], row["observation"] = _BEGUN, observation
-        case ContextReady(observation, None):
+        case ContextReady(observation, None, ()):
             row["kind"], row["observation"] = _CONTEXT, observation
-        case ContextReady(observation, goal):
+        case ContextReady(observation, goal, ()):
             row["kind"], row["observation"] = _CONTEXT_WITH_GOAL, observation
             row["values"] = goal
         case ActionMade(started_ns, generation, index, values):
@@ -142,8 +144,8 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
             return False
         case ActionMade(values=values):
             return _is_vector(record, values)
-        case ContextReady(goal=goal):
-            return goal is None or _is_vector(record, goal)
+        case ContextReady(goal=goal, frozen=frozen):
+            return not frozen and (goal is None or _is_vector(record, goal))
     return True
 
 

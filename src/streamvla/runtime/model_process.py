@@ -15,6 +15,7 @@ import numpy as np
 
 from streamvla.core.clock import SystemClock, ms_to_ns
 from streamvla.core.interfaces import Policy, Robot
+from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.channel import Channel
 from streamvla.runtime.episode import context_of
 from streamvla.runtime.handoff import (
@@ -99,6 +100,7 @@ class _Served:
             hog(begin.faults, clock, begin.start_ns)
         self._robot = robot
         self._policy = policy
+        self._cameras = CameraWatch(begin.frozen)
         self.runner = StageRunner(
             policy,
             begin.profile,
@@ -114,6 +116,7 @@ class _Served:
             lambda: context_of(
                 self._robot,
                 self._policy,
+                self._cameras,
                 request.capture,
                 request.action_state,
                 request.instruction,

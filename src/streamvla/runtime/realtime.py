@@ -17,6 +17,7 @@ from typing import Any
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Policy, Robot
+from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.control import ControlLoop
 from streamvla.runtime.episode import Episode, EpisodeResult, make_context
 from streamvla.runtime.faults import NO_FAULTS, FaultPlan
@@ -128,6 +129,7 @@ class _ThreadStages:
         self._clock = clock
         self._inbox: queue.SimpleQueue[StageResult] = queue.SimpleQueue()
         self._waited_for: StageResult | None = None
+        self._cameras = CameraWatch(episode.frozen)
         self._runner = StageRunner(
             episode.policy, episode.profile, clock, accelerator, self._inbox.put
         )
@@ -139,7 +141,7 @@ class _ThreadStages:
         self._runner.observe(
             command.observation,
             captured_ns,
-            lambda: make_context(self._episode, command, capture, captured_ns),
+            lambda: make_context(self._episode, self._cameras, command, capture, captured_ns),
         )
 
     def take(self) -> StageResult | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from streamvla.core.clock import VirtualClock
 from streamvla.core.interfaces import goal_of, standing_at
+from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.episode import (
     EndReason,
     Episode,
@@ -119,6 +120,7 @@ class _SimulatedRun:
         self._sequence = 0
         self._encoder = _Accelerator(self)
         self._generator = self._encoder if episode.serial else _Accelerator(self)
+        self._cameras = CameraWatch(episode.frozen)
         self._contexts: dict[int, Any] = {}
         self._cancelled: set[int] = set()
         self._over: EndReason | None = None
@@ -262,12 +264,13 @@ class _SimulatedRun:
 
         def done(now_ns: int) -> None:
             try:
-                context = make_context(self._episode, command, capture, captured_ns)
+                made = make_context(self._episode, self._cameras, command, capture, captured_ns)
             except Exception as error:
                 self._handle(StageFailed(self.told_ns, "observe", describe(error)))
                 return
-            self._contexts[command.observation] = context
-            self._handle(Observed(self.told_ns, command.observation, goal_of(context)))
+            self._contexts[command.observation] = made.context
+            goal = goal_of(made.context)
+            self._handle(Observed(self.told_ns, command.observation, goal, made.frozen))
 
         self._encoder.submit(start, done)
 

@@ -18,7 +18,8 @@ import numpy as np
 from streamvla.core.clock import SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of
-from streamvla.runtime.episode import context_of, describe, lazily_generate
+from streamvla.runtime.cameras import CameraWatch, FrozenCamera
+from streamvla.runtime.episode import Encoded, context_of, describe, lazily_generate
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartGenerate, StartObserve
 
@@ -38,10 +39,12 @@ class ObserveBegun:
 
 @dataclass(frozen=True, slots=True)
 class ContextReady:
-    """The context of the observation is there, and with it the goal (d,) it states, if any."""
+    """The context of the observation is there, with the goal (d,) it states, if any, and the views
+    that are frozen."""
 
     observation: int
     goal: np.ndarray | None = None
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def measure_once(
     """Run every stage once, here and now, on what `capture` shows."""
     state = policy.spec.action_space.initial_state()
     marks = [clock.now_ns()]
-    context = context_of(robot, policy, capture, state, instruction, marks[0])
+    cameras = CameraWatch(FrozenCamera())
+    context, _ = context_of(robot, policy, cameras, capture, state, instruction, marks[0])
     marks.append(clock.now_ns())
     for _ in policy.generate(context, FlowStart(state)):
         marks.append(clock.now_ns())
@@ -238,8 +242,8 @@ class StageRunner:
         """Make no further action of this generation."""
         self._cancelled.add(generation)
 
-    def observe(self, observation: int, captured_ns: int, make: Callable[[], Any]) -> None:
-        """Queue an observe stage: `make` gives the context."""
+    def observe(self, observation: int, captured_ns: int, make: Callable[[], Encoded]) -> None:
+        """Queue an observe stage: `make` carries it out."""
 
         def job() -> None:
             if self._abandoned:
@@ -247,13 +251,13 @@ class StageRunner:
             started_ns = max(captured_ns, self._encoder.free_ns)
             self._report(ObserveBegun(observation))
             try:
-                context = make()
+                context, frozen = make()
             except Exception as error:
                 self._report(StageError("observe", describe(error)))
                 return
             self._occupy(self._encoder, started_ns, self._profile.observe_ns)
             self._contexts[observation] = context
-            self._report(ContextReady(observation, goal_of(context)))
+            self._report(ContextReady(observation, goal_of(context), frozen))
 
         self._encoder.submit(job)
 

@@ -30,6 +30,8 @@ from streamvla.runtime.interventions import InterventionLog
 from streamvla.runtime.ladder import Ladder, LadderGovernor
 from streamvla.trace import (
     ActionReady,
+    CameraFrozen,
+    CameraThawed,
     Dropped,
     Failed,
     Finished,
@@ -87,11 +89,13 @@ class Observed:
     """The context of an observation is ready.
 
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
+    `frozen` names the views whose camera is frozen (`runtime.cameras`).
     """
 
     now_ns: int
     observation: int
     goal: np.ndarray | None = None
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +266,7 @@ class Streamer:
         self._free_since_ns: int | None = None  # event pacing: idle since then; None: executing
         self._sent = 0
         self._failure: StageFailedError | None = None
+        self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
         self._latched = False  # the safe stop is on; only `Rearm` ends it
         self._outdated: int | None = None  # an observation from before the safe stop
 
@@ -389,7 +394,9 @@ class Streamer:
             self._drop(now_ns, action.generation, action.index, "expired")
 
     def _note_health(self, event: Tick, *, supplied: bool) -> None:
-        transition = self._health.tick(supplied=supplied, latched=self._governor.latched)
+        transition = self._health.tick(
+            supplied=supplied, latched=self._governor.latched, seeing=not self._frozen
+        )
         if transition is not None:
             self._trace.record(HealthChanged(event.now_ns, event.tick, *transition))
 
@@ -468,6 +475,7 @@ class Streamer:
     def _on_observed(self, event: Observed) -> list[Command]:
         captured_ns = self._captured_ns[event.observation]
         self._trace.record(ObserveReady(event.now_ns, event.observation, captured_ns))
+        self._note_cameras(event)
         self._encoding = None
         if self._latched:
             return []
@@ -476,6 +484,15 @@ class Streamer:
         self._governor.aim(event.goal)
         self._ready = event.observation
         return self._generate_if_possible(event.now_ns)
+
+    def _note_cameras(self, event: Observed) -> None:
+        for view in event.frozen:
+            if view not in self._frozen:
+                self._trace.record(CameraFrozen(event.now_ns, event.observation, view))
+        for view in self._frozen:
+            if view not in event.frozen:
+                self._trace.record(CameraThawed(event.now_ns, event.observation, view))
+        self._frozen = event.frozen
 
     # --- generating ----------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from streamvla.trace.events import (
     ActionReady,
+    CameraFrozen,
+    CameraThawed,
     Dropped,
     Ended,
     Failed,
@@ -30,6 +32,8 @@ from streamvla.trace.store import (
 
 __all__ = [
     "ActionReady",
+    "CameraFrozen",
+    "CameraThawed",
     "Dropped",
     "Ended",
     "Failed",

@@ -134,6 +134,22 @@ class HealthChanged(NamedTuple):
     after: str
 
 
+class CameraFrozen(NamedTuple):
+    """A view shows the same picture again and again while the robot moves (`runtime.cameras`)."""
+
+    t_ns: int
+    observation: int
+    view: str
+
+
+class CameraThawed(NamedTuple):
+    """A view that was frozen shows another picture."""
+
+    t_ns: int
+    observation: int
+    view: str
+
+
 class FaultInjected(NamedTuple):
     """A fault put in on purpose began; it lasts until `until_ns`, −1 for good."""
 
@@ -171,6 +187,8 @@ TraceEvent = (
     | Intervened
     | Rearmed
     | HealthChanged
+    | CameraFrozen
+    | CameraThawed
     | FaultInjected
     | Failed
     | Ended
@@ -191,6 +209,8 @@ EVENT_TYPES: dict[str, type] = {
         Intervened,
         Rearmed,
         HealthChanged,
+        CameraFrozen,
+        CameraThawed,
         FaultInjected,
         Failed,
         Ended,
