@@ -82,12 +82,23 @@ Script = Callable[[Observation, FlowStart, int], np.ndarray]
 
 
 class ScriptedPolicy:
-    """A policy whose context is the observation itself and whose actions come from `script`."""
+    """A policy whose context is the observation itself and whose actions come from `script`.
+
+    Args:
+        robot: the one it is made for; None for `StillRobot`.
+    """
 
     def __init__(
-        self, space: ActionSpace, horizon: int, period_ns: int, script: Script | None = None
+        self,
+        space: ActionSpace,
+        horizon: int,
+        period_ns: int,
+        script: Script | None = None,
+        robot: RobotSpec | None = None,
     ) -> None:
-        self._spec = PolicySpec(space, horizon, ("camera",), (1, 1), 0, period_ns)
+        robot = robot or StillRobot(space, period_ns).spec
+        states = len(robot.state_names)
+        self._spec = PolicySpec(space, horizon, robot.views, robot.image_size, states, period_ns)
         zero = np.zeros(space.dim)
         self._script: Script = script or (lambda observation, start, index: zero)
 
