@@ -21,7 +21,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,11 @@ class Demonstrations:
     def frame_count(self) -> int:
         """Frames over all episodes."""
         return sum(len(episode) for episode in self.episodes)
+
+    def as_deltas(self) -> Demonstrations:
+        """The same demonstrations with every action dimension read as a delta (ablation)."""
+        meta = replace(self.meta, action_space=self.meta.action_space.as_deltas())
+        return replace(self, meta=meta)
 
     def action_states(self, episode: Episode) -> np.ndarray:
         """(t + 1, d) float64 action state before each executed action, and after the last."""
