@@ -13,7 +13,7 @@ Methods differ in what their tokens are: `flow.ActionExpert`, `chunk.ChunkExpert
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,7 +173,7 @@ class Expert(nn.Module):
         return normed
 
     def _modulators(self) -> Iterator[Any]:
-        blocks: Iterable[Any] = self.blocks
-        for block in blocks:
+        for module in self.blocks:
+            block: Any = module
             yield from (block.attention_norm.modulation, block.feed_norm.modulation)
         yield self.final_norm.modulation

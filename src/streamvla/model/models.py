@@ -48,5 +48,7 @@ def context_modules(model: Model) -> Iterator[tuple[str, nn.Module]]:
 
 def model_config_from_json(fields: Mapping[str, Any]) -> ModelConfig:
     """Inverse of `dataclasses.asdict`; a missing setting has its default."""
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    settings: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()
+    }
     return PretrainedConfig(**settings) if "vlm" in settings else VLAConfig(**settings)

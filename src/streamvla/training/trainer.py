@@ -520,7 +520,8 @@ class Trainer:
 
     def _state_tensors(self) -> dict[str, torch.Tensor]:
         """What methods share is named, and kept, once: under the first of them."""
-        tensors = {f"model.{name}": value for name, value in self._weights.named_parameters()}
+        tensors: dict[str, torch.Tensor] = {}
+        tensors |= {f"model.{name}": value for name, value in self._weights.named_parameters()}
         tensors |= {f"average.{name}": value for name, value in self._average.named_parameters()}
         for name, parameter in self._trained_parameters():
             for key, value in self.optimiser.state[parameter].items():
