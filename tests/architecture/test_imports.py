@@ -17,10 +17,10 @@ MAY_IMPORT = {
     "model": {"core"},
     "robots": {"core"},
     "policy": {"core", "model"},
-    "data": {"core", "robots"},
+    "data": {"core", "policy", "robots"},
     "training": {"core", "data", "model", "policy"},
     "runtime": {"core", "trace"},
-    "evaluation": {"core", "trace"},
+    "evaluation": {"core", "runtime", "trace"},
     "testing": {"core"},
 }
 """Room → rooms it may import besides itself; `cli` may import all."""

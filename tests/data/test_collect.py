@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamvla.core.errors import ConfigError, DatasetError
+from streamvla.core.interfaces import PolicySpec
 from streamvla.data import collect as module
 from streamvla.data.collect import (
     FIRST_EVALUATION_SEED,
@@ -21,9 +22,12 @@ from streamvla.data.collect import (
 )
 from streamvla.data.expert import make_expert
 from streamvla.data.noise import NoiseConfig
+from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import Episode, load_dataset, shard_path
 from streamvla.robots.registry import make_sawyer
 from streamvla.robots.sawyer import PLACE_NAMES, SPEC
+
+PERIOD_NS = SPEC.control_period_ns
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def small(tmp_path, monkeypatch):
 def sketched(monkeypatch):
     """Episodes of three random frames, drawn from their seeds, instead of simulated ones."""
 
-    def sketch(robot, expert, seed, noise):
+    def sketch(robot, expert, seed, noise, pilot):
         rng = np.random.default_rng(seed)
         images = {view: rng.integers(256, size=(3, 96, 96, 3), dtype="u1") for view in SPEC.views}
         state, action, label = rng.normal(size=(3, 3, 4)).astype("f4")
@@ -119,6 +123,45 @@ def test_labels_are_clean_where_actions_are_not(reach):
     assert np.array_equal(noisy.action[:, 3], noisy.label[:, 3])
     assert np.array_equal(clean.action, clean.label)
     assert np.abs(noisy.action).max() <= 1.0
+
+
+class Sideways:
+    """A policy of chunks of four that always moves to the right."""
+
+    spec = PolicySpec(
+        SPEC.action_space, 4, SPEC.views, SPEC.image_size, len(SPEC.state_names), PERIOD_NS
+    )
+
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, observation):
+        self.seen.append((observation.captured_ns, observation.action_state.copy()))
+        return
+
+    def generate(self, context, start):
+        yield from np.tile([0.5, 0.0, 0.0, -1.0], (4, 1))
+
+
+@pytest.mark.render
+def test_a_policy_drives_until_the_expert_takes_over(reach):
+    """Before the handover the policy's actions are executed, and labelled by the expert."""
+    policy = Sideways()
+    pilot, seed = Pilot(policy, {"file": "x"}), 6
+    quiet = NoiseConfig(clean_fraction=1.0)
+    episode = collect_episode(reach, make_expert(reach), seed, quiet, pilot)
+    handover = int(np.random.default_rng([seed, 4]).integers(LATEST_HANDOVER + 1))
+    assert episode is not None
+    assert 0 < handover < len(episode)
+    assert np.allclose(episode.action[:handover], [0.5, 0.0, 0.0, -1.0])
+    assert np.array_equal(episode.action[handover:], episode.label[handover:])
+    assert np.abs(episode.label[:handover] - episode.action[:handover]).max() > 0.3
+    looks = range(0, handover, 4)
+    assert [now for now, _ in policy.seen] == [PERIOD_NS * step for step in looks]
+    assert [state[0] for _, state in policy.seen] == pytest.approx([0.5 * step for step in looks])
+    again = collect_episode(reach, make_expert(reach), seed, quiet, pilot)
+    assert again is not None
+    assert np.array_equal(again.action, episode.action)
 
 
 @pytest.mark.render

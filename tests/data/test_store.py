@@ -13,6 +13,7 @@ from streamvla.data.store import (
     DatasetMeta,
     Episode,
     load_dataset,
+    load_datasets,
     read_meta,
     shard_path,
     write_meta,
@@ -102,6 +103,32 @@ def test_instructions_of_an_episode_survive(directory):
     loaded = load_dataset(directory)
     said = [loaded.meta.instructions_of(episode) for episode in loaded.episodes]
     assert said == [("reach it",), ("reach it",), ("push it",), ("push it left", "to the left")]
+
+
+def test_datasets_of_one_robot_are_one(directory, tmp_path):
+    """Tasks are joined, and the first dataset's episodes come last."""
+    other = tmp_path / "other"
+    write_meta(other, replace(META, tasks={"push": ("push it",), "pull": ("pull it",)}))
+    for task, seed in (("push", 4), ("pull", 5)):
+        write_shard(shard_path(other, task, 0), [make_episode(task, seed, 6)], attempts=1)
+    both = load_datasets([directory, other])
+    assert [episode.seed for episode in both.episodes] == [4, 5, 1, 2, 3]
+    assert both.attempts == {"reach": 3, "push": 3, "pull": 1}
+    assert set(both.meta.tasks) == {"reach", "push", "pull"}
+    assert {e.task for e in load_datasets([directory, other], ["push"]).episodes} == {"push"}
+    with pytest.raises(ConfigError, match="did you mean 'pull'"):
+        load_datasets([directory, other], ["pul"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("control_period_ns", 40_000_000), ("state_names", ("y_m",)), ("views", ("side",))],
+)
+def test_datasets_of_different_robots_are_refused(directory, tmp_path, name, value):
+    """Another rate, state or camera set: the error names the file and what differs."""
+    write_meta(tmp_path / "other", replace(META, **{name: value}))
+    with pytest.raises(DatasetError, match=rf"other.*meta\.json: {name} is"):
+        load_datasets([directory, tmp_path / "other"])
 
 
 def test_places_survive_and_are_checked(directory):

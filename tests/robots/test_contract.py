@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from streamvla.core.errors import ConfigError, RobotError
+from streamvla.core.limits import MotionLimits
 from streamvla.robots.registry import make_robot, task_names
 
 PERIOD_NS = 50_000_000
@@ -157,3 +158,13 @@ def test_an_unknown_task_suggests_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'drawer-open'"):
         make_robot("drawer-opn")
     assert {"point", "reach", "push", "open-named-drawer"} <= set(task_names())
+
+
+def test_declared_limits_fit_the_robot_and_are_tighter_than_none(robot):
+    """Every robot declares motion limits that fit its action space and bound its acceleration."""
+    space, limits = robot.spec.action_space, robot.spec.limits
+    assert limits is not None
+    limits.require(space)
+    implied = MotionLimits.of_space(space)
+    delta = space.is_delta()
+    assert (np.array(limits.acceleration)[delta] < np.array(implied.acceleration)[delta]).all()

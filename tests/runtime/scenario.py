@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.runtime.buffer import LateRule
 from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.executors import Executor
 from streamvla.runtime.governor import Fallback
+from streamvla.runtime.ladder import Ladder
 from streamvla.runtime.latency import ConstantLatency, LatencyModel, LatencyProfile, profile_ms
 from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Pacing, Streamer
@@ -51,13 +53,16 @@ class Scenario:
     duration_ns: int | None = None
     space: ActionSpace = field(default_factory=lambda: MIXED)
     script: Script | None = None
-    fallback: Fallback | None = None
+    fallback: Fallback | Ladder | None = None
     latency: LatencyModel | None = None
     serial: bool = True
+    late: LateRule | None = None
+    validity_ns: int | None = None
+    standing: np.ndarray | None = None
 
     def episode(self, trace: TraceSink) -> Episode:
         period_ns = self.profile.execute_ns
-        robot = StillRobot(self.space, period_ns)
+        robot = StillRobot(self.space, period_ns, standing=self.standing)
         policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script)
         streamer = Streamer(
             self.space,
@@ -67,6 +72,8 @@ class Scenario:
             trace,
             fallback=self.fallback,
             max_observations=self.observations,
+            late=self.late,
+            validity_ns=self.validity_ns,
         )
         limits = EpisodeLimits(self.duration_ns)
         return Episode(

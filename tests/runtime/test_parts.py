@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import ConfigError, SpecMismatchError
-from streamvla.runtime.buffer import PlannedAction, RollingBuffer
+from streamvla.runtime.buffer import Blend, PlannedAction, Replace, RollingBuffer, Shift
 from streamvla.runtime.executors import ActionFlow, Synchronous, named_executor
 from streamvla.runtime.latency import (
     EmpiricalLatency,
@@ -29,18 +29,18 @@ def planned(index: int, due_tick: int | None = None) -> PlannedAction:
     return PlannedAction(np.array([float(index)]), 0, index, 0, 0, due_tick)
 
 
-def test_order_alignment_shifts_a_late_action():
-    """In order: an action that comes a tick late is sent a tick later, and none is lost."""
-    buffer = RollingBuffer("order")
+def test_shift_sends_a_late_action_late():
+    """Shift: an action that comes a tick late is sent a tick later, and none is lost."""
+    buffer = RollingBuffer(Shift())
     assert buffer.pop(7) == (None, ())
     for index in (7, 8):
         buffer.push(planned(index))
     assert [buffer.pop(tick)[0].index for tick in (8, 9)] == [7, 8]  # pyright: ignore
 
 
-def test_time_alignment_starts_a_late_chunk_at_the_elapsed_index():
-    """By time: a chunk that arrives two ticks late begins with its third action."""
-    buffer = RollingBuffer("time")
+def test_replace_starts_a_late_chunk_at_the_elapsed_index():
+    """Replace: a chunk that arrives two ticks late begins with its third action."""
+    buffer = RollingBuffer(Replace())
     for index in range(5):
         buffer.push(planned(index, due_tick=10 + index))
     action, late = buffer.pop(12)
@@ -49,9 +49,9 @@ def test_time_alignment_starts_a_late_chunk_at_the_elapsed_index():
     assert [dropped.index for dropped in late] == [0, 1]
 
 
-def test_time_alignment_keeps_an_action_that_is_not_due_yet():
-    """By time: an early action waits for its tick."""
-    buffer = RollingBuffer("time")
+def test_replace_keeps_an_action_that_is_not_due_yet():
+    """Replace: an early action waits for its tick."""
+    buffer = RollingBuffer(Replace())
     buffer.push(planned(0, due_tick=5))
     assert buffer.pop(4) == (None, ())
     action, _ = buffer.pop(5)
@@ -59,8 +59,8 @@ def test_time_alignment_keeps_an_action_that_is_not_due_yet():
 
 
 def test_a_wholly_stale_chunk_leaves_nothing_to_send():
-    """By time: when every action is past due all are dropped and reported, none is sent."""
-    buffer = RollingBuffer("time")
+    """Replace: when every action is past due all are dropped and reported, none is sent."""
+    buffer = RollingBuffer(Replace())
     for index in range(3):
         buffer.push(planned(index, due_tick=index))
     action, late = buffer.pop(9)
@@ -68,10 +68,33 @@ def test_a_wholly_stale_chunk_leaves_nothing_to_send():
     assert len(late) == 3
 
 
-def test_time_alignment_needs_a_due_tick():
-    """By time: an action without a due tick is refused."""
+def test_replace_needs_a_due_tick():
+    """Replace: an action without a due tick is refused."""
     with pytest.raises(ValueError, match="due_tick"):
-        RollingBuffer("time").push(planned(0))
+        RollingBuffer(Replace()).push(planned(0))
+
+
+def test_blend_mixes_a_late_action_into_the_one_due_now():
+    """Blend: a7, a tick late, adds 0.3 of itself to 0.7 of a8; a6 before it is dropped."""
+    buffer = RollingBuffer(Blend())
+    for index in (6, 7, 8, 9):
+        buffer.push(planned(index, due_tick=index))
+    action, late = buffer.pop(8)
+    assert action is not None
+    assert (action.index, action.values[0]) == (8, pytest.approx(0.7 * 8 + 0.3 * 7))
+    assert [dropped.index for dropped in late] == [6, 7]
+    following, _ = buffer.pop(9)
+    assert following is not None
+    assert following.values[0] == 9
+
+
+def test_blend_sends_a_late_action_itself_when_none_is_due():
+    """Blend: better late than nothing, where nothing else is there."""
+    buffer = RollingBuffer(Blend())
+    buffer.push(planned(7, due_tick=7))
+    action, late = buffer.pop(8)
+    assert action is not None
+    assert (action.index, late) == (7, ())
 
 
 @given(variation=st.floats(0, 0.5), seed=st.integers(0, 100))
@@ -93,6 +116,7 @@ def test_empirical_latency_replays_in_order_and_wraps():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Blend(1.0), "weight 1.0"),
         (lambda: JitteredLatency(PAPER, -0.1, 0), "jitter -0.1"),
         (lambda: JitteredLatency(PAPER, float("nan"), 0), "jitter nan"),
         (lambda: EmpiricalLatency([], [1], [1]), "'observe' is empty"),

@@ -21,6 +21,8 @@ class Collect:
         episodes: per task, rounded up to whole shards of 25.
         workers: processes; 0 for one per core.
         seed: with task and index it fixes every episode.
+        policy: a checkpoint that drives each episode until a random step, from where the expert
+            goes on; the labels are the expert's throughout (DAgger).
         json: print the counts as one JSON object on the last line.
     """
 
@@ -30,6 +32,7 @@ class Collect:
     episodes: int = 250
     workers: int = 0
     seed: int = 0
+    policy: Path | None = None
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ def collect_command(command: Collect) -> None:
         episodes_per_task=command.episodes,
         workers=command.workers,
         seed=command.seed,
+        policy=command.policy,
     )
     with Progress(
         "[progress.description]{task.description}",

@@ -119,6 +119,21 @@ def _method_rows(name: str, figures: Row) -> list[Row]:
     return figures["methods"]
 
 
+def _kind_rows(name: str, figures: Row) -> list[Row]:
+    """One row per kind of fault of a `bench faults`, and all together."""
+    return [{"run": row["kind"], **row} for row in (*figures["kinds"], figures)]
+
+
+def _loop_rows(name: str, figures: Row) -> list[Row]:
+    """One row per loop of a `bench realtime`."""
+    loops = {
+        "control loop in its own process": figures,
+        "the same loop in the model's process": figures["same_process"],
+        "a sleep loop in the model's process": figures["sleep_loop"],
+    }
+    return [{"run": f"{name}, {loop}", **row} for loop, row in loops.items()]
+
+
 _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
 
 RECIPES: dict[str, Recipe] = {
@@ -187,8 +202,74 @@ RECIPES: dict[str, Recipe] = {
             ),
         },
     ),
+    "faults": Recipe(
+        commands={"campaign": "bench faults --faults 1000 --json"},
+        rows=_kind_rows,
+        columns={
+            "run": Column("fault"),
+            "faults": Column("faults", 0),
+            "ticks": Column("ticks checked", 0),
+            "broken": Column("episodes that broke a promise", 0),
+            "recovery_p50_ms": Column("recovery p50 (ms)", 0),
+            "recovery_max_ms": Column("recovery max (ms)", 0),
+            "recovery_max_cycles": Column("recovery max (observation cycles)", 2),
+        },
+        tables={
+            "main": (
+                "run",
+                "faults",
+                "ticks",
+                "broken",
+                "recovery_p50_ms",
+                "recovery_max_ms",
+                "recovery_max_cycles",
+            )
+        },
+    ),
+    "realtime": Recipe(
+        commands={
+            "100 Hz": "bench realtime --hz 100 --seconds 60 --json",
+            "500 Hz": "bench realtime --hz 500 --seconds 60 --json",
+        },
+        rows=_loop_rows,
+        columns={
+            "run": Column("command lateness, the model's process under full load"),
+            "lateness_p50_ms": Column("p50 (ms)", 3),
+            "lateness_p99_ms": Column("p99 (ms)", 3),
+            "lateness_max_ms": Column("max (ms)", 2),
+            "miss_rate": Column("> 1 ms late or never", 2, percent=True),
+        },
+        tables={
+            "main": ("run", "lateness_p50_ms", "lateness_p99_ms", "lateness_max_ms", "miss_rate"),
+        },
+    ),
+    "handoff": Recipe(
+        commands={"this machine": "bench handoff --records 100000000 --singles 1000000 --json"},
+        columns={
+            "run": Column("hand-off between processes"),
+            "visible_p99_us": Column("ready to visible p99 (µs)"),
+            "woken_p99_us": Column("ready to awake p99 (µs)"),
+            "records": Column("records in batches", 0),
+            "records_per_s": Column("a second", 0),
+            "single_records": Column("records one by one", 0),
+            "single_records_per_s": Column("one by one a second", 0),
+            "torn_or_lost": Column("torn or lost", 0),
+        },
+        tables={
+            "main": (
+                "run",
+                "visible_p99_us",
+                "woken_p99_us",
+                "records",
+                "records_per_s",
+                "single_records",
+                "single_records_per_s",
+                "torn_or_lost",
+            )
+        },
+    ),
     "overhead": Recipe(
-        commands={"this machine": "bench --json"},
+        commands={"this machine": "bench runtime --json"},
         columns={
             "run": Column("runtime overhead"),
             "tick_p50_us": Column("tick p50 (µs)"),

@@ -6,40 +6,54 @@ import shlex
 import shutil
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from streamvla.cli.drivers import (
+    Captures,
+    Driver,
+    DriverName,
+    load_policy_on_one_thread,
+    make_driver,
+)
 from streamvla.cli.methods import AUTO, label, parse_method, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
-from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import Policy, Robot, check_fit
+from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
+from streamvla.core.interfaces import Policy, PolicySpec, Robot
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
 from streamvla.runtime import (
     Decelerate,
-    Episode,
     EpisodeLimits,
     Executor,
+    FaultPlan,
+    FrozenCamera,
     Hold,
+    Ladder,
     LatencyProfile,
-    RealtimeDriver,
+    RealtimeSettings,
     Streamer,
     named_profile,
+    parse_faults,
 )
-from streamvla.trace import FileTrace, Trace, is_complete, read_trace
+from streamvla.runtime.feasibility import check_schedule, estimate_stages
+from streamvla.runtime.plan import EpisodePlan
+from streamvla.runtime.stages import StageTimes
+from streamvla.trace import Trace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
 
 MEASURED = "measured"
 FIRST_SEED = 2_000_000
 VIDEO_SIZE = (240, 240)
 TRACES, REPORT, PERFETTO = "traces", "report.html", "perfetto.json"
-RESET_NS = ms_to_ns(300)
-"""Given to the robot to reset before the episode's first tick."""
+WARM_UP_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -54,13 +68,23 @@ class Run:
             what ratios refer to.
         profile: paper-20hz, paper-a800, edge-20hz (emulated: stages padded), or measured.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
-        fallback: what goes out on a tick without an action.
+        fallback: what goes out on a tick without an action, under the basic governor.
         episodes: with each method.
         seconds: an episode's limit.
         seed: of the first episode; method runs are paired, same seeds for each.
         out: folder for traces, videos, the report and the Perfetto trace.
         resume: keep complete episodes that an interrupted run left in `out`.
         videos: how many episodes to film.
+        driver: "thread": the control loop beside the model's threads; "process": in a process of
+            its own, which the model cannot hold up.
+        priority: SCHED_FIFO priority of the control loop's process, if the system grants it; None
+            for the normal scheduler.
+        governor: "basic": clip and hold; "ladder": the robot's motion limits, smooth stops, a
+            latched safe stop. Default: the ladder when faults are put in, else basic.
+        faults: put in on purpose, in every episode: KIND[:AMOUNT]@START[+LENGTH], as in
+            model-stall:800ms@3s.
+        frozen_after: a camera counts as frozen when its picture came again so often while the robot
+            moved; None: never.
         json: print the figures as one JSON object on the last line.
     """
 
@@ -77,28 +101,41 @@ class Run:
     out: Path = Path("runs/run")
     resume: bool = False
     videos: int = 3
+    driver: DriverName = "thread"
+    priority: int | None = RealtimeSettings.fifo_priority
+    governor: Literal["basic", "ladder"] | None = None
+    faults: tuple[str, ...] = ()
+    frozen_after: int | None = FrozenCamera.repeats
     json: bool = False
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.videos < 0:
             raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
         require_seconds(self.seconds)
+        FrozenCamera(self.frozen_after)  # a wrong number is said before the model is loaded
+        if self.driver == "thread":
+            self.fault_plan().require_in_process()
+        if self.uses_ladder() and self.pacing == "event":
+            raise ConfigError(
+                "the ladder steps in on control ticks, and event pacing has none: use --pacing "
+                "grid, or --governor basic"
+            )
+        if self.uses_ladder() and self.fallback != "hold":
+            raise ConfigError(
+                f"--fallback {self.fallback} is the basic governor's, and the ladder has rungs of "
+                "its own: leave it out, or use --governor basic"
+            )
 
+    def fault_plan(self) -> FaultPlan:
+        return parse_faults(self.faults)
 
-@dataclass
-class _Filmed:
-    """World captures of one episode, one per control instant, to be rendered afterwards."""
-
-    robot: Any
-    captures: list[tuple[int, Any]] = field(default_factory=list)
-
-    def __call__(self, now_ns: int) -> None:
-        self.captures.append((now_ns, self.robot.capture()))
+    def uses_ladder(self) -> bool:
+        return self.governor == "ladder" or (self.governor is None and bool(self.faults))
 
 
 def run(command: Run) -> None:
     """Run the command, print the comparison, write the report."""
-    from streamvla.policy import identify, load_policy, resolve_checkpoint, trained_tasks
+    from streamvla.policy import identify, resolve_checkpoint, trained_tasks
     from streamvla.robots.registry import task_names
 
     if command.profile != MEASURED:
@@ -108,10 +145,9 @@ def run(command: Run) -> None:
     for task in tasks:
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
-    _use_one_model_thread()
-    policy = load_policy(checkpoint)
-    with RealtimeDriver() as driver:
-        session = _Session(command, policy, identify(checkpoint), driver, tasks)
+    policy = load_policy_on_one_thread(checkpoint)
+    with closing(_driver(command, checkpoint, policy)) as driver:
+        session = _Session(command, policy.spec, identify(checkpoint), driver, tasks)
         if not command.resume:
             _clear(command.out)
         try:
@@ -126,6 +162,11 @@ def run(command: Run) -> None:
     session.report()
 
 
+def _driver(command: Run, checkpoint: Path, policy: Policy) -> Driver:
+    settings = RealtimeSettings(command.priority)
+    return make_driver(command.driver, checkpoint, policy, settings)
+
+
 def _clear(out: Path) -> None:
     """Remove what an earlier run left in `out`, and nothing else."""
     if (out / TRACES).is_dir():
@@ -134,22 +175,15 @@ def _clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _use_one_model_thread() -> None:
-    """Leave the other cores to the control thread and the renderer."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 class _Session:
     """All episodes of one command: paired seeds, method after method."""
 
     def __init__(
         self,
         command: Run,
-        policy: Policy,
+        policy: PolicySpec,
         identity: dict[str, str],
-        driver: RealtimeDriver,
+        driver: Driver,
         tasks: tuple[str, ...],
     ) -> None:
         self._command = command
@@ -157,16 +191,16 @@ class _Session:
         self._identity = identity
         self._driver = driver
         self._tasks = tasks
-        self._robot: Robot | None = None
-        self._robot_task = ""
+        self._task = ""
         self._profile = self._resolve_profile()
-        horizon = policy.spec.horizon
+        horizon = policy.horizon
         self._executors = [
             parse_method(method, self._profile, horizon) for method in command.methods
         ]
         names = [label(executor, horizon) for executor in self._executors]
         if len(set(names)) < len(names):
             raise ConfigError(f"methods {list(command.methods)} are {names}: name each once")
+        self._checked = False  # feasibility was said
 
     def run_all(self) -> None:
         """Every episode with every method; a robot is set up once per task."""
@@ -179,8 +213,6 @@ class _Session:
                 for executor in self._executors:
                     self._run_one(number, executor)
                     progress.advance(bar)
-        if self._robot is not None:
-            self._robot.close()
 
     def _order(self) -> Iterator[int]:
         """Episode numbers, those of one task together: episode i is of task i mod tasks."""
@@ -203,65 +235,67 @@ class _Session:
         if self._command.resume and filmed_before and is_complete(path, header):
             return
         robot = self._robot_for(self._task_of(number))
-        film = _Filmed(robot) if filmed else None
-        with FileTrace(path, {**header, "commit": commit()}) as trace:
-            episode = self._episode(robot, executor, trace, film)
-            start_ns = self._driver.clock.now_ns() + RESET_NS
-            robot.reset(self._command.seed + number, start_ns, self._profile.execute_ns)
-            self._driver.run(episode, start_ns)
-        if film is not None:
-            self._render(film, path)
+        film: Captures = []
+        self._drive(self._plan(number, executor, robot, filmed), film)
+        if film:
+            self._render(robot, film, path)
 
-    def _episode(
-        self, robot: Robot, executor: Executor, trace: Any, watch: Callable[[int], None] | None
-    ) -> Episode:
-        space, horizon = self._policy.spec.action_space, self._policy.spec.horizon
-        return Episode(
-            robot=robot,
-            policy=self._policy,
-            streamer=Streamer(
-                space,
-                horizon,
-                executor,
-                self._command.pacing,
-                trace,
-                fallback=Decelerate() if self._command.fallback == "decelerate" else Hold(),
-            ),
-            trace=trace,
-            pacing=self._command.pacing,
+    def _drive(self, plan: EpisodePlan, film: Captures) -> None:
+        """Run it; where faults are put in, a stage that dies is a result, not the end."""
+        try:
+            self._driver.run(plan, film)
+        except StageFailedError as error:
+            if not plan.faults:
+                raise
+            print(f"Episode ended: {error}", flush=True)
+
+    def _plan(self, number: int, executor: Executor, robot: Robot, filmed: bool) -> EpisodePlan:
+        space, horizon = self._policy.action_space, self._policy.horizon
+        pacing, rule = self._command.pacing, self._rule(robot)
+        return EpisodePlan(
+            streamer=partial(Streamer, space, horizon, executor, pacing, fallback=rule),
+            trace=self._path(number, executor),
+            header={**self._header(number, executor), "commit": commit()},
+            pacing=pacing,
             profile=self._profile,
             limits=EpisodeLimits(ms_to_ns(self._command.seconds * 1000)),
+            seed=self._command.seed + number,
             instruction=self._command.instruction,
-            watch=watch,
+            faults=self._command.fault_plan(),
+            frozen=FrozenCamera(self._command.frozen_after),
+            film=filmed,
         )
+
+    def _rule(self, robot: Robot) -> Hold | Decelerate | Ladder:
+        if self._command.uses_ladder():
+            return Ladder(robot.spec.motion_limits)
+        return Decelerate() if self._command.fallback == "decelerate" else Hold()
 
     def _robot_for(self, task: str) -> Robot:
         """The robot of a task, warmed up: its first rendering and encoding happen here."""
-        from streamvla.robots.registry import make_robot
+        robot = self._driver.use(task)
+        if self._task != task:
+            self._task = task
+            times = self._driver.measure(self._command.seed, repeats=WARM_UP_REPEATS)
+            if not self._checked:
+                self._say_what_is_feasible(times)
+                self._checked = True
+        return robot
 
-        if self._robot is None or self._robot_task != task:
-            if self._robot is not None:
-                self._robot.close()
-            self._robot, self._robot_task = make_robot(task), task
-            check_fit(self._policy.spec, self._robot.spec)
-            self._warm_up(self._robot)
-        return self._robot
-
-    def _warm_up(self, robot: Robot) -> None:
-        robot.reset(self._command.seed, self._driver.clock.now_ns(), self._profile.execute_ns)
-        self._driver.measure(robot, self._policy, repeats=3)
+    def _say_what_is_feasible(self, times: list[StageTimes]) -> None:
+        """Before motion: whether each method's schedule can be met here."""
+        stages = estimate_stages(times).padded(self._profile)
+        horizon, period_ns = self._policy.horizon, self._profile.execute_ns
+        for executor in self._executors:
+            verdict = check_schedule(stages, period_ns, executor, horizon)
+            print(f"{label(executor, horizon)}: {verdict.sentence()}", flush=True)
 
     def _resolve_profile(self) -> LatencyProfile:
         """The named profile, or this machine's own median stage times."""
-        from streamvla.robots.registry import make_robot
-
         if self._command.profile != MEASURED:
             return named_profile(self._command.profile)
-        robot = make_robot(self._tasks[0])
-        period_ns = robot.spec.control_period_ns
-        robot.reset(self._command.seed, self._driver.clock.now_ns(), period_ns)
-        times = self._driver.measure(robot, self._policy, repeats=12)[2:]  # the cold ones left out
-        robot.close()
+        period_ns = self._driver.use(self._tasks[0]).spec.control_period_ns
+        times = self._driver.measure(self._command.seed, repeats=12)[2:]  # without the cold ones
         return LatencyProfile(
             MEASURED,
             round(median(time.observe_ns for time in times)),
@@ -279,8 +313,12 @@ class _Session:
                 "seconds": command.seconds,
                 "instruction": command.instruction,
                 "fallback": command.fallback,
+                "driver": command.driver,
+                "governor": "ladder" if command.uses_ladder() else "basic",
+                "faults": list(command.faults),
+                "frozen_after": command.frozen_after,
             },
-            "method": label(executor, self._policy.spec.horizon),
+            "method": label(executor, self._policy.horizon),
             "profile": self._profile.label,
             "policy": self._identity,
             "task": self._task_of(number),
@@ -289,18 +327,18 @@ class _Session:
 
     # --- afterwards ----------------------------------------------------------------------------
 
-    def _render(self, film: _Filmed, path: Path) -> None:
+    def _render(self, robot: Any, film: Captures, path: Path) -> None:
         """Write the episode's video, frames drawn from the captures of its control instants."""
         from streamvla.evaluation.video import annotate, frame_statuses, write_video
 
         events = read_trace(path).events
         period_ns = self._profile.execute_ns
-        shown = _evenly(film.captures, period_ns)
+        shown = _evenly(film, period_ns)
         statuses = frame_statuses(
             events, [now_ns for now_ns, _ in shown], period_ns, self._command.pacing
         )
         frames = [
-            annotate(film.robot.render_capture(capture, size=VIDEO_SIZE), status)
+            annotate(robot.render_capture(capture, size=VIDEO_SIZE), status)
             for (_, capture), status in zip(shown, statuses, strict=True)
         ]
         write_video(path.with_suffix(".mp4"), frames, NS_PER_S / period_ns)
@@ -324,15 +362,15 @@ class _Session:
             )
 
     def _outcome(self, executor: Executor) -> _Outcome:
-        space, period_ns = self._policy.spec.action_space, self._profile.execute_ns
+        space, period_ns = self._policy.action_space, self._profile.execute_ns
         paths = [self._path(number, executor) for number in range(self._command.episodes)]
         traces = [read_trace(path) for path in paths]
         metrics = [
             metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
         ]
         films = [path.with_suffix(".mp4") for path in paths[: self._command.videos]]
-        name = label(executor, self._policy.spec.horizon)
-        return _Outcome(name, traces, metrics, films)
+        name = label(executor, self._policy.horizon)
+        return _Outcome(name, traces, metrics, [film for film in films if film.exists()])
 
     def _seeds(self) -> list[int]:
         return [self._command.seed + number for number in range(self._command.episodes)]
@@ -342,8 +380,9 @@ class _Session:
         from streamvla.trace.perfetto import PerfettoRun, write_perfetto
 
         pacing, period_ns, out = self._command.pacing, self._profile.execute_ns, self._command.out
+        space = self._policy.action_space
         runs = [
-            ReportRun(outcome.name, outcome.traces, row, pacing, period_ns, outcome.videos)
+            ReportRun(outcome.name, outcome.traces, row, pacing, period_ns, outcome.videos, space)
             for outcome, row in zip(outcomes, rows, strict=True)
         ]
         context = ReportContext(
@@ -361,12 +400,10 @@ class _Session:
             PerfettoRun(outcome.name, outcome.traces[0].events, period_ns) for outcome in outcomes
         ]
         write_perfetto(out / PERFETTO, first)
-        print(
-            f"Report: {out / 'report.html'}; timeline for ui.perfetto.dev: {out / 'perfetto.json'}"
-        )
+        print(f"Report: {out / REPORT}; timeline for ui.perfetto.dev: {out / PERFETTO}")
 
 
-def _evenly(captures: list[tuple[int, Any]], period_ns: int) -> list[tuple[int, Any]]:
+def _evenly(captures: Captures, period_ns: int) -> Captures:
     """One frame a period: at each instant of an even grid, the capture that was then the latest.
 
     Captures are made at control instants, which event pacing and skipped ticks space unevenly; a

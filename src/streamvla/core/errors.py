@@ -39,6 +39,12 @@ class RobotError(StreamVLAError):
     """A robot (or its simulator) cannot be started or driven."""
 
 
+class RingError(StreamVLAError):
+    """Shared memory between two processes is damaged, or not what was expected there."""
+
+    exit_code = 3
+
+
 class StageFailedError(StreamVLAError):
     """A stage (observe or generate) died; raised to the owner after the robot was stopped."""
 

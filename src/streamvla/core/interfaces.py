@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import SpecMismatchError
+from streamvla.core.errors import RobotError, SpecMismatchError
+from streamvla.core.limits import MotionLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class RobotSpec:
         image_size: (height, width) of every view, pixels.
         state_names: one name per proprioceptive dimension `s`.
         control_period_ns: how long one command acts.
+        limits: how the robot may be commanded to move; None for what its action space implies.
     """
 
     name: str
@@ -67,6 +69,12 @@ class RobotSpec:
     image_size: tuple[int, int]
     state_names: tuple[str, ...]
     control_period_ns: int
+    limits: MotionLimits | None = None
+
+    @property
+    def motion_limits(self) -> MotionLimits:
+        """The declared limits, or else `MotionLimits.of_space`."""
+        return self.limits or MotionLimits.of_space(self.action_space)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class Robot(Protocol):
 
     `command`, `advance_to` and `capture` are called from the control thread and must be quick;
     `observe` is called from the observer (another thread in real time) on a capture made earlier.
+    One that measures its absolute dimensions also has `standing` (see `standing_at`).
     """
 
     @property
@@ -157,6 +166,39 @@ class Policy(Protocol):
         call (`PolicySpec.chunk_passes`).
         """
         ...
+
+
+def goal_of(context: Any) -> np.ndarray | None:
+    """(d,) where a context says the motion should end, as an action state; None if it does not.
+
+    A context states it by an attribute `goal`. A fallback controller may drive there when the
+    policy falls silent.
+    """
+    return getattr(context, "goal", None)
+
+
+def standing_at(robot: Robot) -> np.ndarray:
+    """(d,) the action state in which a robot stands after `reset`, before any command.
+
+    Delta dimensions count from here: 0. A robot whose absolute dimensions can be measured, such as
+    joints, says where they are with a method `standing()`: (d,) in action units, what it gives for
+    delta dimensions is ignored. Without that method they start at 0 too, so that a first hold would
+    drive joints there.
+
+    Raises:
+        RobotError: what the robot measured is not `d` finite numbers.
+    """
+    space = robot.spec.action_space
+    measure = getattr(robot, "standing", None)
+    if measure is None:
+        return space.initial_state()
+    measured = np.asarray(measure(), dtype=float)
+    if measured.shape != (space.dim,) or not np.isfinite(measured).all():
+        raise RobotError(
+            f"robot {robot.spec.name} stands at {measured}: expected {space.dim} finite numbers, "
+            f"one for each of {', '.join(space.names)}"
+        )
+    return np.where(space.is_delta(), space.initial_state(), measured)
 
 
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:

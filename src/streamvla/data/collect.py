@@ -4,6 +4,8 @@ Every shard depends only on (settings, task, shard index): killed anywhere, a se
 just the missing shards, byte for byte what they would have been.
 
     reset ─ [displaced start] ─ expert + bursts of noise ─ success ─ 18 more steps ─ stop
+
+With a policy, it drives until a random step, and the expert recovers (`data.pilot`).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError, did_you_mean
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
-from streamvla.data.expert import Expert, TaughtRobot, make_expert
+from streamvla.data.expert import Expert, make_expert
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
+from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import (
     META_NAME,
     DatasetMeta,
@@ -40,7 +43,7 @@ from streamvla.data.store import (
 )
 from streamvla.robots.gl import select_gl_backend
 from streamvla.robots.registry import make_sawyer, suite_tasks, training_instructions
-from streamvla.robots.sawyer import PLACE_NAMES, SPEC
+from streamvla.robots.sawyer import PLACE_NAMES, SPEC, SawyerRobot
 
 EPISODES_PER_SHARD = 25
 MAX_ATTEMPTS_PER_SHARD = 100
@@ -68,6 +71,7 @@ class CollectConfig:
         workers: processes; 0 for one per CPU, 1 for none besides this one.
         seed: base seed; with task and index it fixes every episode.
         noise: how executed actions differ from the expert's.
+        policy: a checkpoint that drives the first part of every episode; None for experts only.
     """
 
     out: Path
@@ -76,6 +80,7 @@ class CollectConfig:
     workers: int = 0
     seed: int = 0
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    policy: Path | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -188,15 +193,20 @@ def episode_seed(base: int, task: str, index: int) -> int:
 
 
 def collect_episode(
-    robot: TaughtRobot, expert: Expert, seed: int, noise: NoiseConfig
+    robot: SawyerRobot, expert: Expert, seed: int, noise: NoiseConfig, pilot: Pilot | None = None
 ) -> Episode | None:
     """One demonstration, or None when the expert failed within `MAX_STEPS`.
 
-    Steps on nominal time from 0. Nothing is rendered before the episode has succeeded.
+    A pilot drives until a random step; labels are the expert's throughout. Steps on nominal time
+    from 0. Nothing is rendered for the dataset before the episode has succeeded.
     """
     spec = robot.spec
     space, period_ns = spec.action_space, spec.control_period_ns
     disturbance = ExecutionNoise(noise, space.is_delta(), np.random.default_rng([seed, 2]))
+    handover = 0
+    if pilot is not None:
+        pilot.reset()
+        handover = int(np.random.default_rng([seed, 4]).integers(LATEST_HANDOVER + 1))
     captures: list[Any] = []
     places: list[np.ndarray] = []
     labels: list[np.ndarray] = []
@@ -209,8 +219,12 @@ def collect_episode(
         captures.append(robot.capture())
         places.append(robot.places())
         labels.append(expert.act())
-        actions.append(space.clip(disturbance.perturb(labels[-1])))
-        robot.command(actions[-1], (len(actions) - 1) * period_ns)
+        now_ns = len(actions) * period_ns
+        if pilot is not None and len(actions) < handover:
+            actions.append(pilot.act(robot, captures[-1], now_ns))
+        else:
+            actions.append(space.clip(disturbance.perturb(labels[-1])))
+        robot.command(actions[-1], now_ns)
         robot.advance_to(len(actions) * period_ns)
         if robot.success and success_step is None:
             success_step = len(actions)
@@ -249,21 +263,30 @@ def _claim_directory(config: CollectConfig) -> None:
         seed=config.seed,
         commit=commit(),
         place_names=PLACE_NAMES,
+        pilot={} if config.policy is None else _identify(config.policy),
     )
     if (config.out / META_NAME).exists():
         found = read_meta(config.out)
         if replace(found, tasks={}, commit="") != replace(meta, tasks={}, commit=""):
             raise DatasetError(
                 f"{config.out / META_NAME}: made with other settings (seed {found.seed}, noise "
-                f"{dict(found.noise)}). Use the same settings to resume, or another directory."
+                f"{dict(found.noise)}, policy {found.pilot.get('file')}). Use the same settings to "
+                "resume, or another directory."
             )
         meta = replace(found, tasks={**found.tasks, **meta.tasks})
     write_meta(config.out, meta)
 
 
+def _identify(checkpoint: Path) -> dict[str, str]:
+    from streamvla.policy import identify, resolve_checkpoint
+
+    return identify(resolve_checkpoint(checkpoint))
+
+
 # Worker processes. Ctrl-C reaches the parent alone, which tells the workers through the event;
 # each drops its unfinished shard after the episode in hand.
 _stop: Event | None = None
+_pilots: dict[Path, Pilot] = {}
 
 
 def _run(shards: list[_Shard], workers: int) -> Generator[tuple[int, int, int]]:
@@ -298,7 +321,7 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     """Collect and write one shard; (episodes, attempts, frames)."""
     robot = make_sawyer(shard.task)
     try:
-        episodes, attempts = _fill(shard, robot, make_expert(robot))
+        episodes, attempts = _fill(shard, robot, make_expert(robot), _pilot(shard.config.policy))
     finally:
         robot.close()
     write_shard(shard.path, episodes, attempts)
@@ -306,7 +329,23 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     return len(episodes), attempts, sum(len(episode) for episode in episodes)
 
 
-def _fill(shard: _Shard, robot: TaughtRobot, expert: Expert) -> tuple[list[Episode], int]:
+def _pilot(checkpoint: Path | None) -> Pilot | None:
+    """The policy of a checkpoint, kept for the next shard of this process."""
+    if checkpoint is None:
+        return None
+    if checkpoint not in _pilots:
+        import torch
+
+        from streamvla.policy import identify, load_policy
+
+        torch.set_num_threads(1)
+        _pilots[checkpoint] = Pilot(load_policy(checkpoint), identify(checkpoint))
+    return _pilots[checkpoint]
+
+
+def _fill(
+    shard: _Shard, robot: SawyerRobot, expert: Expert, pilot: Pilot | None
+) -> tuple[list[Episode], int]:
     """Attempts until the shard is full; each shard has its own range of attempt indices."""
     config = shard.config
     episodes: list[Episode] = []
@@ -315,7 +354,7 @@ def _fill(shard: _Shard, robot: TaughtRobot, expert: Expert) -> tuple[list[Episo
         if _stop is not None and _stop.is_set():
             raise InterruptedRunError(f"shard {shard.path} dropped on request")
         seed = episode_seed(config.seed, shard.task, first + attempt)
-        episode = collect_episode(robot, expert, seed, config.noise)
+        episode = collect_episode(robot, expert, seed, config.noise, pilot)
         if episode is not None:
             episodes.append(episode)
         if len(episodes) == EPISODES_PER_SHARD:

@@ -22,8 +22,9 @@ def fingerprint(demonstrations: Demonstrations) -> dict[str, Any]:
     present = {episode.task for episode in demonstrations.episodes}
     fields["tasks"] = {task: said for task, said in fields["tasks"].items() if task in present}
     del fields["commit"], fields["schema_version"]
-    if not fields["place_names"]:
-        del fields["place_names"]
+    for name in ("place_names", "pilot"):  # as before there were any
+        if not fields[name]:
+            del fields[name]
     fields["episodes"] = len(demonstrations.episodes)
     fields["frames"] = demonstrations.frame_count
     fields["content"] = _digest(demonstrations.episodes)

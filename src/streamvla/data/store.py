@@ -20,8 +20,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import DatasetError, StreamVLAError, did_you_mean
+from streamvla.core.errors import ConfigError, DatasetError, StreamVLAError, did_you_mean
 from streamvla.core.files import replacing
 
 SCHEMA_VERSION = 1
@@ -53,6 +53,7 @@ class DatasetMeta:
         noise: the collector's noise settings.
         seed: the collector's base seed.
         commit: source revision that started the dataset, "unknown" outside a repository.
+        pilot: what tells the policy that drove (`data.pilot`); empty where experts drove alone.
         place_names: one per dimension of `Episode.places`; empty where places are not known.
     """
 
@@ -67,6 +68,7 @@ class DatasetMeta:
     seed: int
     commit: str
     place_names: tuple[str, ...] = ()
+    pilot: Mapping[str, str] = field(default_factory=dict)
 
     def instructions_of(self, episode: Episode) -> tuple[str, ...]:
         """The training instructions that fit an episode."""
@@ -104,6 +106,7 @@ class DatasetMeta:
                 seed=int(fields["seed"]),
                 commit=str(fields["commit"]),
                 place_names=tuple(fields.get("place_names", ())),
+                pilot=dict(fields.get("pilot", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError, StreamVLAError) as error:
             raise DatasetError(
@@ -292,6 +295,52 @@ def load_dataset(directory: Path | str, tasks: Iterable[str] | None = None) -> D
         episodes.extend(episode for shard, _ in shards for episode in shard)
         attempts[task] = sum(tried for _, tried in shards)
     return Demonstrations(meta=meta, episodes=tuple(episodes), attempts=attempts)
+
+
+def load_datasets(
+    directories: Sequence[Path | str], tasks: Iterable[str] | None = None
+) -> Demonstrations:
+    """Several datasets of one robot as one; `tasks` as in `load_dataset`, each in some dataset.
+
+    The first one's episodes come last, so that what training holds out (the last of every task)
+    comes from there whatever is added.
+
+    Raises:
+        ConfigError: none given, or a task that none has.
+        DatasetError: as `load_dataset`; or they differ in robot, action space, state, rate, views,
+            image size or places.
+    """
+    if not directories:
+        raise ConfigError("no dataset given: name at least one folder that streamvla collect wrote")
+    metas = [read_meta(Path(directory)) for directory in directories]
+    known = {task: None for meta in metas for task in meta.tasks}
+    wanted = tuple(known if tasks is None else tasks)
+    for task in wanted:
+        if task not in known:
+            raise did_you_mean("task", task, known)
+    for directory, meta in zip(directories[1:], metas[1:], strict=True):
+        _require_same(Path(directory), meta, Path(directories[0]), metas[0])
+    parts = [
+        load_dataset(directory, [task for task in wanted if task in meta.tasks])
+        for directory, meta in zip(directories, metas, strict=True)
+    ]
+    tried = [part.attempts for part in parts]
+    return Demonstrations(
+        meta=replace(metas[0], tasks={t: said for m in metas for t, said in m.tasks.items()}),
+        episodes=tuple(episode for part in reversed(parts) for episode in part.episodes),
+        attempts={task: sum(each.get(task, 0) for each in tried) for task in wanted},
+    )
+
+
+def _require_same(path: Path, meta: DatasetMeta, first: Path, expected: DatasetMeta) -> None:
+    names = ("robot", "action_space", "state_names", "control_period_ns", "views", "image_size")
+    for name in (*names, "place_names"):
+        found, wanted = getattr(meta, name), getattr(expected, name)
+        if found != wanted:
+            raise DatasetError(
+                f"{path / META_NAME}: {name} is {found}, but {wanted} in {first / META_NAME}. "
+                "Train on them apart, or collect them again under the same settings."
+            )
 
 
 def _instructions(path: Path, metadata: Mapping[str, str], count: int) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The report's two charts: how long halts were, and how full the buffer was."""
+"""The report's charts: how long halts were, how full the buffer was, how fast the robot went."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS, NS_PER_S
+from streamvla.evaluation.smoothness import motion_dims
 from streamvla.evaluation.svg import LEFT, RIGHT, Scale, document, line, rect, text, time_axis
 from streamvla.evaluation.timeline import TimelineRun
-from streamvla.trace.events import Sent
+from streamvla.trace.events import FaultInjected, Sent
 
 _PANEL, _PLOT = 132, 78
 _BINS = 40
@@ -32,7 +34,7 @@ def halt_histogram_svg(runs: Sequence[tuple[str, Sequence[float]]]) -> str:
         body += [
             text(LEFT, top + 30, label, "name"),
             text(RIGHT, top + 30, _total(values), anchor="end"),
-            *_count_axis(most, top + _PANEL, "halts"),
+            *_count_axis(str(most), top + _PANEL, "halts"),
         ]
         for low, high, times in zip(edges, edges[1:], count, strict=False):
             if times:
@@ -53,13 +55,60 @@ def buffer_depth_svg(runs: Sequence[TimelineRun], window_ns: int) -> str:
     for number, (run, curve) in enumerate(zip(runs, curves, strict=True)):
         base = _PANEL * (number + 1)
         body += [text(LEFT, base - _PANEL + 30, run.label, "name")]
-        body += _count_axis(most, base, "actions")
+        body += _count_axis(str(most), base, "actions")
         body += _step_curve(curve, scale, base, _PLOT / most)
     deepest = " ".join(
         f"{run.label}: at most {max((d for _, d in curve), default=0)}."
         for run, curve in zip(runs, curves, strict=True)
     )
     return document("depth", _PANEL * len(runs) + 24, f"Buffer depth over time. {deepest}", body)
+
+
+def speed_svg(runs: Sequence[tuple[TimelineRun, ActionSpace]]) -> str:
+    """The commanded speed of each run over its whole length, injected faults shaded.
+
+    Speed: the length of the commanded step over the motion dimensions, action units per period.
+    """
+    longest_ns = max((run.duration_ns for run, _ in runs), default=0) or NS_PER_S
+    scale = Scale(longest_ns / NS_PER_S)
+    curves = [_speeds(run, space) for run, space in runs]
+    fastest = max((speed for curve in curves for _, speed in curve), default=0.0) or 1.0
+    body = time_axis(scale, _bands(len(runs)), "s")
+    for number, ((run, _), curve) in enumerate(zip(runs, curves, strict=True)):
+        base = _PANEL * (number + 1)
+        body += [text(LEFT, base - _PANEL + 30, run.label, "name")]
+        body += _fault_bands(run, scale, base)
+        body += _count_axis(f"{fastest:.2g}", base, "speed")
+        body += _step_curve(curve, scale, base, _PLOT / fastest)
+    label = "Commanded speed over time. " + " ".join(f"{run.label}." for run, _ in runs)
+    return document("speed", _PANEL * len(runs) + 24, label, body)
+
+
+def _speeds(run: TimelineRun, space: ActionSpace) -> list[tuple[float, float]]:
+    """(seconds since the start, length of the commanded step) at every command."""
+    dims = motion_dims(space)
+    delta = space.is_delta()[dims]
+    points, before = [], None
+    for event in run.events:
+        if isinstance(event, Sent):
+            values = np.asarray(event.values)[dims]
+            step = np.where(delta, values, 0.0 if before is None else values - before)
+            before = values
+            seconds = (event.t_ns - run.begin_ns) / NS_PER_S
+            points.append((seconds, float(np.linalg.norm(step))))
+    return points
+
+
+def _fault_bands(run: TimelineRun, scale: Scale, base: float) -> list[str]:
+    parts = []
+    for event in run.events:
+        if isinstance(event, FaultInjected):
+            start_ns = event.t_ns - run.begin_ns
+            end_ns = min(max(event.until_ns - run.begin_ns, start_ns), run.duration_ns)
+            left, right = (scale(edge / NS_PER_S) for edge in (start_ns, end_ns))
+            parts.append(rect(left, right, base - _PLOT, _PLOT, "hatch", event.kind))
+            parts.append(text(left, base - _PLOT - 4, event.kind, "halt-text"))
+    return parts
 
 
 def _bands(panels: int) -> list[tuple[float, float]]:
@@ -79,25 +128,25 @@ def _depths(run: TimelineRun, window_ns: int) -> list[tuple[float, int]]:
 
 
 def _step_curve(
-    curve: Sequence[tuple[float, int]], scale: Scale, base: float, unit: float
+    curve: Sequence[tuple[float, float]], scale: Scale, base: float, unit: float
 ) -> list[str]:
     if not curve:
         return [text((LEFT + RIGHT) / 2, base - 30, "no command was sent", anchor="middle")]
-    path, previous = f"M{scale(curve[0][0]):.2f} {base:g}", 0
-    for seconds, depth in curve:
+    path, previous = f"M{scale(curve[0][0]):.2f} {base:g}", 0.0
+    for seconds, value in curve:
         x = scale(seconds)
-        path += f"L{x:.2f} {base - unit * previous:.2f}L{x:.2f} {base - unit * depth:.2f}"
-        previous = depth
+        path += f"L{x:.2f} {base - unit * previous:.2f}L{x:.2f} {base - unit * value:.2f}"
+        previous = value
     area = f"{path}L{scale(curve[-1][0]):.2f} {base:g}Z"
     return [f'<path d="{area}" class="sv-area"/>', f'<path d="{path}" class="sv-line"/>']
 
 
-def _count_axis(most: int, base: float, unit: str) -> list[str]:
-    """A base line with 0, and the largest count at the panel's top."""
+def _count_axis(most: str, base: float, unit: str) -> list[str]:
+    """A base line with 0, and the largest value at the panel's top."""
     return [
         line(LEFT, base, RIGHT, base, "grid"),
         text(LEFT - 12, base - 1, "0", anchor="end"),
-        text(LEFT - 12, base - _PLOT + 9, str(most), anchor="end"),
+        text(LEFT - 12, base - _PLOT + 9, most, anchor="end"),
         text(LEFT - 12, base - _PLOT / 2 + 4, unit, anchor="end"),
     ]
 

@@ -35,6 +35,11 @@ With fewer than two generations there is no window, and its figures are None.
 - `seam_jump`: ‖aᵢ − aᵢ₋₁‖ over the motion dimensions between the last action of one generation
   and the first of the next, in action units; `step_jump` the same within a generation, and
   `seam_ratio` the quotient of the means: 1 means a seam nobody feels.
+- `interventions`: control ticks on which the governor's ladder stepped in, by rung (`Intervened`;
+  a rejected action counts under "reject" and under the rung of the command sent in its place).
+- `frozen_cameras`: how often a camera was found frozen (`runtime.cameras`).
+- `health_ticks`: control ticks in each state of `runtime.health`, from the first policy command
+  on (grid pacing).
 - `smoothness`: see `streamvla.evaluation.smoothness`.
 """
 
@@ -60,9 +65,12 @@ from streamvla.evaluation.smoothness import (
 from streamvla.evaluation.stats import SAMPLE_LIMIT, Distribution, Samples, wilson_interval
 from streamvla.trace.events import (
     ActionReady,
+    CameraFrozen,
     Dropped,
     Ended,
     GenerateRequested,
+    HealthChanged,
+    Intervened,
     ObserveReady,
     ObserveRequested,
     ObserveStarted,
@@ -107,8 +115,11 @@ class RunMetrics:
     generations: int
     dropped: dict[str, int]
     rejected: dict[str, int]
+    interventions: dict[str, int]
+    health_ticks: dict[str, int]
     deadline_misses: int
     starved_ticks: int
+    frozen_cameras: int
     longest_halt_ms: float
     early_observations: int
     mean_lead: float | None
@@ -159,6 +170,7 @@ _COUNTS = (
     "generations",
     "deadline_misses",
     "starved_ticks",
+    "frozen_cameras",
     "early_observations",
 )
 
@@ -226,6 +238,9 @@ class MetricsAccumulator:
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._dropped: dict[str, int] = {}
         self._rejected: dict[str, int] = {}
+        self._interventions: dict[str, int] = {}
+        self._health_ticks: dict[str, int] = {}
+        self._health = "streaming"
         self._begin_ns: int | None = None
         self._first_policy_ns: int | None = None
         self._last: Sent | None = None
@@ -245,6 +260,9 @@ class MetricsAccumulator:
             GenerateRequested: self._on_generate_requested,
             Dropped: self._on_dropped,
             Rejected: self._on_rejected,
+            Intervened: self._on_intervened,
+            HealthChanged: self._on_health_changed,
+            CameraFrozen: self._on_camera_frozen,
             Ended: self._on_ended,
         }
 
@@ -274,6 +292,8 @@ class MetricsAccumulator:
             tail_ms=self._tail_ms(),
             dropped=dict(self._dropped),
             rejected=dict(self._rejected),
+            interventions=dict(self._interventions),
+            health_ticks=dict(self._health_ticks),
             longest_halt_ms=self._longest_ns / NS_PER_MS,
             mean_lead=_per(self._leads, later_observations, unit=1),
             seam_jump=motion.seams.distribution() if motion else Distribution.of([]),
@@ -297,6 +317,8 @@ class MetricsAccumulator:
             self._on_policy_command(event)
         else:
             self._counts["fallbacks"] += 1
+        if self._pacing == "grid" and self._last_policy is not None:
+            self._health_ticks[self._health] = self._health_ticks.get(self._health, 0) + 1
 
     def _on_policy_command(self, event: Sent) -> None:
         self._counts["actions"] += 1
@@ -346,6 +368,16 @@ class MetricsAccumulator:
 
     def _on_rejected(self, event: Rejected) -> None:
         self._rejected[event.cause] = self._rejected.get(event.cause, 0) + 1
+
+    def _on_intervened(self, event: Intervened) -> None:
+        self._interventions[event.rung] = self._interventions.get(event.rung, 0) + event.ticks
+
+    def _on_health_changed(self, event: HealthChanged) -> None:
+        """It follows the tick's command, which is therefore counted under the state before."""
+        self._health = event.after
+
+    def _on_camera_frozen(self, event: CameraFrozen) -> None:
+        self._counts["frozen_cameras"] += 1
 
     def _on_ended(self, event: Ended) -> None:
         self._ended = event
@@ -455,6 +487,8 @@ def _figures(runs: Sequence[RunMetrics]) -> dict[str, Any]:
         **{name: sum(getattr(run, name) for run in runs) for name in _COUNTS},
         "dropped": _tally_sums(run.dropped for run in runs),
         "rejected": _tally_sums(run.rejected for run in runs),
+        "interventions": _tally_sums(run.interventions for run in runs),
+        "health_ticks": _tally_sums(run.health_ticks for run in runs),
         "mean_lead": _pooled_lead(runs),
         **{name: distribution.to_json() for name, distribution in pooled.items()},
         "seam_ratio": _quotient(pooled["seam_jump"].mean, pooled["step_jump"].mean),

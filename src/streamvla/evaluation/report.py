@@ -11,9 +11,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS, wall_date
 from streamvla.core.errors import ConfigError
-from streamvla.evaluation.charts import buffer_depth_svg, halt_histogram_svg
+from streamvla.evaluation.charts import buffer_depth_svg, halt_histogram_svg, speed_svg
 from streamvla.evaluation.results import machine_words
 from streamvla.evaluation.timeline import (
     TimelineRun,
@@ -37,6 +38,7 @@ class ReportRun:
         metrics: `evaluation.metrics.aggregate` over them.
         pacing, period_ns: as driven.
         videos: one mp4 per episode, as far as recorded.
+        space: of the robot; with it the report can draw how fast the robot was told to go.
     """
 
     label: str
@@ -45,6 +47,7 @@ class ReportRun:
     pacing: Pacing
     period_ns: int
     videos: Sequence[Path] = ()
+    space: ActionSpace | None = None
 
     def timelines(self) -> list[TimelineRun]:
         return [
@@ -97,6 +100,7 @@ def report_html(runs: Sequence[ReportRun], context: ReportContext) -> str:
         _table(runs, baseline),
         _videos(runs),
         _timelines(runs),
+        _governor(runs),
         _charts(runs),
         _settings(context),
         _definitions(),
@@ -334,6 +338,31 @@ def _timelines(runs: Sequence[ReportRun]) -> str:
         "<h3>The whole episode</h3>"
         f'<div class="picture" tabindex="0" role="group">{overview_svg(first)}</div></section>'
     )
+
+
+def _governor(runs: Sequence[ReportRun]) -> str:
+    """What the governor did, and how fast the robot went; empty when there is nothing to say."""
+    said = ("interventions", "frozen_cameras")
+    if not any(run.metrics.get(name) for run in runs for name in said):
+        return ""
+    rows = "".join(
+        f"<dt>{escape(run.label)}</dt><dd>{escape(_tally_words(run.metrics['interventions']))}; "
+        f"control ticks by health: {escape(_tally_words(run.metrics['health_ticks']))}; "
+        f"frozen cameras: {run.metrics['frozen_cameras']}</dd>"
+        for run in runs
+    )
+    pairs = zip(_first_episodes(runs), runs, strict=True)
+    drawn = [(line, run.space) for line, run in pairs if run.space is not None]
+    picture = f'<div class="picture" tabindex="0" role="group">{speed_svg(drawn)}</div>'
+    return (
+        "<section><h2>Governor</h2><p>Control ticks on which the governor stepped in, by rung of "
+        "its ladder, over all episodes. Below, the commanded speed in the first episode; hatched: "
+        f"a fault was put in on purpose.</p><dl>{rows}</dl>{picture if drawn else ''}</section>"
+    )
+
+
+def _tally_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 
 
 def _charts(runs: Sequence[ReportRun]) -> str:

@@ -14,6 +14,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, RobotError
 from streamvla.core.interfaces import Frames, RobotSpec
+from streamvla.core.limits import MotionLimits
 from streamvla.robots.schedule import CommandSchedule
 
 SUBSTEPS_PER_COMMAND = 4
@@ -21,18 +22,29 @@ REACH_M = 0.05
 """How far the point moves in one command of 1."""
 SUCCESS_RADIUS_M = 0.05
 
+ACTION_SPACE = ActionSpace(
+    names=("dx", "dy", "gripper"),
+    kinds=("delta", "delta", "absolute"),
+    low=(-1.0, -1.0, -1.0),
+    high=(1.0, 1.0, 1.0),
+)
+CONTROL_PERIOD_NS = ms_to_ns(50)
+
 SPEC = RobotSpec(
     name="point",
-    action_space=ActionSpace(
-        names=("dx", "dy", "gripper"),
-        kinds=("delta", "delta", "absolute"),
-        low=(-1.0, -1.0, -1.0),
-        high=(1.0, 1.0, 1.0),
-    ),
+    action_space=ACTION_SPACE,
     views=("top",),
     image_size=(32, 32),
     state_names=("x_m", "y_m", "gripper"),
-    control_period_ns=ms_to_ns(50),
+    control_period_ns=CONTROL_PERIOD_NS,
+    limits=MotionLimits.from_si(
+        ACTION_SPACE,
+        CONTROL_PERIOD_NS,
+        unit=(REACH_M, REACH_M, 1.0),
+        velocity=(1.0, 1.0, 40.0),  # m/s, and 1/s
+        acceleration=(5.0, 5.0, 1600.0),  # m/s², and 1/s²
+        jerk=(80.0, 80.0, 64_000.0),  # m/s³, and 1/s³
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, RobotError, did_you_mean
 from streamvla.core.interfaces import Frames, RobotSpec
+from streamvla.core.limits import MotionLimits
 from streamvla.robots.instructions import Asked, Phrasings, Split, check_asked, check_split
 from streamvla.robots.rendering import Camera, SceneLayout, ScenePose, SceneRenderer
 from streamvla.robots.schedule import CommandSchedule
@@ -27,6 +28,19 @@ ACTION_SPACE = ActionSpace(
     kinds=("delta", "delta", "delta", "absolute"),
     low=(-1.0, -1.0, -1.0, -1.0),
     high=(1.0, 1.0, 1.0, 1.0),
+)
+
+CONTROL_PERIOD_NS = ms_to_ns(50)
+
+# A unit action moves the hand's target by 1 cm in each of four environment steps: 0.04 m. The
+# gripper is a force command without a unit, free to close from one tick to the next.
+LIMITS = MotionLimits.from_si(
+    ACTION_SPACE,
+    CONTROL_PERIOD_NS,
+    unit=(0.04, 0.04, 0.04, 1.0),
+    velocity=(0.8, 0.8, 0.8, 40.0),  # m/s, and 1/s
+    acceleration=(6.4, 6.4, 6.4, 1600.0),  # m/s², and 1/s²
+    jerk=(128.0, 128.0, 128.0, 64_000.0),  # m/s³, and 1/s³
 )
 
 # Chosen by looking at 96-pixel frames of every task: from the side one reads y and z, from the
@@ -42,7 +56,8 @@ SPEC = RobotSpec(
     views=tuple(CAMERAS),
     image_size=(96, 96),
     state_names=("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening"),
-    control_period_ns=ms_to_ns(50),
+    control_period_ns=CONTROL_PERIOD_NS,
+    limits=LIMITS,
 )
 """Shared by Meta-World and by our own scenes: whoever drives one drives the other."""
 

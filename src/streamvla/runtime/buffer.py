@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-Alignment = Literal["order", "time"]
+from streamvla.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class PlannedAction:
         observation: the observation behind it.
         captured_ns: when that observation was captured.
         due_tick: the control tick it was planned for; None when only its order matters.
+        valid_until_ns: it is never sent after this instant; None for no such instant.
     """
 
     values: np.ndarray
@@ -30,25 +31,76 @@ class PlannedAction:
     observation: int
     captured_ns: int
     due_tick: int | None = None
+    valid_until_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A late action is sent late, and all behind it shift.
+
+    Right for streamed delta actions: leaving one out would leave its displacement out for good.
+    """
+
+
+@dataclass(frozen=True)
+class Replace:
+    """An action is sent on its tick or not at all: the one due now replaces those that are late.
+
+    Right for time-stamped chunk actions: a late chunk starts at the elapsed index, not at 0.
+    """
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The newest late action is mixed into the one due now; with none due now it goes out itself.
+
+    `newer · due + (1 − newer) · late`, SmolVLA's (arXiv 2506.01844) weights at overlapping steps.
+    Smoother than `Replace`, and keeps the timeline, but part of the displacement is left out.
+
+    Attributes:
+        newer: in (0, 1), the weight of the action due now.
+    """
+
+    newer: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 < self.newer < 1:
+            raise ConfigError(
+                f"blend: weight {self.newer} of the newer action must lie strictly between 0 and "
+                "1; for 1 use Replace"
+            )
+
+
+LateRule = Shift | Replace | Blend
+
+
+class Popped(NamedTuple):
+    """What a tick gets from the buffer.
+
+    Attributes:
+        action: to be sent; None: nothing is due.
+        late: those that will never be sent because their tick went by.
+    """
+
+    action: PlannedAction | None
+    late: tuple[PlannedAction, ...] = ()
 
 
 class RollingBuffer:
     """First in, first out, with an explicit rule for actions that come too late.
 
-    - `"order"`: every action is sent, in order; a late one shifts all behind it. This is right
-      for streamed delta actions: dropping one would leave its displacement out for good.
-    - `"time"`: an action is sent on its tick or not at all. This is right for time-stamped chunk
-      actions, where a late chunk must start at the elapsed index, not at 0.
+        tick         7    8             9        a7 came one tick late, a8 and a9 in time
+        Shift        –    a7            a8
+        Replace      –    a8            a9       (a7 dropped)
+        Blend        –    .7a8 + .3a7   a9       (a7 used up)
 
-          tick         7    8    9
-          "order"      –    a7   a8      (a7 came one tick late)
-          "time"       –    a8   a9      (a7 dropped)
+    Under `Replace` and `Blend` every action must name its `due_tick`.
     """
 
-    __slots__ = ("_actions", "_alignment")
+    __slots__ = ("_actions", "_rule")
 
-    def __init__(self, alignment: Alignment) -> None:
-        self._alignment: Alignment = alignment
+    def __init__(self, rule: LateRule) -> None:
+        self._rule = rule
         self._actions: deque[PlannedAction] = deque()
 
     def __len__(self) -> int:
@@ -58,28 +110,39 @@ class RollingBuffer:
         return iter(self._actions)
 
     def push(self, action: PlannedAction) -> None:
-        """Append an action; under "time" it must name its `due_tick`."""
-        if self._alignment == "time" and action.due_tick is None:
-            raise ValueError("a time-aligned buffer needs the due_tick of every action")
+        """Append an action.
+
+        Raises:
+            ValueError: the rule goes by ticks and the action names none.
+        """
+        if not isinstance(self._rule, Shift) and action.due_tick is None:
+            raise ValueError(f"{self._rule} needs the due_tick of every action")
         self._actions.append(action)
 
     def clear(self) -> tuple[PlannedAction, ...]:
-        """Take everything out."""
+        """Take everything out, and say what it was."""
         actions = tuple(self._actions)
         self._actions.clear()
         return actions
 
-    def pop(self, tick: int) -> tuple[PlannedAction | None, tuple[PlannedAction, ...]]:
-        """The action for `tick` (None: nothing is due), and those dropped because they are late."""
-        if self._alignment == "order":
-            return (self._actions.popleft() if self._actions else None), ()
+    def pop(self, tick: int) -> Popped:
+        """What `tick` gets."""
+        if isinstance(self._rule, Shift):
+            return Popped(self._actions.popleft() if self._actions else None)
         late = []
         while self._actions and _due(self._actions[0]) < tick:
             late.append(self._actions.popleft())
         due_now = bool(self._actions) and _due(self._actions[0]) == tick
-        return (self._actions.popleft() if due_now else None), tuple(late)
+        action = self._actions.popleft() if due_now else None
+        if isinstance(self._rule, Blend) and late:
+            action = late.pop() if action is None else _blend(late[-1], action, self._rule.newer)
+        return Popped(action, tuple(late))
 
 
 def _due(action: PlannedAction) -> int:
     assert action.due_tick is not None
     return action.due_tick
+
+
+def _blend(late: PlannedAction, due: PlannedAction, newer: float) -> PlannedAction:
+    return replace(due, values=newer * due.values + (1 - newer) * late.values)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
+from streamvla.runtime.cameras import CameraWatch, FrozenCamera
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartObserve, Streamer
 from streamvla.trace import Ended, TraceSink
@@ -48,6 +49,7 @@ class Episode:
             step; false gives each its own.
         instruction: say this to the policy instead of the robot's own phrasing.
         watch: called on every control instant.
+        frozen: when a camera counts as frozen.
     """
 
     robot: Robot
@@ -60,6 +62,26 @@ class Episode:
     serial: bool = True
     instruction: str | None = None
     watch: Watch | None = None
+    frozen: FrozenCamera = field(default_factory=FrozenCamera)
+
+
+class Controlled(Protocol):
+    """What a control loop needs of an episode; what each is, `Episode` says."""
+
+    @property
+    def robot(self) -> Robot: ...
+    @property
+    def streamer(self) -> Streamer: ...
+    @property
+    def trace(self) -> TraceSink: ...
+    @property
+    def pacing(self) -> Pacing: ...
+    @property
+    def profile(self) -> LatencyProfile: ...
+    @property
+    def limits(self) -> EpisodeLimits: ...
+    @property
+    def watch(self) -> Watch | None: ...
 
 
 @dataclass(frozen=True)
@@ -71,17 +93,41 @@ class EpisodeResult:
     duration_ns: int
 
 
-def make_context(episode: Episode, command: StartObserve, capture: Any, captured_ns: int) -> Any:
-    """Capture → frames → observation → context: the observe stage."""
-    frames = episode.robot.observe(capture)
-    observation = Observation(
-        images=frames.images,
-        state=frames.state,
-        action_state=command.action_state,
-        instruction=episode.instruction or episode.robot.instruction,
-        captured_ns=captured_ns,
+class Encoded(NamedTuple):
+    """What the observe stage made: the policy's context, and the views found frozen."""
+
+    context: Any
+    frozen: tuple[str, ...]
+
+
+def make_context(
+    episode: Episode,
+    cameras: CameraWatch,
+    command: StartObserve,
+    capture: Any,
+    captured_ns: int,
+) -> Encoded:
+    """The observe stage of an episode (see `context_of`)."""
+    instruction = episode.instruction or episode.robot.instruction
+    state = command.action_state
+    return context_of(
+        episode.robot, episode.policy, cameras, capture, state, instruction, captured_ns
     )
-    return episode.policy.encode(observation)
+
+
+def context_of(
+    robot: Robot,
+    policy: Policy,
+    cameras: CameraWatch,
+    capture: Any,
+    action_state: np.ndarray,
+    instruction: str,
+    captured_ns: int,
+) -> Encoded:
+    """Capture → frames → observation → context; `action_state` is (d,)."""
+    frames = robot.observe(capture)
+    observation = Observation(frames.images, frames.state, action_state, instruction, captured_ns)
+    return Encoded(policy.encode(observation), cameras.look(frames))
 
 
 def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
@@ -98,7 +144,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def end_reason(episode: Episode, elapsed_ns: int) -> EndReason | None:
+def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:
     """Why the episode ends now, or None: looked at on every control instant."""
     if episode.limits.stop_on_success and episode.robot.success:
         return "success"
@@ -107,8 +153,11 @@ def end_reason(episode: Episode, elapsed_ns: int) -> EndReason | None:
     return "observations" if episode.streamer.finished else None
 
 
-def close_trace(episode: Episode, now_ns: int, start_ns: int, reason: EndReason) -> EpisodeResult:
-    """Write the last event and give the result."""
+def close_trace(
+    episode: Controlled, now_ns: int, start_ns: int, reason: EndReason
+) -> EpisodeResult:
+    """Write the last events and give the result."""
+    episode.streamer.close(now_ns)
     success = episode.robot.success
     episode.trace.record(Ended(now_ns, success, reason))
     return EpisodeResult(success, reason, now_ns - start_ns)

@@ -1,8 +1,15 @@
-"""What goes to the robot when no action is due, and what is kept from it."""
+"""The governor has the last word on every command: what goes out, and what is kept back.
+
+`Governor` is the interface; the rule of a run is one of three frozen dataclasses:
+
+- `Hold`, `Decelerate`: clip to the action space, and fill a tick that has no action;
+- `runtime.ladder.Ladder`: declared motion limits, and a sequence of rungs down to a safe stop.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -37,12 +44,87 @@ class Decelerate:
 Fallback = Hold | Decelerate
 
 
-class Governor:
-    """The last word on every command.
+class Intervention(NamedTuple):
+    """What the governor did on a tick other than let the action pass (`trace.Intervened`)."""
 
-    `check` says why a generated action may not be used; `fallback` gives the command for a tick
-    that has none. A generated action that is not finite never reaches the robot.
+    rung: str
+    cause: str
+
+
+class Ruling(NamedTuple):
+    """The command of one control instant.
+
+    Attributes:
+        source: "policy", or the rung on which the governor made the command itself.
+        values: (d,) what goes to the robot.
+        interventions: what was done to the action, or in its place.
     """
+
+    source: str
+    values: np.ndarray
+    interventions: tuple[Intervention, ...] = ()
+
+
+class Governor(Protocol):
+    """Makes exactly one command per control instant. Pure: it sees actions, never the time."""
+
+    @property
+    def latched(self) -> bool:
+        """Whether the robot is in (or on its way to) a safe stop that only `rearm` ends."""
+        ...
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last command left the robot standing."""
+        ...
+
+    def begin(self, state: np.ndarray) -> None:
+        """The robot stands at the action state (d,).
+
+        Raises:
+            ConfigError: that is outside its limits.
+        """
+        ...
+
+    def rule(
+        self, action: np.ndarray | None, state: np.ndarray, *, may_move: bool = True
+    ) -> Ruling:
+        """The command for this instant.
+
+        Args:
+            action: (d,) finite, the policy's; None when it has none.
+            state: (d,) the action state after everything sent.
+            may_move: false once a generation was told where its flow starts: moving on for its
+                own sake would leave the flow behind the robot.
+        """
+        ...
+
+    def aim(self, goal: np.ndarray | None) -> None:
+        """Take note of where the newest context says the motion should end: (d,) or None."""
+        ...
+
+    def stop(self, cause: str) -> None:
+        """Latch the safe stop: the rulings from now on bring the robot to rest and keep it."""
+        ...
+
+    def rearm(self) -> None:
+        """End a latched safe stop."""
+        ...
+
+
+def unusable(space: ActionSpace, values: object) -> str | None:
+    """Why `values` cannot be an action at all, or None: shape (d,), numbers, all finite."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        return f"not a numeric array: {type(values).__name__}"
+    if values.shape != (space.dim,):
+        return f"shape {values.shape}, expected ({space.dim},)"
+    if not np.isfinite(values).all():
+        return "not finite"
+    return None
+
+
+class SimpleGovernor:
+    """Clips actions to the action space; holds or fades out when there is none."""
 
     def __init__(self, space: ActionSpace, fallback: Fallback) -> None:
         self._space = space
@@ -50,35 +132,40 @@ class Governor:
         self._is_delta = space.is_delta()
         self._floor = np.asarray(space.high) * getattr(fallback, "floor", 0.0)
         self._last = np.zeros(space.dim)
+        self._latched = False
 
-    def check(self, values: np.ndarray) -> str | None:
-        """Why `values` is unusable as an action, or None: shape (d,), numbers, all finite."""
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-            return f"not a numeric array: {type(values).__name__}"
-        if values.shape != (self._space.dim,):
-            return f"shape {values.shape}, expected ({self._space.dim},)"
-        if not np.isfinite(values).all():
-            return "not finite"
-        return None
+    @property
+    def latched(self) -> bool:
+        return self._latched
 
-    def passed(self, values: np.ndarray) -> np.ndarray:
-        """Limit an action to the action space and remember it: (d,) → (d,)."""
-        self._last = self._space.clip(values)
-        return self._last
+    @property
+    def at_rest(self) -> bool:
+        """A stop takes one command here: the hold."""
+        return True
 
-    def fallback(self, state: np.ndarray, *, may_move: bool) -> tuple[str, np.ndarray]:
-        """The rung ("hold" or "decelerate") and command (d,) for a tick without an action.
+    def begin(self, state: np.ndarray) -> None:
+        """Any action state will do."""
 
-        Args:
-            state: (d,) action state after everything sent.
-            may_move: false once a generation was told where its flow starts: moving on would
-                leave the flow behind the robot.
-        """
+    def rule(
+        self, action: np.ndarray | None, state: np.ndarray, *, may_move: bool = True
+    ) -> Ruling:
+        if action is not None and not self._latched:
+            self._last = self._space.clip(action)
+            return Ruling("policy", self._last)
         hold = self._space.hold(state)
-        if may_move and isinstance(self._rule, Decelerate):
+        if may_move and isinstance(self._rule, Decelerate) and not self._latched:
             faded = np.where(self._is_delta, self._last * self._rule.factor, hold)
             if (np.abs(faded[self._is_delta]) > self._floor[self._is_delta]).any():
                 self._last = faded
-                return "decelerate", faded
+                return Ruling("decelerate", faded)
         self._last = hold
-        return "hold", hold
+        return Ruling("hold", hold)
+
+    def aim(self, goal: np.ndarray | None) -> None:
+        """Nothing here moves towards a goal."""
+
+    def stop(self, cause: str) -> None:
+        self._latched = True
+
+    def rearm(self) -> None:
+        self._latched = False

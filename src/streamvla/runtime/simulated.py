@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.clock import VirtualClock
+from streamvla.core.interfaces import goal_of, standing_at
+from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.episode import (
     EndReason,
     Episode,
@@ -25,6 +27,8 @@ from streamvla.runtime.episode import (
     lazily_generate,
     make_context,
 )
+from streamvla.runtime.faults import NO_FAULTS, FaultPlan
+from streamvla.runtime.injection import FaultClock, FaultyLatency, JumpingClock, inject
 from streamvla.runtime.latency import LatencyModel
 from streamvla.runtime.streamer import (
     CancelGenerate,
@@ -48,7 +52,11 @@ _RESULT, _CONTROL = 0, 1  # priorities at one instant
 
 
 def run_simulated(
-    episode: Episode, latency: LatencyModel, clock: VirtualClock | None = None
+    episode: Episode,
+    latency: LatencyModel,
+    clock: VirtualClock | None = None,
+    *,
+    faults: FaultPlan = NO_FAULTS,
 ) -> EpisodeResult:
     """Run one episode in virtual time.
 
@@ -57,11 +65,18 @@ def run_simulated(
             clock's present instant.
         latency: how long each stage takes.
         clock: starts where it stands; a fresh one at 0 if none is given.
+        faults: put in on purpose, counted from the clock's present instant.
 
     Raises:
-        StageFailedError: a stage died; the robot was told to hold first.
+        StageFailedError: a stage died; the robot was brought to its safe stop first.
+        ConfigError: a fault that only a process can have.
     """
-    return _SimulatedRun(episode, latency, clock or VirtualClock()).run()
+    clock = clock or VirtualClock()
+    if faults:
+        faults.require_in_process()
+        struck = FaultClock(faults, clock, clock.now_ns(), lambda _: None)
+        episode, latency = inject(episode, struck), FaultyLatency(latency, struck)
+    return _SimulatedRun(episode, latency, clock, faults).run()
 
 
 class _Accelerator:
@@ -92,15 +107,20 @@ class _Accelerator:
 
 
 class _SimulatedRun:
-    def __init__(self, episode: Episode, latency: LatencyModel, clock: VirtualClock) -> None:
+    def __init__(
+        self, episode: Episode, latency: LatencyModel, clock: VirtualClock, faults: FaultPlan
+    ) -> None:
         self._episode = episode
         self._latency = latency
         self._clock = clock
         self._start_ns = clock.now_ns()
+        self._faults = faults
+        self._told = JumpingClock(clock, faults, self._start_ns) if faults else clock
         self._heap: list[tuple[int, int, int, Callable[[], None]]] = []
         self._sequence = 0
         self._encoder = _Accelerator(self)
         self._generator = self._encoder if episode.serial else _Accelerator(self)
+        self._cameras = CameraWatch(episode.frozen)
         self._contexts: dict[int, Any] = {}
         self._cancelled: set[int] = set()
         self._over: EndReason | None = None
@@ -108,28 +128,34 @@ class _SimulatedRun:
 
     @property
     def now_ns(self) -> int:
+        """The true instant, by which the world and the events move."""
         return self._clock.now_ns()
+
+    @property
+    def told_ns(self) -> int:
+        """What the streamer and the trace are told it is; the same without a clock fault."""
+        return self._told.now_ns()
 
     def schedule(self, instant_ns: int, priority: int, call: Callable[[], None]) -> None:
         heapq.heappush(self._heap, (instant_ns, priority, self._sequence, call))
         self._sequence += 1
 
     def run(self) -> EpisodeResult:
-        self._handle(Started(self.now_ns))
-        if self._episode.pacing == "grid":
-            self.schedule(self._start_ns, _CONTROL, lambda: self._tick(0))
-        self._schedule_time_limit()
         try:
+            self._handle(Started(self.told_ns, standing_at(self._episode.robot)))
+            if self._episode.pacing == "grid":
+                self._schedule_tick(0)
+            self._schedule_time_limit()
             over = self._until_over()
         except KeyboardInterrupt:
-            self._handle(Interrupted(self.now_ns))
-            close_trace(self._episode, self.now_ns, self._start_ns, "interrupted")
+            self._come_to_rest()
+            close_trace(self._episode, self.told_ns, self._start_ns, "interrupted")
             raise
         except Exception as error:
-            self._episode.trace.record(Failed(self.now_ns, "control", describe(error)))
-            close_trace(self._episode, self.now_ns, self._start_ns, "failed")
+            self._episode.trace.record(Failed(self.told_ns, "control", describe(error)))
+            close_trace(self._episode, self.told_ns, self._start_ns, "failed")
             raise
-        result = close_trace(self._episode, self.now_ns, self._start_ns, over)
+        result = close_trace(self._episode, self.told_ns, self._start_ns, over)
         if self._error is not None:
             raise self._error
         return result
@@ -137,7 +163,7 @@ class _SimulatedRun:
     def _until_over(self) -> EndReason:
         while self._over is None:
             if not self._heap:
-                raise RuntimeError("the simulated run stopped: no event is left and it is not over")
+                return self._end_without_events()
             instant_ns, _, _, call = heapq.heappop(self._heap)
             self._clock.advance_to(instant_ns)
             call()
@@ -148,6 +174,12 @@ class _SimulatedRun:
         """Event pacing: the run is over with the last command; on a grid the next tick ends it."""
         idle = self._episode.pacing == "event" and self._episode.streamer.finished
         return "observations" if idle else None
+
+    def _end_without_events(self) -> EndReason:
+        reason = end_reason(self._episode, self.now_ns - self._start_ns)
+        if reason is None:
+            raise RuntimeError("the simulated run stopped: no event is left and it is not over")
+        return reason
 
     def _schedule_time_limit(self) -> None:
         """Event pacing has no ticks to notice the limit on while the robot waits."""
@@ -160,22 +192,41 @@ class _SimulatedRun:
     def _look_for_end(self) -> None:
         self._episode.robot.advance_to(self.now_ns)
         if self._episode.watch is not None:
-            self._episode.watch(self.now_ns)
+            self._episode.watch(self.told_ns)
         self._over = end_reason(self._episode, self.now_ns - self._start_ns)
 
     def _tick(self, tick: int) -> None:
         self._look_for_end()
         if self._over is not None:
             return
+        period_ns = self._episode.profile.execute_ns
+        due_ns = self._start_ns + tick * period_ns
+        self._handle(Tick(self.told_ns, due_ns, tick))
+        self._schedule_tick((self.now_ns - self._start_ns) // period_ns + 1)
+
+    def _schedule_tick(self, tick: int) -> None:
+        """Serve a tick when it is due, or later while the robot is slow to take commands."""
         due_ns = self._start_ns + tick * self._episode.profile.execute_ns
-        self._handle(Tick(self.now_ns, due_ns, tick))
-        next_ns = due_ns + self._episode.profile.execute_ns
-        self.schedule(next_ns, _CONTROL, lambda: self._tick(tick + 1))
+        delay_ns = self._faults.command_delay_ns(due_ns - self._start_ns)
+        self.schedule(max(due_ns + delay_ns, self.now_ns), _CONTROL, lambda: self._tick(tick))
 
     def _free(self) -> None:
         self._look_for_end()
         if self._over is None:
-            self._handle(Free(self.now_ns, self.now_ns))
+            self._handle(Free(self.told_ns, self.told_ns))
+
+    def _come_to_rest(self) -> None:
+        """One hold at once; a robot that a ladder must slow down first gets the ticks for that."""
+        at_rest = self._episode.streamer.at_rest
+        self._handle(Interrupted(self.told_ns))
+        period_ns = self._episode.profile.execute_ns
+        while not at_rest and self._episode.pacing == "grid":
+            tick = (self.now_ns - self._start_ns) // period_ns + 1
+            due_ns = self._start_ns + tick * period_ns
+            self._clock.advance_to(due_ns)
+            self._episode.robot.advance_to(due_ns)
+            self._handle(Tick(self.told_ns, due_ns, tick))
+            at_rest = self._episode.streamer.at_rest
 
     # --- carrying commands out -----------------------------------------------------------------
 
@@ -200,7 +251,7 @@ class _SimulatedRun:
                 self._over, self._error = "failed", command.error
 
     def _observe(self, command: StartObserve) -> None:
-        captured_ns = self.now_ns
+        captured_ns = self.told_ns
         try:
             capture = self._episode.robot.capture()
         except Exception as error:
@@ -208,17 +259,18 @@ class _SimulatedRun:
             return
 
         def start(now_ns: int) -> int:
-            self._episode.trace.record(ObserveStarted(now_ns, command.observation))
+            self._episode.trace.record(ObserveStarted(self.told_ns, command.observation))
             return self._latency.observe_ns()
 
         def done(now_ns: int) -> None:
             try:
-                context = make_context(self._episode, command, capture, captured_ns)
+                made = make_context(self._episode, self._cameras, command, capture, captured_ns)
             except Exception as error:
-                self._handle(StageFailed(now_ns, "observe", describe(error)))
+                self._handle(StageFailed(self.told_ns, "observe", describe(error)))
                 return
-            self._contexts[command.observation] = context
-            self._handle(Observed(now_ns, command.observation))
+            self._contexts[command.observation] = made.context
+            goal = goal_of(made.context)
+            self._handle(Observed(self.told_ns, command.observation, goal, made.frozen))
 
         self._encoder.submit(start, done)
 
@@ -233,7 +285,7 @@ class _SimulatedRun:
 
         def start(now_ns: int) -> int:
             nonlocal started_ns
-            started_ns = now_ns
+            started_ns = self.told_ns
             return self._latency.generate_ns()
 
         def done(now_ns: int) -> None:
@@ -242,9 +294,9 @@ class _SimulatedRun:
             try:
                 values = next(actions)
             except Exception as error:
-                self._handle(StageFailed(now_ns, "generate", describe(error)))
+                self._handle(StageFailed(self.told_ns, "generate", describe(error)))
                 return
-            self._handle(Generated(now_ns, started_ns, generation, index, values))
+            self._handle(Generated(self.told_ns, started_ns, generation, index, values))
             if index + 1 < self._episode.policy.spec.horizon and generation not in self._cancelled:
                 self._submit_step(generation, index + 1, actions)
 

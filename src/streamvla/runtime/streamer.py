@@ -4,7 +4,8 @@ It takes timed events and returns commands; it owns no thread, no socket, no clo
 run it: `simulated` (virtual time) and `realtime` (the system clock), so what is studied in
 simulation is what runs on the robot.
 
-    events in   Started  Tick | Free   Observed   Generated   StageFailed   Interrupted
+    events in   Started  Tick | Free   Observed   Generated
+                StageFailed   Interrupted   SafeStop   Rearm
     commands    StartObserve   StartGenerate   CancelGenerate   Send   Stop
     out
 
@@ -14,24 +15,31 @@ ends, so the actions of consecutive generations form one continuous flow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import StageFailedError
+from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart
-from streamvla.runtime.buffer import PlannedAction, RollingBuffer
+from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
 from streamvla.runtime.executors import Executor
-from streamvla.runtime.governor import Fallback, Governor, Hold
+from streamvla.runtime.governor import Fallback, Governor, Hold, Ruling, SimpleGovernor, unusable
+from streamvla.runtime.health import Health, HealthState, HealthThresholds
+from streamvla.runtime.interventions import InterventionLog
+from streamvla.runtime.ladder import Ladder, LadderGovernor
 from streamvla.trace import (
     ActionReady,
+    CameraFrozen,
+    CameraThawed,
     Dropped,
     Failed,
     Finished,
     GenerateRequested,
+    HealthChanged,
     ObserveReady,
     ObserveRequested,
+    Rearmed,
     Rejected,
     Sent,
     TraceSink,
@@ -41,15 +49,22 @@ from streamvla.trace.spans import Pacing
 MAX_BAD_GENERATIONS = 3
 """After so many generations in a row with an unusable action, the policy counts as dead."""
 
+_STILL = 1e-9
+"""A change of the action state below this, in action units, is rounding."""
+
 
 # --- events in -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The episode begins: the robot stands ready at `now_ns`."""
+    """The episode begins: the robot stands ready at `now_ns`.
+
+    `action_state` (d,) is where (`core.interfaces.standing_at`); None for all zeros.
+    """
 
     now_ns: int
+    action_state: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +86,16 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The context of an observation is ready."""
+    """The context of an observation is ready.
+
+    `goal` (d,) is the action state at which it says the motion should end; None if it does not.
+    `frozen` names the views whose camera is frozen (`runtime.cameras`).
+    """
 
     now_ns: int
     observation: int
+    goal: np.ndarray | None = None
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +120,27 @@ class StageFailed:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The owner wants to stop now (Ctrl-C): the robot shall hold."""
+    """The owner wants to stop now (Ctrl-C): the robot shall hold, or come to rest first."""
 
     now_ns: int
 
 
-Event = Started | Tick | Free | Observed | Generated | StageFailed | Interrupted
+@dataclass(frozen=True, slots=True)
+class SafeStop:
+    """An operator wants the robot to stop: latched until `Rearm`."""
+
+    now_ns: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rearm:
+    """Somebody looked at the robot and ends a latched safe stop; without one it does nothing."""
+
+    now_ns: int
+
+
+Event = Started | Tick | Free | Observed | Generated | StageFailed | Interrupted | SafeStop | Rearm
 
 
 # --- commands out ----------------------------------------------------------------------------
@@ -136,9 +172,10 @@ class CancelGenerate:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Put this command (d,) in force on the robot."""
+    """Put this command (d,) in force on the robot; after `valid_until_ns`, if set, not any more."""
 
     values: np.ndarray
+    valid_until_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +200,7 @@ class _Generation:
     captured_ns: int
     next_index: int
     held: list[PlannedAction]
+    first_tick: int | None = None  # the control tick its first action was planned for
 
 
 class Streamer:
@@ -175,8 +213,13 @@ class Streamer:
         pacing: "event": the robot takes the next action the moment it is free and one is there;
             "grid": one command on every control tick, from the buffer or from the governor.
         trace: gets every event.
-        fallback: what the governor sends when no action is due (grid pacing).
+        fallback: the governor's rule: `Hold` or `Decelerate` when no action is due, or a `Ladder`
+            (grid pacing only).
         max_observations: observe no more than this often; None for no limit.
+        late: what an action does that comes after its tick (grid pacing; event pacing shifts).
+        validity_ns: how long after the capture behind it an action may still be sent; None: it
+            never expires, which is right where leaving a step out is worse than sending it late.
+        health: when the action stream counts as degraded or stalled (grid pacing).
     """
 
     def __init__(
@@ -187,19 +230,31 @@ class Streamer:
         pacing: Pacing,
         trace: TraceSink,
         *,
-        fallback: Fallback | None = None,
+        fallback: Fallback | Ladder | None = None,
         max_observations: int | None = None,
+        late: LateRule | None = None,
+        validity_ns: int | None = None,
+        health: HealthThresholds | None = None,
     ) -> None:
+        late = late or Shift()
+        _check_settings(pacing, late, validity_ns)
         self._space = space
         self._horizon = horizon
         self._executor = executor
         self._executed = executor.executed(horizon)
         self._pacing: Pacing = pacing
         self._trace = trace
-        self._governor = Governor(space, fallback or Hold())
+        self._governor = _make_governor(space, fallback or Hold(), pacing)
         self._max_observations = max_observations
 
-        self._buffer = RollingBuffer("order")
+        self._by_tick = not isinstance(late, Shift)
+        self._validity_ns = validity_ns
+        self._health = Health(health or HealthThresholds())
+        self._interventions = InterventionLog(trace)
+
+        self._buffer = RollingBuffer(late)
+        self._next_tick = 0
+        self._planned_until = 0  # the first control tick that no action was planned for yet
         self._action_state = space.initial_state()  # (d,) after everything sent
         self._observations = 0
         self._captured_ns: dict[int, int] = {}
@@ -211,6 +266,24 @@ class Streamer:
         self._free_since_ns: int | None = None  # event pacing: idle since then; None: executing
         self._sent = 0
         self._failure: StageFailedError | None = None
+        self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
+        self._latched = False  # the safe stop is on; only `Rearm` ends it
+        self._outdated: int | None = None  # an observation from before the safe stop
+
+    @property
+    def latched(self) -> bool:
+        """Whether the robot is in a safe stop that waits for `Rearm`."""
+        return self._latched
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last command left the robot standing."""
+        return self._governor.at_rest
+
+    @property
+    def health(self) -> HealthState:
+        """The state of the action stream (grid pacing)."""
+        return self._health.state
 
     @property
     def action_state(self) -> np.ndarray:
@@ -257,49 +330,99 @@ class Streamer:
                 return self._on_failed(event)
             case Interrupted():
                 return self._on_interrupted(event)
+            case SafeStop():
+                return self._latch(event.now_ns, event.cause, "safe stop")
+            case Rearm():
+                return self._on_rearm(event)
             case Started():
-                if self._pacing == "event":
-                    self._free_since_ns = event.now_ns
-                return self._observe_if_wanted(event.now_ns)
+                return self._on_started(event)
+
+    def _on_started(self, event: Started) -> list[Command]:
+        if event.action_state is not None:
+            self._action_state = event.action_state
+        self._governor.begin(self._action_state)
+        if self._pacing == "event":
+            self._free_since_ns = event.now_ns
+        return self._observe_if_wanted(event.now_ns)
+
+    def close(self, now_ns: int) -> None:
+        """The episode is over: write what was only counted so far."""
+        self._interventions.flush(now_ns)
 
     # --- control instants ----------------------------------------------------------------------
 
     def _on_tick(self, event: Tick) -> list[Command]:
         """Exactly one command leaves, whatever the model does."""
-        if self._failure is not None:
-            return self._safe_stop(event.now_ns, event.due_ns, event.tick)
         observe = self._observe_if_wanted(event.now_ns)
-        action, late = self._buffer.pop(event.tick)
-        for dropped in late:
-            self._drop(event.now_ns, dropped.generation, dropped.index, "past due")
-        if action is None:
-            may_move = self._generation is None  # its flow starts from the state as it is now
-            rung, values = self._governor.fallback(self._action_state, may_move=may_move)
-            send = self._send_governed(rung, values, event.now_ns, event.due_ns, event.tick)
+        self._next_tick = event.tick + 1
+        action = self._next_action(event.now_ns, event.tick)
+        before = self._action_state
+        ruling = self._governor.rule(
+            None if action is None else action.values,
+            before,
+            may_move=self._generation is None,  # a generation starts from the state as it is now
+        )
+        self._interventions.note(event.now_ns, event.tick, ruling.interventions)
+        if action is not None and ruling.source == "policy":
+            send = self._send_action(action, ruling, event.now_ns, event.due_ns, event.tick)
         else:
-            send = self._send_action(action, event.now_ns, event.due_ns, event.tick)
+            if action is not None:
+                self._drop(event.now_ns, action.generation, action.index, "refused")
+            send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
+        self._note_health(event, supplied=ruling.source == "policy")
+        if self._failure is not None:
+            return [send, Stop(self._failure)] if self._governor.at_rest else [send]
+        if self._governor.latched and not self._latched:
+            return [send, *self._latch(event.now_ns, "the governor's own", "safe stop")]
+        if ruling.source == "fallback" and self._moved_from(before):
+            observe += self._abandon_generation(event.now_ns, "a fallback controller took over")
         return [send, *observe]
+
+    def _moved_from(self, state: np.ndarray) -> bool:
+        return not np.allclose(self._action_state, state, rtol=0, atol=_STILL)
+
+    def _next_action(self, now_ns: int, tick: int) -> PlannedAction | None:
+        """The action for a control instant; what is late or expired on the way is dropped."""
+        while True:
+            action, late = self._buffer.pop(tick)
+            for dropped in late:
+                self._drop(now_ns, dropped.generation, dropped.index, "past due")
+            if action is None or action.valid_until_ns is None:
+                return action
+            if now_ns <= action.valid_until_ns:
+                return action
+            self._drop(now_ns, action.generation, action.index, "expired")
+
+    def _note_health(self, event: Tick, *, supplied: bool) -> None:
+        transition = self._health.tick(
+            supplied=supplied, latched=self._governor.latched, seeing=not self._frozen
+        )
+        if transition is not None:
+            self._trace.record(HealthChanged(event.now_ns, event.tick, *transition))
 
     def _on_free(self, event: Free) -> list[Command]:
         """The robot takes the next action if there is one, and idles otherwise."""
         self._trace.record(Finished(event.now_ns))
         self._free_since_ns = event.due_ns
         if self._failure is not None:
-            return self._safe_stop(event.now_ns, event.due_ns, self._sent)
+            return self._stop_at_once(event.now_ns, event.due_ns)
         observe = self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *observe]
 
     def _send_if_free(self, now_ns: int) -> list[Command]:
         if self._free_since_ns is None:
             return []
-        action, _ = self._buffer.pop(self._sent)
+        action = self._next_action(now_ns, self._sent)
         if action is None:
-            return []
+            return self._observe_if_wanted(now_ns)  # all that was pending may just have expired
         due_ns, self._free_since_ns = self._free_since_ns, None
-        return [self._send_action(action, now_ns, due_ns, self._sent)]
+        ruling = self._governor.rule(action.values, self._action_state)
+        return [self._send_action(action, ruling, now_ns, due_ns, self._sent)]
 
-    def _send_action(self, action: PlannedAction, now_ns: int, due_ns: int, tick: int) -> Send:
-        values = self._governor.passed(action.values)
+    def _send_action(
+        self, action: PlannedAction, ruling: Ruling, now_ns: int, due_ns: int, tick: int
+    ) -> Send:
+        values = ruling.values
         self._commit(values)
         self._trace.record(
             Sent(
@@ -313,14 +436,14 @@ class Streamer:
                 action.captured_ns,
                 len(self._buffer),
                 tuple(values.tolist()),
+                -1 if action.valid_until_ns is None else action.valid_until_ns,
             )
         )
-        return Send(values)
+        return Send(values, action.valid_until_ns)
 
-    def _send_governed(
-        self, rung: str, values: np.ndarray, now_ns: int, due_ns: int, tick: int
-    ) -> Send:
+    def _send_governed(self, ruling: Ruling, now_ns: int, due_ns: int, tick: int) -> Send:
         """Send a command that is the governor's own, not the policy's."""
+        rung, values, _ = ruling
         self._commit(values)
         depth = len(self._buffer)
         sent = Sent(now_ns, due_ns, tick, rung, -1, -1, -1, -1, depth, tuple(values.tolist()))
@@ -335,7 +458,7 @@ class Streamer:
 
     def _observe_if_wanted(self, now_ns: int) -> list[Command]:
         """Observe when no more than `lead` actions are pending and no other context is due."""
-        if self._encoding is not None or self._ready is not None:
+        if self._latched or self._encoding is not None or self._ready is not None:
             return []
         if self._max_observations is not None and self._observations >= self._max_observations:
             return []
@@ -352,11 +475,24 @@ class Streamer:
     def _on_observed(self, event: Observed) -> list[Command]:
         captured_ns = self._captured_ns[event.observation]
         self._trace.record(ObserveReady(event.now_ns, event.observation, captured_ns))
+        self._note_cameras(event)
         self._encoding = None
-        if self._failure is not None:
+        if self._latched:
             return []
+        if event.observation == self._outdated:
+            return self._observe_if_wanted(event.now_ns)
+        self._governor.aim(event.goal)
         self._ready = event.observation
         return self._generate_if_possible(event.now_ns)
+
+    def _note_cameras(self, event: Observed) -> None:
+        for view in event.frozen:
+            if view not in self._frozen:
+                self._trace.record(CameraFrozen(event.now_ns, event.observation, view))
+        for view in self._frozen:
+            if view not in event.frozen:
+                self._trace.record(CameraThawed(event.now_ns, event.observation, view))
+        self._frozen = event.frozen
 
     # --- generating ----------------------------------------------------------------------------
 
@@ -401,7 +537,7 @@ class Streamer:
                 event.index,
             )
         )
-        cause = self._governor.check(event.values)
+        cause = unusable(self._space, event.values)
         if cause is not None:
             return self._reject(event, cause)
         return self._accept(event, generation)
@@ -410,15 +546,7 @@ class Streamer:
         generation.next_index += 1
         last = generation.next_index == self._horizon
         if event.index < self._executed:
-            generation.held.append(
-                PlannedAction(
-                    event.values,
-                    generation.number,
-                    event.index,
-                    generation.observation,
-                    generation.captured_ns,
-                )
-            )
+            generation.held.append(self._plan(event, generation))
         else:
             self._drop(event.now_ns, event.generation, event.index, "beyond execute horizon")
         if self._executor.streams or last:
@@ -429,17 +557,37 @@ class Streamer:
         generate = self._generate_if_possible(event.now_ns) if last else []
         return [*self._send_if_free(event.now_ns), *generate]
 
+    def _plan(self, event: Generated, generation: _Generation) -> PlannedAction:
+        captured_ns, window_ns = generation.captured_ns, self._validity_ns
+        return PlannedAction(
+            event.values,
+            generation.number,
+            event.index,
+            generation.observation,
+            captured_ns,
+            valid_until_ns=None if window_ns is None else captured_ns + window_ns,
+        )
+
     def _release(self, generation: _Generation) -> None:
+        """Hand over what is ready. By-tick rules: action i is due i ticks after the first one.
+
+        The first one is due on the next tick, or behind the plan that is still being executed.
+        """
         for action in generation.held:
+            if self._by_tick:
+                if generation.first_tick is None:
+                    first = max(self._next_tick, self._planned_until)
+                    generation.first_tick = first - action.index
+                action = replace(action, due_tick=generation.first_tick + action.index)
+                self._planned_until = generation.first_tick + action.index + 1
             self._buffer.push(action)
         generation.held.clear()
 
     def _reject(self, event: Generated, cause: str) -> list[Command]:
         """Drop the rest of a generation that gave an unusable action, and look again."""
         self._trace.record(Rejected(event.now_ns, event.generation, event.index, cause))
-        self._abandon_generation(event.now_ns, "its generation was rejected")
+        cancel = self._abandon_generation(event.now_ns, "its generation was rejected")
         self._bad_generations += 1
-        cancel: list[Command] = [CancelGenerate(event.generation)]
         if self._bad_generations >= MAX_BAD_GENERATIONS:
             message = f"{self._bad_generations} generations in a row unusable, last: {cause}"
             return [*cancel, *self._on_failed(StageFailed(event.now_ns, "generate", message))]
@@ -461,34 +609,79 @@ class Streamer:
             f"the {event.stage} stage failed: {event.message}. The robot was told to hold; "
             "the trace has every event up to here"
         )
-        self._abandon_plan(event.now_ns, "stopped")
+        cancel = self._latch(event.now_ns, f"{event.stage} stage failed", "stopped")
         if self._free_since_ns is not None:
-            return self._safe_stop(event.now_ns, self._free_since_ns, self._sent)
-        return []
+            return [*cancel, *self._stop_at_once(event.now_ns, self._free_since_ns)]
+        return cancel
 
-    def _safe_stop(self, now_ns: int, due_ns: int, tick: int) -> list[Command]:
-        assert self._failure is not None
-        hold = self._space.hold(self._action_state)
-        return [self._send_governed("hold", hold, now_ns, due_ns, tick), Stop(self._failure)]
-
-    def _on_interrupted(self, event: Interrupted) -> list[Command]:
-        """One last hold command, and no plan any more."""
-        self._abandon_plan(event.now_ns, "interrupted")
-        hold = self._space.hold(self._action_state)
-        return [self._send_governed("hold", hold, event.now_ns, event.now_ns, self._sent)]
-
-    def _abandon_plan(self, now_ns: int, reason: str) -> None:
-        """Drop everything that was planned and not sent."""
+    def _latch(self, now_ns: int, cause: str, reason: str) -> list[Command]:
+        """Give up the plan, for `reason`, and let the governor bring the robot to its safe stop."""
+        self._governor.stop(cause)
+        self._latched = True
         for action in self._buffer.clear():
             self._drop(now_ns, action.generation, action.index, reason)
-        self._abandon_generation(now_ns, reason)
         self._ready = None
+        self._outdated = self._encoding
+        return self._abandon_generation(now_ns, reason)
 
-    def _abandon_generation(self, now_ns: int, reason: str) -> None:
-        if self._generation is not None:
-            for action in self._generation.held:
-                self._drop(now_ns, action.generation, action.index, reason)
-        self._generation = None
+    def _abandon_generation(self, now_ns: int, reason: str) -> list[Command]:
+        """Cancel the generation under way, if there is one; what it made and holds is dropped."""
+        generation, self._generation = self._generation, None
+        if generation is None:
+            return []
+        for action in generation.held:
+            self._drop(now_ns, action.generation, action.index, reason)
+        return [CancelGenerate(generation.number)]
+
+    def _on_interrupted(self, event: Interrupted) -> list[Command]:
+        """No plan any more, and one last hold; a robot that moves gets its stop tick by tick."""
+        cancel = self._latch(event.now_ns, "interrupted", "interrupted")
+        if not self._governor.at_rest:
+            return cancel
+        ruling = self._governor.rule(None, self._action_state)
+        tick = max(self._next_tick, self._sent)  # event pacing counts commands
+        self._interventions.note(event.now_ns, tick, ruling.interventions)
+        return [*cancel, self._send_governed(ruling, event.now_ns, event.now_ns, tick)]
+
+    def _on_rearm(self, event: Rearm) -> list[Command]:
+        """The policy may move the robot again: from a fresh look, not from what it had planned.
+
+        A dead stage stays dead: after one, only a new episode moves the robot.
+        """
+        if not self._latched or self._failure is not None:
+            return []
+        self._trace.record(Rearmed(event.now_ns))
+        self._governor.rearm()
+        self._latched = False
+        return self._observe_if_wanted(event.now_ns)
+
+    def _stop_at_once(self, now_ns: int, due_ns: int) -> list[Command]:
+        """Event pacing: the hold, and the end."""
+        assert self._failure is not None
+        ruling = self._governor.rule(None, self._action_state)
+        return [self._send_governed(ruling, now_ns, due_ns, self._sent), Stop(self._failure)]
 
     def _drop(self, now_ns: int, generation: int, index: int, reason: str) -> None:
         self._trace.record(Dropped(now_ns, generation, index, reason))
+
+
+def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> None:
+    if validity_ns is not None and validity_ns <= 0:
+        raise ConfigError(
+            f"validity {validity_ns} ns must be > 0, or None for actions that never expire"
+        )
+    if pacing == "event" and not isinstance(late, Shift):
+        raise ConfigError(
+            f"{late} goes by control ticks, and event pacing has none: use Shift or grid pacing"
+        )
+
+
+def _make_governor(space: ActionSpace, rule: Fallback | Ladder, pacing: Pacing) -> Governor:
+    if not isinstance(rule, Ladder):
+        return SimpleGovernor(space, rule)
+    if pacing == "event":
+        raise ConfigError(
+            "a ladder needs grid pacing: it steps in on control ticks, and event pacing sends "
+            "nothing while no action is there; use --pacing grid or a Hold"
+        )
+    return LadderGovernor(space, rule)

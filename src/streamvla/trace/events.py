@@ -60,8 +60,10 @@ class Sent(NamedTuple):
 
     `due_ns` is the deadline it was sent for: the tick's instant (grid pacing), or the instant at
     which the robot became free (event pacing). `source` is "policy", or the governor's rung
-    ("hold", "decelerate"), and then `generation`, `observation` and `index` are −1 and
-    `captured_ns` is −1. `depth` is how many actions stay in the buffer behind it.
+    ("hold", "extrapolate", "decelerate", "fallback", "stop"), and then `generation`, `observation`
+    and `index` are −1 and `captured_ns` is −1. `depth` is how many actions stay in the buffer
+    behind it. `valid_until_ns` is the last instant at which the command might have been sent; −1
+    where it has no such instant.
     """
 
     t_ns: int
@@ -74,6 +76,7 @@ class Sent(NamedTuple):
     captured_ns: int
     depth: int
     values: tuple[float, ...]
+    valid_until_ns: int = -1
 
 
 class Finished(NamedTuple):
@@ -98,6 +101,61 @@ class Rejected(NamedTuple):
     generation: int
     index: int
     cause: str
+
+
+class Intervened(NamedTuple):
+    """The governor stepped in, on which rung of its ladder, and why.
+
+    `rung` is "clamp" (the action went out, brought within the limits), "reject" (it did not), or
+    that of the command sent in its place, as in `Sent.source`. The event stands for `ticks` control
+    ticks up to `tick`: this one, and those with the same rung and cause that had no event of their
+    own (`runtime.interventions`).
+    """
+
+    t_ns: int
+    tick: int
+    rung: str
+    cause: str
+    ticks: int = 1
+
+
+class Rearmed(NamedTuple):
+    """Somebody ended a latched safe stop: from the next tick on the policy may move the robot."""
+
+    t_ns: int
+
+
+class HealthChanged(NamedTuple):
+    """The state of the action stream changed on a control tick (`runtime.health`)."""
+
+    t_ns: int
+    tick: int
+    before: str
+    after: str
+
+
+class CameraFrozen(NamedTuple):
+    """A view shows the same picture again and again while the robot moves (`runtime.cameras`)."""
+
+    t_ns: int
+    observation: int
+    view: str
+
+
+class CameraThawed(NamedTuple):
+    """A view that was frozen shows another picture."""
+
+    t_ns: int
+    observation: int
+    view: str
+
+
+class FaultInjected(NamedTuple):
+    """A fault put in on purpose began; it lasts until `until_ns`, −1 for good."""
+
+    t_ns: int
+    kind: str
+    until_ns: int
 
 
 class Failed(NamedTuple):
@@ -126,6 +184,12 @@ TraceEvent = (
     | Finished
     | Dropped
     | Rejected
+    | Intervened
+    | Rearmed
+    | HealthChanged
+    | CameraFrozen
+    | CameraThawed
+    | FaultInjected
     | Failed
     | Ended
 )
@@ -142,6 +206,12 @@ EVENT_TYPES: dict[str, type] = {
         Finished,
         Dropped,
         Rejected,
+        Intervened,
+        Rearmed,
+        HealthChanged,
+        CameraFrozen,
+        CameraThawed,
+        FaultInjected,
         Failed,
         Ended,
     )

@@ -23,10 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from streamvla.trace.events import (
+    CameraFrozen,
+    CameraThawed,
     Dropped,
     Ended,
     Failed,
+    FaultInjected,
+    HealthChanged,
+    Intervened,
     ObserveRequested,
+    Rearmed,
     Rejected,
     Sent,
     TraceEvent,
@@ -158,6 +164,18 @@ def _instants(run: PerfettoRun, process: int) -> Iterator[Fields]:
                 track, name = "governor", f"dropped {generation}.{index}: {reason}"
             case Rejected(_, generation, index, cause):
                 track, name = "governor", f"rejected {generation}.{index}: {cause}"
+            case Intervened(_, _, rung, cause):
+                track, name = "governor", f"{rung}: {cause}"
+            case HealthChanged(_, _, before, after):
+                track, name = "governor", f"health: {before} → {after}"
+            case CameraFrozen(_, _, view):
+                track, name = "governor", f"camera {view} frozen"
+            case CameraThawed(_, _, view):
+                track, name = "governor", f"camera {view} shows something new"
+            case Rearmed():
+                track, name = "governor", "rearmed"
+            case FaultInjected(_, kind, _):
+                track, name = "governor", f"fault injected: {kind}"
             case Failed(_, stage, message):
                 track, name = "governor", f"{stage} failed: {message}"
             case Ended(_, _, reason):

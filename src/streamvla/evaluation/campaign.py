@@ -1,0 +1,248 @@
+"""A fault campaign: many faults, one an episode, and what must hold on every tick of each.
+
+- **one command**: every control tick has exactly one, and it is the one the robot got;
+- **limits**: position, velocity, acceleration and jerk of the commanded motion keep their bounds;
+- **window**: no action is sent later than its validity window allows;
+- **order**: no instant in the trace lies before an earlier one;
+- **readable**: the trace file reads back whole, to the last tick;
+- **recovery**: an action from an observation captured after the fault's end reaches the robot
+  within two observation cycles of that end (cycle: median of the run before the fault);
+- **stop**: after a crash the robot comes to rest, and only then the run ends.
+
+The checks use what was sent and the declared limits, and nothing of the governor that sent it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.clock import NS_PER_MS, NS_PER_S, ms_to_ns
+from streamvla.core.limits import MotionLimits
+from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
+from streamvla.runtime.faults import BAD_ACTIONS, KINDS, PROCESS_KINDS, Fault
+from streamvla.trace import Ended, ObserveRequested, Sent, Trace, TraceEvent
+
+CRASH = "model-crash"
+SIMULATED_KINDS = tuple(kind for kind in KINDS if kind not in PROCESS_KINDS)
+RECOVERY_CYCLES = 2
+AFTER_FAULT_NS = 4 * NS_PER_S
+"""How long an episode goes on after its fault: four cycles of the slowest method and more."""
+
+_ROUNDING = 1e-9
+_EARLIEST_NS, _LATEST_NS = 3 * NS_PER_S, 4 * NS_PER_S
+_EXECUTORS: tuple[Executor, ...] = (
+    Synchronous(),
+    Synchronous(5),
+    *(ActionFlow(lead) for lead in (0, 2, 3, 5)),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One episode of the campaign.
+
+    Attributes:
+        fault: what is put in.
+        seed: of its stage times and its policy.
+    """
+
+    fault: Fault
+    executor: Executor
+    seed: int
+
+    @property
+    def duration_ns(self) -> int:
+        """Of the episode."""
+        return self.fault.end_ns + AFTER_FAULT_NS
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one episode showed.
+
+    Attributes:
+        ticks: control ticks checked.
+        broken: every promise that was broken, in words; empty when all held.
+        recovery_ns: from the fault's end to the first action from a fresh observation; None for a
+            crash, and where it never came.
+        cycle_ns: the observation cycle before the fault.
+    """
+
+    case: Case
+    ticks: int
+    broken: tuple[str, ...]
+    recovery_ns: int | None
+    cycle_ns: int
+
+
+def draw_cases(count: int, seed: int, period_ns: int) -> list[Case]:
+    """`count` cases, every simulated kind equally often: a function of the seed."""
+    stream = random.Random(seed)
+    return [
+        Case(
+            _draw_fault(stream, SIMULATED_KINDS[number % len(SIMULATED_KINDS)], period_ns),
+            stream.choice(_EXECUTORS),
+            stream.randrange(1 << 31),
+        )
+        for number in range(count)
+    ]
+
+
+def _draw_fault(stream: random.Random, kind: str, period_ns: int) -> Fault:
+    start_ns = stream.randrange(_EARLIEST_NS, _LATEST_NS)
+    if kind in BAD_ACTIONS:
+        return Fault(kind, start_ns, 0, stream.choice((0, stream.randrange(ms_to_ns(200)))))
+    if kind == CRASH:
+        return Fault(kind, start_ns)
+    if kind == "clock-jump":
+        jump_ns = stream.choice((-1, 1)) * stream.randrange(ms_to_ns(1), ms_to_ns(500))
+        return Fault(kind, start_ns, jump_ns, KINDS[kind].length_ns)
+    if kind == "slow-consumer":
+        # a delay of a period or more would skip ticks: that is a fault of the rate, not of these
+        delay_ns = stream.randrange(ms_to_ns(1), period_ns)
+        return Fault(kind, start_ns, delay_ns, stream.randrange(ms_to_ns(200), NS_PER_S))
+    longest_ms = 3_000 if kind == "frozen-camera" else 10_000
+    lasts_ms = 50 * (longest_ms / 50) ** stream.random()  # log-uniform from 50 ms on
+    return Fault(kind, start_ns, ms_to_ns(lasts_ms))
+
+
+def judge(
+    case: Case,
+    trace: Trace,
+    commands: Sequence[np.ndarray],
+    failed: bool,
+    space: ActionSpace,
+    limits: MotionLimits,
+) -> Verdict:
+    """Check one episode.
+
+    Args:
+        trace: as read back from its file.
+        commands: every command (d,) the robot got, in order.
+        failed: whether the run ended by a dead stage.
+    """
+    sent = [event for event in trace.events if isinstance(event, Sent)]
+    cycle_ns = _cycle_ns(trace.events, case.fault.start_ns)
+    recovery_ns = None if case.fault.kind == CRASH else _recovery_ns(sent, case.fault.end_ns)
+    broken = [
+        *_one_command(sent, commands),
+        *(f"limits: {text}" for text in exceeded(space, limits, commands)),
+        *_windows(sent),
+        *_order(trace.events),
+        *_readable(trace, sent),
+    ]
+    if case.fault.kind == CRASH:
+        broken += _stopped(sent, failed, space)
+    elif failed:
+        broken.append("recovery: the run ended in a failure")
+    elif recovery_ns is None or recovery_ns > RECOVERY_CYCLES * cycle_ns:
+        broken.append(f"recovery: {recovery_ns} ns, observation cycle {cycle_ns} ns")
+    return Verdict(case, len(sent), tuple(broken), recovery_ns, cycle_ns)
+
+
+def exceeded(space: ActionSpace, limits: MotionLimits, commands: Sequence[np.ndarray]) -> list[str]:
+    """Every limit that commands (each (d,)) exceed, and on which tick; the robot starts at rest."""
+    states = [space.initial_state()] * 3
+    for command in commands:
+        states.append(space.advance(states[-1], command))
+    position = np.array(states)
+    velocity = np.diff(position, axis=0)
+    acceleration = np.diff(velocity, axis=0)
+    jerk = np.diff(acceleration, axis=0)
+    found = [
+        f"position of {space.names[dim]} on tick {tick - 3}"
+        for tick, dim in np.argwhere(
+            (position < np.asarray(limits.position_low) - _ROUNDING)
+            | (position > np.asarray(limits.position_high) + _ROUNDING)
+        )
+    ]
+    for name, motion, bound, first in (
+        ("velocity", velocity, limits.velocity, 2),
+        ("acceleration", acceleration, limits.acceleration, 1),
+        ("jerk", jerk, limits.jerk, 0),
+    ):
+        over = np.abs(motion) > np.asarray(bound) * (1 + _ROUNDING)
+        found += [
+            f"{name} of {space.names[dim]} on tick {k - first}" for k, dim in np.argwhere(over)
+        ]
+    return found
+
+
+def _one_command(sent: Sequence[Sent], commands: Sequence[np.ndarray]) -> Iterable[str]:
+    if [event.tick for event in sent] != list(range(len(sent))):
+        yield "one command: ticks are missing or served twice"
+    if [event.values for event in sent] != [tuple(values.tolist()) for values in commands]:
+        yield "one command: the robot got others than the trace says"
+
+
+def _windows(sent: Sequence[Sent]) -> Iterable[str]:
+    for event in sent:
+        if event.source == "policy" and not 0 <= event.t_ns <= event.valid_until_ns:
+            yield f"window: tick {event.tick} sent at {event.t_ns}, valid to {event.valid_until_ns}"
+
+
+def _order(events: Sequence[TraceEvent]) -> Iterable[str]:
+    if any(after.t_ns < before.t_ns for before, after in pairwise(events)):
+        yield "order: an instant lies before an earlier one"
+
+
+def _readable(trace: Trace, sent: Sequence[Sent]) -> Iterable[str]:
+    if not (trace.complete and sent and isinstance(trace.events[-1], Ended)):
+        yield "readable: the trace is cut off"
+
+
+def _stopped(sent: Sequence[Sent], failed: bool, space: ActionSpace) -> Iterable[str]:
+    if not failed:
+        yield "stop: the crash did not reach the owner"
+    moving = np.asarray(sent[-1].values)[space.is_delta()]
+    if sent[-1].source != "stop" or np.abs(moving).max() > _ROUNDING:
+        yield f"stop: the last command is {sent[-1].source} {sent[-1].values}"
+
+
+def _cycle_ns(events: Iterable[TraceEvent], until_ns: int) -> int:
+    instants = [e.t_ns for e in events if isinstance(e, ObserveRequested) and e.t_ns < until_ns]
+    return round(median(after - before for before, after in pairwise(instants)))
+
+
+def _recovery_ns(sent: Iterable[Sent], end_ns: int) -> int | None:
+    fresh = (e.t_ns for e in sent if e.source == "policy" and e.captured_ns >= end_ns)
+    first = next(fresh, None)
+    return None if first is None else first - end_ns
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+def summarise(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """One row a kind, and one for all: counts, what broke, and how fast it recovered."""
+    rows = []
+    for kind in (*SIMULATED_KINDS, "all"):
+        chosen = [v for v in verdicts if kind in (v.case.fault.kind, "all")]
+        if not chosen:
+            continue
+        took = [v for v in chosen if v.recovery_ns is not None]
+        cycles = [v.recovery_ns / v.cycle_ns for v in took if v.recovery_ns is not None]
+        milliseconds = [v.recovery_ns / NS_PER_MS for v in took if v.recovery_ns is not None]
+        rows.append(
+            {
+                "kind": kind,
+                "faults": len(chosen),
+                "ticks": sum(v.ticks for v in chosen),
+                "broken": sum(bool(v.broken) for v in chosen),
+                "broken_promises": sorted(
+                    {text.split(":")[0] for v in chosen for text in v.broken}
+                ),
+                "recovery_p50_ms": median(milliseconds) if milliseconds else None,
+                "recovery_max_ms": max(milliseconds, default=None),
+                "recovery_max_cycles": max(cycles, default=None),
+            }
+        )
+    return rows

@@ -1,0 +1,59 @@
+"""The benchmarks run and give the figures they promise; what those are is not tested here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from streamvla.cli.main import execute
+
+
+def figures_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    assert execute(("bench", *arguments, "--json")) == 0
+    return json.loads(capsys.readouterr().out.rstrip("\n").split("\n")[-1])
+
+
+def test_realtime_compares_three_loops(capsys):
+    """Lateness and misses of the executor process, and the same under `same_process` and
+    `sleep_loop`, at a third of a second each; every tick is accounted for."""
+    figures = figures_of(capsys, "realtime", "--hz", "50", "--seconds", "0.3", "--priority", "None")
+    keys = {"lateness_p50_ms", "lateness_p99_ms", "lateness_max_ms", "miss_rate"}
+    for loop in (figures, figures["same_process"], figures["sleep_loop"]):
+        assert keys <= set(loop)
+    assert 1 <= figures["ticks"] + figures["skipped_ticks"] <= 16
+    assert figures["executor"][0].startswith("timer slack")
+
+
+def test_handoff_verifies_what_it_counts(capsys):
+    """Latency both ways of waiting, and throughput of records none of which was torn or lost."""
+    figures = figures_of(
+        capsys,
+        *("handoff", "--records", "5000", "--singles", "200", "--samples", "100"),
+        *("--priority", "None"),
+    )
+    assert figures["torn_or_lost"] == 0
+    assert figures["records"] == 5000
+    assert {"visible_p99_us", "woken_p99_us", "records_per_s"} <= set(figures)
+
+
+def test_runtime_gives_plain_figures(capsys):
+    """The runtime's own cost, as plain numbers under plain names."""
+    figures = figures_of(capsys, "runtime", "--ticks", "200", "--samples", "200")
+    assert {"tick_p50_us", "tick_p99_us", "simulated_ticks_per_s"} <= set(figures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("realtime", "--hz", "0"), "rate 0.0 Hz"),
+        (("realtime", "--seconds", "nan"), "nan seconds"),
+        (("realtime", "--priority", "100"), "priority 100"),
+        (("handoff", "--batch", "0"), "batch 0"),
+        (("handoff", "--records", "1"), "at least 100"),
+    ],
+)
+def test_settings_out_of_range_are_refused(capsys, arguments, message):
+    """A benchmark that would measure nothing ends with exit code 2 and says why."""
+    assert execute(("bench", *arguments)) == 2
+    assert message in capsys.readouterr().err

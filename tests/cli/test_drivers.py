@@ -1,0 +1,90 @@
+"""Thread and process behind one interface: the same plan gives the same actions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamvla.cli.drivers import Captures, ProcessRunner, ThreadRunner
+from streamvla.core.errors import SpecMismatchError
+from streamvla.robots.point import SPEC
+from streamvla.runtime import ActionFlow, EpisodeLimits, EpisodePlan, RealtimeSettings, Streamer
+from streamvla.runtime.latency import profile_ms
+from streamvla.testing import ScriptedPolicy, unit_space
+from streamvla.trace import Sent, read_trace
+
+HORIZON = 6
+NORMAL = RealtimeSettings(fifo_priority=None)
+
+
+class PointPolicy(ScriptedPolicy):
+    """A script for the point robot, which has one view and three numbers of state."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC.action_space, HORIZON, SPEC.control_period_ns, script)
+
+    @property
+    def spec(self):
+        return replace(
+            super().spec,
+            views=SPEC.views,
+            image_size=SPEC.image_size,
+            state_dim=len(SPEC.state_names),
+        )
+
+
+def script(observation, start, index) -> np.ndarray:
+    return np.array([0.01 * index, observation.images["top"].mean() / 255, 1.0])
+
+
+def wide_policy() -> ScriptedPolicy:
+    return ScriptedPolicy(unit_space(5), HORIZON, SPEC.control_period_ns)
+
+
+def plan_for(path: Path) -> EpisodePlan:
+    return EpisodePlan(
+        streamer=partial(
+            Streamer, SPEC.action_space, HORIZON, ActionFlow(0), "grid", max_observations=3
+        ),
+        trace=path,
+        pacing="grid",
+        profile=profile_ms("brisk", 8, 4, 20),
+        limits=EpisodeLimits(),
+        seed=7,
+        film=True,
+    )
+
+
+def test_both_drivers_carry_out_a_plan_alike(tmp_path):
+    """The same plan through threads and through processes sends the same policy actions, and
+    films every control instant."""
+    sent, films = [], []
+    for driver in (ThreadRunner(PointPolicy()), ProcessRunner(PointPolicy, NORMAL)):
+        path = tmp_path / f"{type(driver).__name__}.jsonl"
+        film: Captures = []
+        robot = driver.use("point")
+        assert len(driver.measure(seed=7, repeats=2)) == 2
+        driver.run(plan_for(path), film)
+        driver.close()
+        events = [event for event in read_trace(path).events if isinstance(event, Sent)]
+        sent.append([event.values for event in events if event.source == "policy"])
+        films.append(robot.observe(film[0][1]).images["top"])
+        assert len(film) == len(events) + 1
+    assert sent[0] == sent[1]
+    assert len(sent[0]) == 3 * HORIZON
+    assert (films[0] == films[1]).all()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ThreadRunner(wide_policy()), lambda: ProcessRunner(wide_policy, NORMAL)]
+)
+def test_both_refuse_a_policy_of_another_robot(make):
+    """A policy with another action space is refused before anything moves."""
+    driver = make()
+    with pytest.raises(SpecMismatchError, match="another action space"):
+        driver.use("point")
+    driver.close()

@@ -1,0 +1,30 @@
+"""An owner to be killed: drives an episode without an end. Arguments: trace, diary."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from streamvla.runtime.episode import EpisodeLimits
+from streamvla.runtime.executors import ActionFlow
+from streamvla.runtime.latency import profile_ms
+from streamvla.runtime.plan import EpisodePlan
+from streamvla.runtime.process import ProcessDriver
+from streamvla.runtime.streamer import Streamer
+
+from . import process_parts as parts
+
+
+def main(trace: Path, diary: Path) -> None:
+    robot = partial(parts.DiaryRobot, diary)
+    with ProcessDriver(robot, parts.wandering_policy, settings=parts.NORMAL) as driver:
+        sys.stdout.write(f"{driver.executor_pid} {driver.model_pid}\n")
+        sys.stdout.flush()
+        streamer = partial(Streamer, parts.SPACE, parts.HORIZON, ActionFlow(3), "grid")
+        profile = profile_ms("brisk", 8, 4, 20)
+        driver.run(EpisodePlan(streamer, trace, "grid", profile, EpisodeLimits()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,131 @@
+"""Robots and policies that the tests of the process driver have made in other processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.clock import ms_to_ns
+from streamvla.core.errors import RobotError
+from streamvla.core.interfaces import Frames
+from streamvla.runtime.privileges import RealtimeSettings
+from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
+
+SPACE = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
+PERIOD_NS = ms_to_ns(20)
+HORIZON = 10
+NORMAL = RealtimeSettings(fifo_priority=None)
+"""Tests leave the real-time scheduler alone: a fault in one must not take a core."""
+
+
+class DiaryRobot(StillRobot):
+    """A still robot that writes every command it gets to a file: instant, then values."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(SPACE, PERIOD_NS, keep=False)
+        self._diary = path.open("a", encoding="utf-8", buffering=1)
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        self._diary.write(f"{now_ns} {' '.join(map(str, values.tolist()))}\n")
+
+
+def read_diary(path: Path) -> list[tuple[float, ...]]:
+    """The values of every command the robot got."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [tuple(float(number) for number in line.split()[1:]) for line in lines]
+
+
+def still_robot() -> StillRobot:
+    return StillRobot(SPACE, PERIOD_NS, keep=False)
+
+
+def standing_robot() -> StillRobot:
+    return StillRobot(SPACE, PERIOD_NS, standing=np.array([0.0, 0.7]))
+
+
+class MovingRobot(StillRobot):
+    """Moves by 1 from one capture to the next, and shows it."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE, PERIOD_NS, keep=False)
+        self._captures = 0
+
+    def capture(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._captures += 1
+        return self._captures
+
+    def observe(self, capture: int) -> Frames:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Frames({"camera": np.array([capture])}, np.array([capture], np.float32))
+
+
+def moving_robot() -> StillRobot:
+    return MovingRobot()
+
+
+def robot_that_brings_torch() -> StillRobot:
+    """As if its module had imported torch, without the seconds that takes."""
+    sys.modules["torch"] = ModuleType("torch")
+    return still_robot()
+
+
+def wide_robot() -> StillRobot:
+    return StillRobot(unit_space(5), PERIOD_NS)
+
+
+class BrokenRobot(StillRobot):
+    """Takes ten commands and then no more."""
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        super().command(values, now_ns)
+        if len(self.commands) == 10:
+            raise RobotError("joint 3 does not answer")
+
+
+def broken_robot() -> StillRobot:
+    return BrokenRobot(SPACE, PERIOD_NS)
+
+
+class LargeCaptureRobot(StillRobot):
+    """Captures are larger than any socket's buffer."""
+
+    def capture(self) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return bytes(4 << 20)
+
+
+def large_capture_robot() -> StillRobot:
+    return LargeCaptureRobot(SPACE, PERIOD_NS, keep=False)
+
+
+def _wander(observation, start, index) -> np.ndarray:
+    phase = observation.action_state[0] + 0.1 * index
+    return np.array([0.5 * np.cos(phase), 1.0 if index % 2 else -1.0])
+
+
+def wandering_policy() -> ScriptedPolicy:
+    return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, _wander)
+
+
+def policy_that_raises() -> ScriptedPolicy:
+    def script(observation, start, index):
+        raise RuntimeError("device lost")
+
+    return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, script)
+
+
+class EagerPolicy(ScriptedPolicy):
+    """Raises when asked to generate, before the first action is asked for."""
+
+    def generate(self, context, start):
+        raise RuntimeError("no memory left")
+
+
+def policy_that_raises_at_once() -> ScriptedPolicy:
+    return EagerPolicy(SPACE, HORIZON, PERIOD_NS)
+
+
+def policy_of_the_wrong_shape() -> ScriptedPolicy:
+    return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, lambda *_: np.zeros(7))
