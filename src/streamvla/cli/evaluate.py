@@ -8,22 +8,25 @@ import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from streamvla.cli.methods import label, parse_method, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import Policy, check_fit
+from streamvla.core.interfaces import Policy, PolicySpec, check_fit
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import Suite, make_robot, suite_tasks, task_names
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
+from streamvla.runtime.executors import Executor
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
+
+Method = Literal["action-flow", "chunk-flow", "regression"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class Eval:
     """Evaluate a policy in simulation, in virtual time: the world moves while the model thinks.
 
     Attributes:
-        checkpoint: the policy; default the one that ships.
+        checkpoint: the policy, or a folder with one of `method`; default what ships.
+        method: of the policy: action-flow, chunk-flow or regression; default the checkpoint's.
         suite: evaluate on all tasks of a suite.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
-        method: synchronous[:h] or action-flow[:lead|:auto].
+        executor: synchronous[:h] or action-flow[:lead|:auto]; default action-flow for a policy that
+            streams, synchronous for one that gives chunks.
         profile: stage times of the latency model.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         jitter: coefficient of variation of the stage times.
@@ -49,10 +54,11 @@ class Eval:
     """
 
     checkpoint: Path | None = None
+    method: Method | None = None
     suite: Suite | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 50
-    method: str = "action-flow"
+    executor: str | None = None
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
     jitter: float = 0.0
@@ -94,7 +100,8 @@ class _Job:
 
     def header(self) -> dict[str, Any]:
         """What must agree for a finished trace to be taken instead of running again."""
-        left_out = {"suite", "tasks", "episodes", "seed", "workers", "out", "json", "checkpoint"}
+        left_out = {"checkpoint", "method", "suite", "tasks", "episodes", "seed"}
+        left_out |= {"workers", "out", "json"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         return {
             "command": "eval",
@@ -109,7 +116,7 @@ def evaluate(command: Eval) -> None:
     """Run the command and print its figures."""
     from streamvla.policy import resolve_checkpoint, trained_tasks
 
-    checkpoint = resolve_checkpoint(command.checkpoint)
+    checkpoint = resolve_checkpoint(command.checkpoint, command.method)
     named = suite_tasks(command.suite) if command.suite else command.tasks
     tasks = named or trained_tasks(checkpoint)
     _check_tasks(tasks)
@@ -129,8 +136,7 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
     from streamvla.policy import identify
 
-    profile = named_profile(command.profile)
-    executor = parse_method(command.method, profile, _policy(checkpoint).spec.horizon)
+    executor = _executor(command, _policy(checkpoint).spec)
     identity = identify(checkpoint)
     name = f"{checkpoint.stem}-{identity['sha256'][:8]}"
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
@@ -196,7 +202,7 @@ def _run_job(job: _Job) -> None:
     policy, robot = _policy(job.checkpoint), _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
     profile = named_profile(command.profile)
-    executor = parse_method(command.method, profile, policy.spec.horizon)
+    executor = _executor(command, policy.spec)
     partial = job.path.with_suffix(".partial")
     with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
         robot.reset(job.seed, 0, profile.execute_ns)
@@ -229,12 +235,20 @@ def _robot(task: str, split: Split, asked: Asked) -> Any:
 # --- figures ---------------------------------------------------------------------------------
 
 
+def _executor(command: Eval, spec: PolicySpec) -> Executor:
+    """The executor asked for, or the one that suits the policy."""
+    text = command.executor or ("synchronous" if spec.chunk_passes else "action-flow")
+    return parse_method(text, named_profile(command.profile), spec.horizon)
+
+
 def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics]]) -> None:
+    from streamvla.model.checkpoint import method_of
+
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
-    horizon = _policy(checkpoint).spec.horizon
-    executor = parse_method(command.method, named_profile(command.profile), horizon)
+    spec = _policy(checkpoint).spec
+    executor = _executor(command, spec)
     rows = [
         (
             task,
@@ -246,7 +260,7 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
         for task, figures in [*tasks.items(), ("all", everything)]
     ]
     print_table(
-        f"{label(executor, horizon)}; {named_profile(command.profile).label}; "
+        f"{label(executor, spec.horizon)}; {named_profile(command.profile).label}; "
         f"{command.pacing} pacing; {command.episodes} episodes a task",
         ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
         rows,
@@ -255,7 +269,8 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
         print_json(
             {
                 "command": "eval",
-                "method": command.method,
+                "method": method_of(checkpoint),
+                "executor": slug(executor),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "mean_success": mean_success,
                 "tasks": {task: _task_figures(figures) for task, figures in tasks.items()},

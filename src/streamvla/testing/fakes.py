@@ -85,6 +85,7 @@ class ScriptedPolicy:
     """A policy whose context is the observation itself and whose actions come from `script`.
 
     Args:
+        chunk_passes: what its spec says; 0 streams.
         robot: the one it is made for; None for `StillRobot`.
     """
 
@@ -94,11 +95,19 @@ class ScriptedPolicy:
         horizon: int,
         period_ns: int,
         script: Script | None = None,
+        chunk_passes: int = 0,
         robot: RobotSpec | None = None,
     ) -> None:
         robot = robot or StillRobot(space, period_ns).spec
-        states = len(robot.state_names)
-        self._spec = PolicySpec(space, horizon, robot.views, robot.image_size, states, period_ns)
+        self._spec = PolicySpec(
+            space,
+            horizon,
+            robot.views,
+            robot.image_size,
+            len(robot.state_names),
+            period_ns,
+            chunk_passes,
+        )
         zero = np.zeros(space.dim)
         self._script: Script = script or (lambda observation, start, index: zero)
 
