@@ -69,6 +69,18 @@ def test_runtime_gives_plain_figures(capsys):
     assert {"tick_p50_us", "tick_p99_us", "simulated_ticks_per_s"} <= set(figures)
 
 
+def test_policy_compares_the_methods(capsys):
+    """All three methods at one size; an action of action flow takes a fifth of chunk flow's work,
+    whose ten passes over ten tokens give ten actions."""
+    figures = figures_of(capsys, "policy", "--generations", "2")
+    assert set(figures["methods"]) == {"action-flow", "chunk-flow", "regression"}
+    flow, chunk = (figures["methods"][name] for name in ("action-flow", "chunk-flow"))
+    assert {"encode_p50_ms", "first_action_p50_ms", "action_p50_ms"} <= set(flow)
+    assert 5 * flow["action_mflop"] < chunk["action_mflop"]
+    assert flow["parameters"] == pytest.approx(chunk["parameters"], rel=0.01)
+    assert figures["first_action_ratio"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -77,6 +89,7 @@ def test_runtime_gives_plain_figures(capsys):
         (("realtime", "--priority", "100"), "priority 100"),
         (("handoff", "--batch", "0"), "batch 0"),
         (("handoff", "--records", "1"), "at least 100"),
+        (("policy", "--generations", "0"), "generations 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(capsys, arguments, message):

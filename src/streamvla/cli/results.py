@@ -125,6 +125,11 @@ def _kind_rows(name: str, figures: Row) -> list[Row]:
     return [{"run": row["kind"], **row} for row in (*figures["kinds"], figures)]
 
 
+def _policy_rows(name: str, figures: Row) -> list[Row]:
+    """One row per method of a `bench policy`."""
+    return [{"run": method, **row} for method, row in figures["methods"].items()]
+
+
 def _loop_rows(name: str, figures: Row) -> list[Row]:
     """One row per loop of a `bench realtime`."""
     loops = {
@@ -265,6 +270,30 @@ RECIPES: dict[str, Recipe] = {
                 "single_records",
                 "single_records_per_s",
                 "torn_or_lost",
+            )
+        },
+    ),
+    "policies": Recipe(
+        commands={"this machine": "bench policy --generations 300 --json"},
+        rows=_policy_rows,
+        columns={
+            "run": Column("method"),
+            "parameters": Column("parameters", 0),
+            "encode_p50_ms": Column("observation encoded (ms)"),
+            "first_action_p50_ms": Column("then first action p50 (ms)"),
+            "first_action_p99_ms": Column("p99 (ms)"),
+            "action_p50_ms": Column("per action (ms)", 2),
+            "action_mflop": Column("MFLOP per action"),
+        },
+        tables={
+            "main": (
+                "run",
+                "parameters",
+                "encode_p50_ms",
+                "first_action_p50_ms",
+                "first_action_p99_ms",
+                "action_p50_ms",
+                "action_mflop",
             )
         },
     ),
