@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +11,11 @@ from torch import Tensor
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.expert import STATE_OCTAVES, STATE_WAVELENGTH, TAU_OCTAVES
+from streamvla.model.instruction import mean_word
 from streamvla.model.layers import fourier_features, split_heads
 from streamvla.model.vision import Keypoints
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
+from streamvla.training.trainer import ModelSize
 from tests.model.tiny import TINY, tiny_inputs, tiny_model
 
 
@@ -25,7 +29,7 @@ def joint_forward(model: StreamingVLA, inputs: tuple, x: Tensor, tau: Tensor) ->
     images, words, state, command = inputs
     told, is_word = model.instruction(words)
     felt = torch.stack([model.from_state(state), model.from_command(command)], 1)
-    seen = model.vision(images)
+    seen = model.vision(images, mean_word(told, is_word))
     prefix = torch.cat([seen, told, felt], 1)
     present = torch.ones(prefix.shape[:2], dtype=torch.bool)
     present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
@@ -124,9 +128,45 @@ def test_keypoints_find_a_spot_between_cells():
     assert (x, y) == (pytest.approx(0.0, abs=1e-4), pytest.approx(-0.25, abs=1e-4))
 
 
+@torch.inference_mode()
+def test_the_instruction_steers_the_asked_keypoints_and_nothing_else_in_vision():
+    """Other words move the asked places and change the asked token of each view only."""
+    model, (images, words, state, command) = tiny_model(), tiny_inputs()
+    seen = []
+    for said in (words, words + (words > 0)):
+        told = mean_word(*model.instruction(said))
+        seen.append(model.vision.look(images, told))
+    (tokens, places), (others, elsewhere) = seen
+    assert places.shape == (2, 2 * 2 * TINY.asked_keypoints)
+    assert (places - elsewhere).abs().max() > 1e-3
+    changed = (tokens - others).abs().amax(-1) > 1e-6  # (b, v·l)
+    asked = model.vision.token_grid[0] * model.vision.token_grid[1] + 1
+    assert changed.unflatten(1, (2, -1)).nonzero()[:, 2].unique().tolist() == [asked]
+
+
+@torch.inference_mode()
+def test_places_are_told_by_vision_alone():
+    """State and command do not change where the asked keypoints say things are."""
+    model, (images, words, state, command) = tiny_model(), tiny_inputs()
+    _, told = model.encode_and_locate(images, words, state, command)
+    _, again = model.encode_and_locate(images, words, state + 1, command + 1)
+    assert told.shape == (2, TINY.places_dim)
+    assert torch.equal(told, again)
+
+
+def test_a_model_without_asked_keypoints_has_no_token_of_them():
+    """As policies of before: one token a view less, and no places from vision."""
+    plain = StreamingVLA(replace(TINY, asked_keypoints=0)).eval()
+    images, words, state, command = tiny_inputs()
+    prefix, places = plain.encode_and_locate(images, words, state, command)
+    assert prefix.tokens == tiny_model().encode(images, words, state, command).tokens - 2
+    assert places.shape == (2, 0)
+
+
 def test_default_size():
-    """The default model has about 6 million parameters, which fit 30 MB in float32."""
-    assert 5e6 < parameter_count(StreamingVLA(VLAConfig(action_dim=4, state_dim=4))) < 7.5e6
+    """What is trained by default has less than 7.5 million parameters: 30 MB in float32."""
+    config = VLAConfig(action_dim=4, state_dim=4, places_dim=9, **vars(ModelSize()))
+    assert 6e6 < parameter_count(StreamingVLA(config)) < 7.5e6
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": (100, 96)}, {"layers": 0}])

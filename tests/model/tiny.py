@@ -21,6 +21,8 @@ TINY = VLAConfig(
     expansion=2,
     channels=8,
     condition_width=8,
+    places_dim=3,
+    asked_keypoints=4,
 )
 
 

@@ -24,6 +24,7 @@ SMALL = ModelSize(
     expansion=2,
     channels=8,
     condition_width=16,
+    asked_keypoints=4,
 )
 
 

@@ -72,8 +72,10 @@ def test_held_out_errors_of_several_methods_are_told_apart(joint):
     assert {name.split("/")[0] for name in result.holdout} == {each.name for each in METHODS}
     line = json.loads((joint.out / "log.jsonl").read_text(encoding="utf-8").splitlines()[0])
     parts = line["losses"]
-    assert len(parts) == 9
-    weighted = (parts[name] * (0.5 if "/" in name else 1.0) for name in parts)
+    assert len(parts) == 10
+    weighted = (
+        error * (0.5 if name.endswith(("future", "places")) else 1.0) for name, error in parts.items()
+    )
     assert line["loss"] == pytest.approx(sum(weighted), rel=1e-5)
 
 
@@ -127,6 +129,17 @@ def test_init_gives_context_to_all_and_the_expert_to_its_own_method(joint, tmp_p
         for key, tensor in weights.items():
             taken = not key.startswith("expert.") or name == "chunk-flow"
             assert torch.equal(tensor, given[key] if taken else untrained[key]), (name, key)
+
+
+def test_init_from_a_folder_gives_every_expert_its_own(joint, tmp_path):
+    """The policies of a joint training start the next one, each its method; others are named."""
+    first = train(joint)
+    again = trainer_of(replace(joint, out=tmp_path / "again", init=joint.out))
+    for name, model in again.models.items():
+        given = load_checkpoint(first.policies[name]).weights
+        assert all(torch.equal(tensor, given[key]) for key, tensor in model.state_dict().items())
+    with pytest.raises(ConfigError, match="has no policy of action-flow"):
+        trainer_of(replace(joint, out=tmp_path / "none", init=tmp_path))
 
 
 def test_the_expert_alone_learns_on_a_context_that_stays(joint, tmp_path):

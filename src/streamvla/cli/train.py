@@ -22,6 +22,7 @@ class Train:
 
     Attributes:
         dataset: folder that `streamvla collect` wrote.
+        more: further datasets of the same robot; what is held out comes from `dataset`.
         out: folder for the policy, the training state and the log.
         method: action-flow streams one action per expert pass; chunk-flow makes H of them in ten
             passes (π0); regression in one. Several train together, on one encoding of each image.
@@ -35,6 +36,8 @@ class Train:
         chunk_samples: how many of them chunk-flow and regression use, which make H tokens of each.
         lr: highest learning rate.
         max_offset: train on images up to this many actions old (0: never).
+        shift_px: augmentation: each view is moved by up to this many pixels each way. A pixel is
+            about a centimetre of table, so a shift costs the sight of small distances.
         state_origin: where delta sums are zero: at the observation, or at the episode's start.
         tau_sampling: flow times in training (action-flow; default grid).
         k: contraction rate of the flow (action-flow; default 4).
@@ -50,12 +53,14 @@ class Train:
         seeded_keypoints: share of vision keypoints that start on what stands out in the images;
             default 0.5, and 0 with --init.
         train: all, or the expert alone on the context of --init or of a pretrained backbone.
-        init: start from this policy's weights (of another method: all but the expert's).
+        init: start from this policy's weights (of another method: all but the expert's), or from
+            those in the folder of a training of several methods.
         resume: go on from the training state in `out`.
         json: print the result as one JSON object on the last line.
     """
 
     dataset: Path = Path("datasets/metaworld6")
+    more: tuple[Path, ...] = ()
     out: Path = Path("runs/train")
     method: tuple[Literal["action-flow", "chunk-flow", "regression"], ...] = ("action-flow",)
     backbone: str = "small"
@@ -67,6 +72,7 @@ class Train:
     chunk_samples: int = 2
     lr: float = 1e-3
     max_offset: int = 6
+    shift_px: int = 0
     state_origin: Literal["observation", "episode"] = "observation"
     tau_sampling: Literal["grid", "uniform", "beta"] | None = None
     k: float | None = None
@@ -130,6 +136,7 @@ def train_config(command: Train) -> TrainConfig:
 
     config = TrainConfig(
         dataset=command.dataset,
+        more=command.more,
         out=command.out,
         steps=command.steps,
         seed=command.seed,
@@ -144,6 +151,7 @@ def train_config(command: Train) -> TrainConfig:
             samples=command.samples,
             chunk_samples=command.chunk_samples,
             max_offset=command.max_offset,
+            shift_px=command.shift_px,
             start_fraction=command.start_fraction,
             task_weights=dict(_task_weight(text) for text in command.task_weights),
         ),

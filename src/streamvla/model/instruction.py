@@ -54,3 +54,9 @@ class InstructionEncoder(nn.Module):
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """(b, l) int64 → tokens (b, l, w) and which of them are words (b, l) bool."""
         return self.word(words) + self.position[: words.shape[1]], words != PADDING
+
+
+def mean_word(tokens: Tensor, is_word: Tensor) -> Tensor:
+    """The whole instruction as one vector: (b, l, w), (b, l) bool → (b, w); 0 for no words."""
+    count = is_word.sum(dim=1, keepdim=True).clamp(min=1)
+    return (tokens * is_word.unsqueeze(-1)).sum(dim=1) / count

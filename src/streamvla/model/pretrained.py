@@ -155,6 +155,12 @@ class PretrainedVLA(nn.Module):
         present[:, seen.shape[1] : seen.shape[1] + words.shape[1]] = words != ABSENT
         return self._read(tokens, present)
 
+    def encode_and_locate(
+        self, images: Tensor, words: Tensor, state: Tensor, command: Tensor
+    ) -> tuple[PrefixCache, Tensor]:
+        """As `StreamingVLA.encode_and_locate`; this vision tower has no keypoints: (b, 0)."""
+        return self.encode(images, words, state, command), images.new_zeros(len(images), 0)
+
     def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
         """The method's expert (as `StreamingVLA.forward`)."""
         return self.expert(*inputs)

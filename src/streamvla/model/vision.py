@@ -5,8 +5,14 @@ patchifies 4×4 pixels without discarding any, coordinates enter as two more cha
 its grid of tokens each view yields one token of *keypoints*: the expected position of every
 feature under a spatial softmax, which resolves far below one cell (arXiv 1504.00702).
 
-    96×96×3 ─4×4 patches─► 24×24×48 ─conv─► 24×24×c ──► keypoint token
-                                                 └─conv/2─► 12×12×2c ─2×2 patches─► 36 tokens
+    96×96×3 ─4×4 patches─► 24×24×48 ─conv─► 24×24×c ──────────────────────► keypoint token
+                                               └─conv/2─► 12×12×2c ─2×2 patches─► 36 tokens
+                                                              │
+                                              instruction ─► what was asked for ─► asked token
+
+The second kind of keypoints is *asked for*: the instruction says what they look for
+(`AskedKeypoints`), so that which thing is meant need not be worked out by attention over
+coordinates of things without names.
 """
 
 from __future__ import annotations
@@ -57,10 +63,63 @@ class Keypoints(nn.Module):
         return (scores.softmax(-1) @ self.cells).flatten(1)  # (b, 2c)
 
 
-class VisionEncoder(nn.Module):
-    """All views of one observation → tokens; weights shared, one embedding a view."""
+class AskedKeypoints(nn.Module):
+    """Where what the instruction speaks of is, in one view.
 
-    def __init__(self, views: int, image_size: tuple[int, int], width: int, channels: int) -> None:
+    The features of the fine grid, with what the coarse grid knows around them, are modulated by
+    the instruction channel by channel (FiLM, arXiv 1709.07871; BC-Z, arXiv 2202.02005, steers a
+    policy so), and compared with queries that the instruction makes; each query's softmax over
+    the cells is a place.
+    """
+
+    def __init__(self, channels: int, grid: tuple[int, int], width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.told_norm = nn.LayerNorm(width)
+        self.lift = nn.Conv2d(2 * channels, channels, 1)
+        self.norm = nn.LayerNorm(channels)
+        self.film = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 * channels)
+        )
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mixed_norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(width, count * channels)
+        nn.init.normal_(self.query.bias, std=_SPREAD / channels**0.5)
+        nn.init.normal_(self.query.weight, std=_SPREAD / (channels * width) ** 0.5)
+        self.register_buffer("cells", coordinate_grid(*grid).flatten(1).T, persistent=False)
+        self.cells: Tensor  # (y·x, 2)
+
+    def forward(self, fine: Tensor, coarse: Tensor, told: Tensor) -> Tensor:
+        """(b, c, y, x), (b, 2c, y/2, x/2), instruction (b, w) → places (b, 2·count), −1 to 1."""
+        told = self.told_norm(told)
+        gain, offset = self.film(told)[..., None, None].chunk(2, dim=1)  # (b, c, 1, 1)
+        around = F.interpolate(self.lift(coarse), scale_factor=2.0, mode="nearest")
+        known = channel_norm(self.norm, fine + around) * (1 + gain) + offset
+        known = channel_norm(self.mixed_norm, self.mix(F.relu(known)))  # (b, c, y, x)
+        queries = self.query(told).unflatten(-1, (self.count, -1))  # (b, k, c)
+        scores = (queries @ known.flatten(2)).float()  # (b, k, y·x)
+        return (scores.softmax(-1) @ self.cells).flatten(1)
+
+
+_SPREAD = 3.0
+"""Standard deviation of untrained scores: a softmax that is flat sees nothing move."""
+
+
+class VisionEncoder(nn.Module):
+    """All views of one observation → tokens; weights shared, one embedding a view.
+
+    Args:
+        asked: keypoints that the instruction steers; 0 for none, and no token of them.
+    """
+
+    def __init__(
+        self,
+        views: int,
+        image_size: tuple[int, int],
+        width: int,
+        channels: int,
+        asked: int = 0,
+    ) -> None:
         super().__init__()
         grid = (image_size[0] // PATCH, image_size[1] // PATCH)
         self.token_grid = (grid[0] // CELLS_PER_TOKEN, grid[1] // CELLS_PER_TOKEN)
@@ -74,21 +133,32 @@ class VisionEncoder(nn.Module):
         self.norm = nn.LayerNorm(2 * channels)
         self.to_token = nn.Linear(8 * channels, width)
         self.to_keypoint_token = nn.Linear(2 * channels, width)
-        tokens = self.token_grid[0] * self.token_grid[1] + 1
+        self.asked = AskedKeypoints(channels, grid, width, asked) if asked else None
+        self.to_asked_token = nn.Linear(2 * asked, width) if asked else None
+        tokens = self.token_grid[0] * self.token_grid[1] + (2 if asked else 1)
         self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.view = nn.Parameter(torch.randn(views, 1, width) * 0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(b, v, 3, y, x) in [−1, 1] → (b, v·l, w)."""
+    def forward(self, images: Tensor, told: Tensor) -> Tensor:
+        """(b, v, 3, y, x) in [−1, 1] and the instruction (b, w) → tokens (b, v·l, w)."""
+        return self.look(images, told)[0]
+
+    def look(self, images: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward`, and the asked keypoints of all views (b, v·2k), from −1 to 1."""
         b, v = images.shape[:2]
         fine = self.features(images)  # (b·v, c, y/4, x/4)
         coarse = self.coarse(self.shrink(F.relu(fine)))  # (b·v, 2c, y/8, x/8)
         cells = F.pixel_unshuffle(channel_norm(self.norm, coarse), 2)  # (b·v, 8c, y/16, x/16)
-        grid = self.to_token(cells.flatten(2).transpose(1, 2))  # (b·v, l−1, w)
-        keypoints = self.to_keypoint_token(self.keypoints(fine)).unsqueeze(1)  # (b·v, 1, w)
-        tokens = torch.cat([grid, keypoints], dim=1).unflatten(0, (b, v))  # (b, v, l, w)
+        grid = self.to_token(cells.flatten(2).transpose(1, 2))  # (b·v, l', w)
+        found = [grid, self.to_keypoint_token(self.keypoints(fine)).unsqueeze(1)]
+        places = images.new_zeros(b, 0)
+        if self.asked is not None and self.to_asked_token is not None:
+            places = self.asked(fine, coarse, told.repeat_interleave(v, dim=0))  # (b·v, 2k)
+            found.append(self.to_asked_token(places).unsqueeze(1))
+            places = places.unflatten(0, (b, v)).flatten(1)
+        tokens = torch.cat(found, dim=1).unflatten(0, (b, v))  # (b, v, l, w)
         where = (self.position + self.view).to(tokens.dtype)  # (v, l, w)
-        return (tokens + where).flatten(1, 2)
+        return (tokens + where).flatten(1, 2), places
 
     def features(self, images: Tensor) -> Tensor:
         """What the keypoints look at: (b, v, 3, y, x) → (b·v, c, y/4, x/4)."""

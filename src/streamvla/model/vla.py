@@ -25,7 +25,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import ExpertSize
 from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.instruction import InstructionEncoder, words_tensor
+from streamvla.model.instruction import InstructionEncoder, mean_word, words_tensor
 from streamvla.model.methods import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
@@ -46,6 +46,7 @@ class VLAConfig:
         condition_width: of the flow-time condition.
         future_steps: how many control periods ahead the measured state is foreseen in training.
         places_dim: how many coordinates of things training reads out; 0 for none.
+        asked_keypoints: how many keypoints a view the instruction steers; 0 for none.
         proprioception: whether measured state enters the context; False hides it (ablation).
     """
 
@@ -63,12 +64,13 @@ class VLAConfig:
     condition_width: int = 128
     future_steps: tuple[int, ...] = (5, 10, 15, 20, 25)
     places_dim: int = 0
+    asked_keypoints: int = 0
     proprioception: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             smallest = min(value) if isinstance(value, tuple) else value
-            least = 0 if name in ("places_dim", "proprioception") else 1
+            least = 0 if name in ("places_dim", "asked_keypoints", "proprioception") else 1
             if smallest < least:
                 raise ConfigError(f"model {name} is {value}; expected at least {least}")
         cell = PATCH * CELLS_PER_TOKEN
@@ -97,10 +99,14 @@ class StreamingVLA(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.vision = VisionEncoder(c.views, c.image_size, c.width, c.channels)
+        self.vision = VisionEncoder(
+            c.views, c.image_size, c.width, c.channels, c.asked_keypoints
+        )
         self.instruction = InstructionEncoder(c.width)
         self.from_state = nn.Linear(c.state_dim, c.width)
         self.from_command = nn.Linear(c.action_dim, c.width)
+        located = 2 * c.views * c.asked_keypoints
+        self.to_places = nn.Linear(located, c.places_dim) if located and c.places_dim else None
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
         self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
 
@@ -117,15 +123,25 @@ class StreamingVLA(nn.Module):
             state: (b, s) measured proprioception, normalised.
             command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
         """
+        return self.encode_and_locate(images, words, state, command)[0]
+
+    def encode_and_locate(
+        self, images: Tensor, words: Tensor, state: Tensor, command: Tensor
+    ) -> tuple[PrefixCache, Tensor]:
+        """`encode`, and the places of things (b, p) as the asked keypoints alone tell them.
+
+        A read-out for training; p = 0 where the model has none.
+        """
         if not self.config.proprioception:
             state = torch.zeros_like(state)
-        seen = self.vision(images)  # (b, v·l, w)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
+        seen, located = self.vision.look(images, mean_word(told, is_word))  # (b, v·l, w)
         felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
         tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)  # (b, l, w)
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
-        return self.backbone(tokens, present)
+        places = located[:, :0] if self.to_places is None else self.to_places(located)
+        return self.backbone(tokens, present), places
 
     def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
         """The method's expert; for action flow matching (x, tau, prefix) → the next step.

@@ -88,7 +88,7 @@ class SamplingConfig:
     samples: int = 8
     chunk_samples: int = 2
     max_offset: int = 6
-    shift_px: int = 2
+    shift_px: int = 0
     start_fraction: float = 0.0
     task_weights: Mapping[str, float] = field(default_factory=dict)
 

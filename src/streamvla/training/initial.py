@@ -11,7 +11,7 @@ from streamvla.model.checkpoint import Checkpoint
 from streamvla.model.models import Model
 
 _EXPERT = "expert."
-_READOUTS = ("expert.to_future.", "expert.to_places.")
+_READOUTS = ("expert.to_future.", "expert.to_places.", "to_places.")
 
 
 def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None:

@@ -72,16 +72,21 @@ class Objective(nn.Module):
         `generator` lives on the CPU, so that a GPU draws the same samples.
 
         Returns:
-            The sum to minimise, a scalar; and its parts, unweighted and detached: "METHOD",
-            "METHOD/future", "METHOD/places".
+            The sum to minimise, a scalar; and its parts, unweighted and detached: "places" as
+            vision alone tells them, "METHOD", "METHOD/future", "METHOD/places".
         """
         samples = {
             name: self._sample(method, batch, generator) for name, method in self.methods.items()
         }
         images = self._jitter_colours(pixels_to_float(batch.pixels), generator)
         context: Any = self.models[next(iter(self.methods))]
-        prefix = context.encode(images, batch.words, batch.state, batch.command)
+        prefix, located = context.encode_and_locate(
+            images, batch.words, batch.state, batch.command
+        )
         loss, parts = torch.zeros((), device=self.is_delta.device), {}
+        if located.shape[-1]:
+            missed = (located.float() - batch.places).square().mean()
+            loss, parts = self.weights["places"] * missed, {"places": missed.detach()}
         for name, sample in samples.items():
             for part, error in self._errors(name, sample, batch, prefix).items():
                 loss = loss + self.weights.get(part, 1.0) * error

@@ -33,7 +33,7 @@ from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import PolicySpec
 from streamvla.data.fingerprint import fingerprint
-from streamvla.data.store import Demonstrations, Episode, load_dataset
+from streamvla.data.store import Demonstrations, Episode, load_datasets
 from streamvla.model.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -86,6 +86,7 @@ class ModelSize:
     expansion: int = 4
     channels: int = 64
     condition_width: int = 128
+    asked_keypoints: int = 32
     proprioception: bool = True
 
 
@@ -112,6 +113,7 @@ class TrainConfig:
 
     Attributes:
         dataset: directory that `streamvla collect` wrote.
+        more: further datasets of the same robot (`data.store.load_datasets`).
         out: directory for the results.
         steps: optimiser steps in all; the learning-rate schedule spans them.
         tasks: which tasks of the dataset; None for all.
@@ -134,13 +136,15 @@ class TrainConfig:
         seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`);
             None: half of them in a fresh model, none of those of `init`.
         init: a policy to start from: its normalisation, its context's weights, and its expert's
-            where the method is the same; None for a fresh start.
+            where the method is the same; or the folder of several trained together; None for a
+            fresh start.
         resume: go on from OUT/training_state.safetensors.
     """
 
     dataset: Path
     out: Path
     steps: int = 30_000
+    more: tuple[Path, ...] = ()
     seed: int = 0
     tasks: tuple[str, ...] | None = None
     model: ModelSize | PretrainedSize = field(default_factory=ModelSize)
@@ -215,6 +219,7 @@ class TrainConfig:
             "init",
             "out",
             "dataset",
+            "more",
             "device",
             "threads",
             "resume",
@@ -263,7 +268,7 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    demonstrations = load_dataset(config.dataset, config.tasks)
+    demonstrations = load_datasets([config.dataset, *config.more], config.tasks)
     with joined_processes() as share:
         trainer = Trainer(config, demonstrations, clock or SystemClock(), share)
         trainer.prepare()
@@ -306,11 +311,13 @@ class Trainer:
         self.device = _device(config.device)
         self.methods = {method.name: method for method in config.methods}
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
-        start = None
-        if config.init is not None:
-            start = load_checkpoint(config.init, demonstrations.meta.action_space)
+        starts = {
+            path: load_checkpoint(path, demonstrations.meta.action_space)
+            for path in self._init_paths()
+        }
+        for start in starts.values():
             self.provenance["init"] = dict(start.provenance)
-        self.normalisation = self._fit_normalisation(training, start)
+        self.normalisation = self._fit_normalisation(training, next(iter(starts.values()), None))
         self.probe = HoldoutProbe(
             demonstrations, held_out, config.generation.horizon, config.holdout_frames
         )
@@ -328,8 +335,8 @@ class Trainer:
             self.share,
             self._first.tokenise,
         )
-        if start is not None:
-            start_from(self.models, start, f"init {config.init}")
+        for path, start in starts.items():
+            start_from(self.models, start, f"init {path}")
         self._seed_keypoints()
         if config.train == "expert" and isinstance(self._first, StreamingVLA):
             for _, module in context_modules(self._first):
@@ -366,6 +373,19 @@ class Trainer:
         return make_policy(
             self.averages[name], self._spec(method), method, self.normalisation, self.device
         )
+
+    def _init_paths(self) -> list[Path]:
+        """The policies to start from: the one named, or in a folder those of these methods."""
+        init = self.config.init
+        if init is None or not init.is_dir():
+            return [] if init is None else [init]
+        found = [path for name in self.methods if (path := init / f"{name}.safetensors").is_file()]
+        if not found:
+            raise ConfigError(
+                f"init {init}: the folder has no policy of {', '.join(self.methods)}; name a "
+                "policy file, or the folder of a training of several methods"
+            )
+        return found
 
     def _seed_keypoints(self) -> None:
         """From four batches of images, drawn from the steps after the last one."""
