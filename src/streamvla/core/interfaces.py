@@ -6,14 +6,14 @@ robot.capture ─► robot.observe ─► policy.encode ─► policy.generate �
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import SpecMismatchError
+from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.limits import MotionLimits
 
 
@@ -130,7 +130,11 @@ class Robot(Protocol):
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """What a policy expects and gives: must fit the robot (`RobotSpec`) it drives."""
+    """What a policy expects and gives: must fit the robot (`RobotSpec`) it drives.
+
+    Attributes:
+        anticipates: whether it is an `AnticipatingPolicy`.
+    """
 
     action_space: ActionSpace
     horizon: int
@@ -138,6 +142,7 @@ class PolicySpec:
     image_size: tuple[int, int]
     state_dim: int
     control_period_ns: int
+    anticipates: bool = False
 
 
 class Policy(Protocol):
@@ -153,6 +158,56 @@ class Policy(Protocol):
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         """Yield `H − start.index` actions, each (d,) float64 in robot units, as they are made."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Anticipation:
+    """What a policy expects its cameras to show once some motions are executed.
+
+    Attributes:
+        saliency: (m, v) for each of m motions and v views the size ‖Δ‖₂ of the expected change.
+        changes: one per motion, for `AnticipatingPolicy.contextualise`.
+    """
+
+    saliency: np.ndarray
+    changes: Sequence[Any]
+
+
+class AnticipatingPolicy(Policy, Protocol):
+    """A policy that can tell how much what it sees will have changed, and correct for it.
+
+    `encode(observation)` is `contextualise(look(observation))`. A *motion* is what pending actions
+    will have done: their sum in delta dimensions, the last of them in absolute ones.
+    """
+
+    def look(self, observation: Observation) -> Any:
+        """What the cameras show, before it becomes a context (vision tokens)."""
+        ...
+
+    def anticipate(self, sight: Any, motions: np.ndarray) -> Anticipation:
+        """What each of (m, d) motions would change in a sight."""
+        ...
+
+    def contextualise(self, sight: Any, change: Any = None) -> Any:
+        """The context of a sight, or of what it will be after a change."""
+        ...
+
+
+def require_anticipation(policy: Policy) -> AnticipatingPolicy:
+    """The policy, if it anticipates.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not policy.spec.anticipates:
+        raise ConfigError(NO_ANTICIPATION)
+    return cast(AnticipatingPolicy, policy)
+
+
+NO_ANTICIPATION = (
+    "the policy has no saliency predictor, which the adaptive rule and the compensation 'context' "
+    "need: train one with `streamvla train-saliency --checkpoint …`, or choose another rule"
+)
 
 
 def goal_of(context: Any) -> np.ndarray | None:

@@ -130,7 +130,11 @@ class ControlLoop:
             case ObserveBegun():
                 self._episode.trace.record(ObserveStarted(now_ns, result.observation))
             case ContextReady():
-                self._handle(Observed(now_ns, result.observation, result.goal))
+                self._handle(
+                    Observed(
+                        now_ns, result.observation, result.goal, result.saliency, result.refused
+                    )
+                )
             case ActionMade():
                 self._handle(
                     Generated(

@@ -10,6 +10,7 @@ import numpy as np
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
+from streamvla.runtime.early import Sighting, sighting_of
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartObserve, Streamer
 from streamvla.trace import Ended, TraceSink
@@ -90,26 +91,23 @@ class EpisodeResult:
     duration_ns: int
 
 
-def make_context(episode: Episode, command: StartObserve, capture: Any, captured_ns: int) -> Any:
-    """The observe stage of an episode (see `context_of`)."""
+def make_sighting(
+    episode: Episode, command: StartObserve, capture: Any, captured_ns: int
+) -> Sighting:
+    """The observe stage of an episode: frames, then context or refusal (`sighting_of`)."""
     instruction = episode.instruction or episode.robot.instruction
-    return context_of(
-        episode.robot, episode.policy, capture, command.action_state, instruction, captured_ns
+    observation = observation_of(
+        episode.robot, capture, command.action_state, instruction, captured_ns
     )
+    return sighting_of(episode.policy, observation, command.foresee)
 
 
-def context_of(
-    robot: Robot,
-    policy: Policy,
-    capture: Any,
-    action_state: np.ndarray,
-    instruction: str,
-    captured_ns: int,
-) -> Any:
-    """Capture → frames → observation → context; `action_state` is (d,)."""
+def observation_of(
+    robot: Robot, capture: Any, action_state: np.ndarray, instruction: str, captured_ns: int
+) -> Observation:
+    """Capture → frames → observation; `action_state` is (d,)."""
     frames = robot.observe(capture)
-    observation = Observation(frames.images, frames.state, action_state, instruction, captured_ns)
-    return policy.encode(observation)
+    return Observation(frames.images, frames.state, action_state, instruction, captured_ns)
 
 
 def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:

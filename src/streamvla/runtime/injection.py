@@ -16,6 +16,7 @@ import numpy as np
 
 from streamvla.core.clock import Clock, SystemClock
 from streamvla.core.interfaces import (
+    Anticipation,
     FlowStart,
     Frames,
     Observation,
@@ -23,6 +24,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    require_anticipation,
 )
 from streamvla.runtime.episode import Episode
 from streamvla.runtime.faults import BAD_ACTIONS, Fault, FaultPlan
@@ -106,6 +108,17 @@ class FaultyPolicy:
     def encode(self, observation: Observation) -> Any:
         self._misbehave()
         return self._policy.encode(observation)
+
+    def look(self, observation: Observation) -> Any:
+        self._misbehave()
+        return require_anticipation(self._policy).look(observation)
+
+    def anticipate(self, sight: Any, motions: np.ndarray) -> Anticipation:
+        return require_anticipation(self._policy).anticipate(sight, motions)
+
+    def contextualise(self, sight: Any, change: Any = None) -> Any:
+        self._misbehave()
+        return require_anticipation(self._policy).contextualise(sight, change)
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):

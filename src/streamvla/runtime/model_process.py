@@ -16,7 +16,8 @@ import numpy as np
 from streamvla.core.clock import SystemClock, ms_to_ns
 from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.channel import Channel
-from streamvla.runtime.episode import context_of
+from streamvla.runtime.early import Sighting, sighting_of
+from streamvla.runtime.episode import observation_of
 from streamvla.runtime.handoff import (
     AwaitIdle,
     BeginEpisode,
@@ -108,18 +109,17 @@ class _Served:
         )
 
     def observe(self, request: ObserveRequest) -> None:
-        self.runner.observe(
-            request.observation,
-            request.captured_ns,
-            lambda: context_of(
+        def make() -> Sighting:
+            observation = observation_of(
                 self._robot,
-                self._policy,
                 request.capture,
                 request.action_state,
                 request.instruction,
                 request.captured_ns,
-            ),
-        )
+            )
+            return sighting_of(self._policy, observation, request.foresee)
+
+        self.runner.observe(request.observation, request.captured_ns, make)
 
 
 class _ModelServer:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.clock import VirtualClock
-from streamvla.core.interfaces import goal_of
+from streamvla.core.interfaces import goal_of, require_anticipation
+from streamvla.runtime.early import Sighting
 from streamvla.runtime.episode import (
     EndReason,
     Episode,
@@ -24,7 +25,7 @@ from streamvla.runtime.episode import (
     describe,
     end_reason,
     lazily_generate,
-    make_context,
+    make_sighting,
 )
 from streamvla.runtime.faults import NO_FAULTS, FaultPlan
 from streamvla.runtime.injection import FaultClock, FaultyLatency, JumpingClock, inject
@@ -68,8 +69,11 @@ def run_simulated(
 
     Raises:
         StageFailedError: a stage died; the robot was brought to its safe stop first.
-        ConfigError: a fault that only a process can have.
+        ConfigError: a fault that only a process can have; an executor that looks ahead and a policy
+            that cannot.
     """
+    if episode.streamer.anticipates:
+        require_anticipation(episode.policy)
     clock = clock or VirtualClock()
     if faults:
         faults.require_in_process()
@@ -256,18 +260,30 @@ class _SimulatedRun:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))
             return
 
+        made: Sighting | Exception
+
         def start(now_ns: int) -> int:
+            nonlocal made
             self._episode.trace.record(ObserveStarted(self.told_ns, command.observation))
-            return self._latency.observe_ns()
+            duration_ns = self._latency.observe_ns()
+            try:  # now, because a refusal is quicker
+                made = make_sighting(self._episode, command, capture, captured_ns)
+            except Exception as error:
+                made = error
+                return duration_ns
+            profile = self._episode.profile
+            return profile.sighting_ns(duration_ns, made.calls, refused=made.refused)
 
         def done(now_ns: int) -> None:
-            try:
-                context = make_context(self._episode, command, capture, captured_ns)
-            except Exception as error:
-                self._handle(StageFailed(self.told_ns, "observe", describe(error)))
+            if isinstance(made, Exception):
+                self._handle(StageFailed(self.told_ns, "observe", describe(made)))
                 return
-            self._contexts[command.observation] = context
-            self._handle(Observed(self.told_ns, command.observation, goal_of(context)))
+            if not made.refused:
+                self._contexts[command.observation] = made.context
+            goal = goal_of(made.context)
+            self._handle(
+                Observed(self.told_ns, command.observation, goal, made.saliency, made.refused)
+            )
 
         self._encoder.submit(start, done)
 

@@ -3,6 +3,7 @@
 from streamvla.trace.events import (
     ActionReady,
     Dropped,
+    EarlyDecided,
     Ended,
     Failed,
     FaultInjected,
@@ -10,12 +11,14 @@ from streamvla.trace.events import (
     GenerateRequested,
     HealthChanged,
     Intervened,
+    LeadChosen,
     ObserveReady,
     ObserveRequested,
     ObserveStarted,
     Rearmed,
     Rejected,
     Sent,
+    Stimulus,
     TraceEvent,
 )
 from streamvla.trace.store import (
@@ -31,6 +34,7 @@ from streamvla.trace.store import (
 __all__ = [
     "ActionReady",
     "Dropped",
+    "EarlyDecided",
     "Ended",
     "Failed",
     "FaultInjected",
@@ -39,6 +43,7 @@ __all__ = [
     "GenerateRequested",
     "HealthChanged",
     "Intervened",
+    "LeadChosen",
     "MemoryTrace",
     "ObserveReady",
     "ObserveRequested",
@@ -46,6 +51,7 @@ __all__ = [
     "Rearmed",
     "Rejected",
     "Sent",
+    "Stimulus",
     "TeeTrace",
     "Trace",
     "TraceEvent",
