@@ -11,6 +11,7 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import RobotError
+from streamvla.core.interfaces import Frames
 from streamvla.runtime.privileges import RealtimeSettings
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 
@@ -40,6 +41,29 @@ def read_diary(path: Path) -> list[tuple[float, ...]]:
 
 def still_robot() -> StillRobot:
     return StillRobot(SPACE, PERIOD_NS, keep=False)
+
+
+def standing_robot() -> StillRobot:
+    return StillRobot(SPACE, PERIOD_NS, standing=np.array([0.0, 0.7]))
+
+
+class MovingRobot(StillRobot):
+    """Moves by 1 from one capture to the next, and shows it."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE, PERIOD_NS, keep=False)
+        self._captures = 0
+
+    def capture(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._captures += 1
+        return self._captures
+
+    def observe(self, capture: int) -> Frames:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Frames({"camera": np.array([capture])}, np.array([capture], np.float32))
+
+
+def moving_robot() -> StillRobot:
+    return MovingRobot()
 
 
 def robot_that_brings_torch() -> StillRobot:

@@ -58,10 +58,11 @@ class Scenario:
     serial: bool = True
     late: LateRule | None = None
     validity_ns: int | None = None
+    standing: np.ndarray | None = None
 
     def episode(self, trace: TraceSink) -> Episode:
         period_ns = self.profile.execute_ns
-        robot = StillRobot(self.space, period_ns)
+        robot = StillRobot(self.space, period_ns, standing=self.standing)
         policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script)
         streamer = Streamer(
             self.space,

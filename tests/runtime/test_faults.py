@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streamvla.core.clock import VirtualClock, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError
+from streamvla.core.interfaces import Frames
 from streamvla.core.limits import MotionLimits
 from streamvla.runtime.executors import ActionFlow
 from streamvla.runtime.faults import KINDS, PROCESS_KINDS, Fault, FaultPlan, parse_faults
@@ -205,9 +206,10 @@ def test_dropped_frames_make_the_observation_wait():
     assert sorted(took)[-2] < ms_to_ns(200)
 
 
-def test_a_frozen_camera_shows_the_same_capture():
-    """frozen-camera: observations in its time carry the picture from its start."""
-    shown = []
+def test_a_frozen_camera_shows_the_same_picture_while_the_joints_go_on():
+    """frozen-camera: observations in its time carry the picture from before, and the state of
+    their own instant."""
+    shown, measured = [], []
 
     class Counting:
         """A robot wrapper that numbers its captures."""
@@ -223,17 +225,24 @@ def test_a_frozen_camera_shows_the_same_capture():
             return self._count
 
         def observe(self, capture):
-            shown.append(capture)
-            return self._robot.observe(None)
+            return Frames({"camera": np.array([capture])}, np.array([capture], np.float32))
 
-    scenario = Scenario(ActionFlow(3), pacing="grid", observations=None, duration_ns=ms_to_ns(4000))
+    def script(observation, start, index):
+        if index == 0:
+            shown.append(int(observation.images["camera"][0]))
+            measured.append(int(observation.state[0]))
+        return np.zeros(2)
+
+    scenario = Scenario(
+        ActionFlow(3), pacing="grid", observations=None, duration_ns=ms_to_ns(4000), script=script
+    )
     episode = scenario.episode(MemoryTrace())
     episode = replace(episode, robot=Counting(episode.robot))
     faults = parse_faults(["frozen-camera:1s@1s"])
     run_simulated(episode, ConstantLatency(PAPER), faults=faults)
-    repeats = len(shown) - len(set(shown))
-    assert repeats >= 3
-    assert shown[-1] == len(set(shown))
+    assert measured == sorted(set(measured))
+    assert len(shown) - len(set(shown)) >= 3
+    assert shown[-1] == measured[-1]
 
 
 def test_a_slow_consumer_delays_commands_and_skips_none():

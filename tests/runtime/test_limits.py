@@ -20,6 +20,7 @@ from streamvla.runtime.limits import (
     approach_velocity,
     next_velocity,
 )
+from streamvla.testing import unit_space
 
 from .motion import violations
 from .scenario import MIXED
@@ -149,7 +150,11 @@ def test_the_independent_check_sees_what_is_wrong():
     ("make", "message"),
     [
         (lambda: MotionLimits((0.0,), (1.0,), (0.0,), (1.0,), (1.0,)), "velocity 0.0 must be"),
-        (lambda: MotionLimits((0.5,), (1.0,), (1.0,), (1.0,), (1.0,)), "must contain 0"),
+        (lambda: MotionLimits((1.0,), (0.5,), (1.0,), (1.0,), (1.0,)), "is no range"),
+        (
+            lambda: MotionLimits((0.5,), (1.0,), (1.0,), (1.0,), (1.0,)).require(unit_space()),
+            "must contain 0",
+        ),
         (lambda: MotionLimits((0.0,), (1.0,), (1.0, 1.0), (1.0,), (1.0,)), "equal length"),
         (lambda: MotionLimits.from_si(MIXED, 1, [1], [1], [1], [1]), "need 2 entries"),
         (lambda: MotionLimiter(MIXED, MotionLimits((0,), (1,), (1,), (1,), (1,))), "of 1 dim"),

@@ -32,7 +32,16 @@ from streamvla.runtime.privileges import RealtimeSettings
 from streamvla.runtime.process import ProcessDriver
 from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Streamer
-from streamvla.trace import Ended, Failed, FaultInjected, MemoryTrace, Sent, Trace, read_trace
+from streamvla.trace import (
+    CameraFrozen,
+    Ended,
+    Failed,
+    FaultInjected,
+    MemoryTrace,
+    Sent,
+    Trace,
+    read_trace,
+)
 
 from . import process_parts as parts
 from .scenario import Scenario, wandering
@@ -245,6 +254,24 @@ def test_a_film_keeps_a_capture_of_every_control_instant(driver, tmp_path):
     """With `film`, there is one capture for every command and one for the end."""
     result = driver.run(replace(plan_for(tmp_path / "film.jsonl", seconds=0.3), film=True))
     assert len(driver.captures) == len(result.ticks) + 1
+
+
+def test_the_first_hold_keeps_joints_where_the_executor_process_measures_them(tmp_path):
+    """The robot in the executor process says where its joints stand; that is what is held."""
+    path = tmp_path / "standing.jsonl"
+    with process_driver(parts.standing_robot, parts.wandering_policy) as driver:
+        driver.run(plan_for(path, observations=1))
+    assert sent(read_trace(path))[0].values == (0.0, 0.7)
+
+
+def test_a_frozen_camera_is_found_in_the_model_process(tmp_path):
+    """The word of the model process that a camera is frozen reaches the trace."""
+    path = tmp_path / "frozen.jsonl"
+    plan = replace(plan_for(path, seconds=1.5), faults=parse_faults(["frozen-camera:1s@200ms"]))
+    with process_driver(parts.moving_robot, parts.wandering_policy) as driver:
+        driver.run(plan)
+    frozen = [event for event in read_trace(path).events if isinstance(event, CameraFrozen)]
+    assert [event.view for event in frozen] == ["camera"]
 
 
 def test_measure_reports_every_flow_step(driver):

@@ -85,7 +85,7 @@ def test_every_tick_is_served_while_the_model_hangs():
     result = run_realtime(scenario.episode(trace))
     sent = [event for event in trace.events if isinstance(event, Sent)]
     assert result.reason == "time-limit"
-    assert len(sent) > 12  # of 25; a loaded machine may skip some
+    assert len(sent) > 3  # of 25; a loaded machine may skip many, a held-up loop serves one
     assert {event.source for event in sent} == {"hold"}
 
 

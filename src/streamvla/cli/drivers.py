@@ -148,6 +148,7 @@ class ThreadRunner:
             limits=plan.limits,
             instruction=plan.instruction,
             watch=watch,
+            frozen=plan.frozen,
         )
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from streamvla.runtime import (
     EpisodeLimits,
     Executor,
     FaultPlan,
+    FrozenCamera,
     Hold,
     Ladder,
     LatencyProfile,
@@ -82,6 +83,8 @@ class Run:
             latched safe stop. Default: the ladder when faults are put in, else basic.
         faults: put in on purpose, in every episode: KIND[:AMOUNT]@START[+LENGTH], as in
             model-stall:800ms@3s.
+        frozen_after: a camera counts as frozen when its picture came again so often while the robot
+            moved; None: never.
         json: print the figures as one JSON object on the last line.
     """
 
@@ -102,12 +105,14 @@ class Run:
     priority: int | None = RealtimeSettings.fifo_priority
     governor: Literal["basic", "ladder"] | None = None
     faults: tuple[str, ...] = ()
+    frozen_after: int | None = FrozenCamera.repeats
     json: bool = False
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.videos < 0:
             raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
         require_seconds(self.seconds)
+        FrozenCamera(self.frozen_after)  # a wrong number is said before the model is loaded
         if self.driver == "thread":
             self.fault_plan().require_in_process()
         if self.uses_ladder() and self.pacing == "event":
@@ -257,6 +262,7 @@ class _Session:
             seed=self._command.seed + number,
             instruction=self._command.instruction,
             faults=self._command.fault_plan(),
+            frozen=FrozenCamera(self._command.frozen_after),
             film=filmed,
         )
 
@@ -310,6 +316,7 @@ class _Session:
                 "driver": command.driver,
                 "governor": "ladder" if command.uses_ladder() else "basic",
                 "faults": list(command.faults),
+                "frozen_after": command.frozen_after,
             },
             "method": label(executor, self._policy.horizon),
             "profile": self._profile.label,

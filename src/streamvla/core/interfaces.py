@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import ConfigError, SpecMismatchError
+from streamvla.core.errors import ConfigError, RobotError, SpecMismatchError
 from streamvla.core.limits import MotionLimits
 
 
@@ -90,6 +90,7 @@ class Robot(Protocol):
 
     `command`, `advance_to` and `capture` are called from the control thread and must be quick;
     `observe` is called from the observer (another thread in real time) on a capture made earlier.
+    One that measures its absolute dimensions also has `standing` (see `standing_at`).
     """
 
     @property
@@ -217,6 +218,30 @@ def goal_of(context: Any) -> np.ndarray | None:
     policy falls silent.
     """
     return getattr(context, "goal", None)
+
+
+def standing_at(robot: Robot) -> np.ndarray:
+    """(d,) the action state in which a robot stands after `reset`, before any command.
+
+    Delta dimensions count from here: 0. A robot whose absolute dimensions can be measured, such as
+    joints, says where they are with a method `standing()`: (d,) in action units, what it gives for
+    delta dimensions is ignored. Without that method they start at 0 too, so that a first hold would
+    drive joints there.
+
+    Raises:
+        RobotError: what the robot measured is not `d` finite numbers.
+    """
+    space = robot.spec.action_space
+    measure = getattr(robot, "standing", None)
+    if measure is None:
+        return space.initial_state()
+    measured = np.asarray(measure(), dtype=float)
+    if measured.shape != (space.dim,) or not np.isfinite(measured).all():
+        raise RobotError(
+            f"robot {robot.spec.name} stands at {measured}: expected {space.dim} finite numbers, "
+            f"one for each of {', '.join(space.names)}"
+        )
+    return np.where(space.is_delta(), space.initial_state(), measured)
 
 
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:

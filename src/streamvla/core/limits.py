@@ -48,11 +48,8 @@ class MotionLimits:
             if bad:
                 raise ConfigError(f"motion limits: {name} {bad[0]} must be finite and above 0")
         for low, high in zip(self.position_low, self.position_high, strict=True):
-            if not low <= 0 <= high or low == high:
-                raise ConfigError(
-                    f"motion limits: position [{low}, {high}] must contain 0, where the "
-                    "action state of every episode starts; state it relative to the starting pose"
-                )
+            if not low < high:
+                raise ConfigError(f"motion limits: position [{low}, {high}] is no range")
 
     @property
     def dim(self) -> int:
@@ -125,13 +122,19 @@ class MotionLimits:
                 f"motion limits of {self.dim} dimensions for an action space of {space.dim}: "
                 f"give one entry for each of {', '.join(space.names)}"
             )
-        for name, kind, low, high in zip(
-            space.names, space.kinds, space.low, space.high, strict=True
+        ranges = zip(self.position_low, self.position_high, strict=True)
+        for name, kind, low, high, (lowest, highest) in zip(
+            space.names, space.kinds, space.low, space.high, ranges, strict=True
         ):
             if kind == "delta" and not low <= 0 <= high:
                 raise ConfigError(
                     f"motion limits: {name} takes deltas in [{low}, {high}]; the range must "
                     "contain 0, or the robot could never be told to stop"
+                )
+            if kind == "delta" and not lowest <= 0 <= highest:
+                raise ConfigError(
+                    f"motion limits: {name} takes deltas, so its position [{lowest}, {highest}] "
+                    "must contain 0, where it starts; state it relative to the starting pose"
                 )
 
 

@@ -341,12 +341,14 @@ def _timelines(runs: Sequence[ReportRun]) -> str:
 
 
 def _governor(runs: Sequence[ReportRun]) -> str:
-    """What the governor did, and how fast the robot went; empty when it never stepped in."""
-    if not any(run.metrics.get("interventions") for run in runs):
+    """What the governor did, and how fast the robot went; empty when there is nothing to say."""
+    said = ("interventions", "frozen_cameras")
+    if not any(run.metrics.get(name) for run in runs for name in said):
         return ""
     rows = "".join(
         f"<dt>{escape(run.label)}</dt><dd>{escape(_tally_words(run.metrics['interventions']))}; "
-        f"control ticks by health: {escape(_tally_words(run.metrics['health_ticks']))}</dd>"
+        f"control ticks by health: {escape(_tally_words(run.metrics['health_ticks']))}; "
+        f"frozen cameras: {run.metrics['frozen_cameras']}</dd>"
         for run in runs
     )
     pairs = zip(_first_episodes(runs), runs, strict=True)

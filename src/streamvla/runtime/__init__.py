@@ -1,5 +1,6 @@
 """When to observe, generate and send: the streamer and its drivers. Never imports torch."""
 
+from streamvla.runtime.cameras import FrozenCamera
 from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
 from streamvla.runtime.fallbacks import Compliance, FallbackController, HoldPosition, TowardGoal
@@ -27,6 +28,7 @@ __all__ = [
     "Executor",
     "FallbackController",
     "FaultPlan",
+    "FrozenCamera",
     "Governor",
     "Hold",
     "HoldPosition",

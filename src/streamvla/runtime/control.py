@@ -12,6 +12,7 @@ they differ in where the stages are.
 from __future__ import annotations
 
 from streamvla.core.clock import SystemClock
+from streamvla.core.interfaces import standing_at
 from streamvla.runtime.episode import (
     Controlled,
     EndReason,
@@ -84,7 +85,8 @@ class ControlLoop:
             self._clock.sleep_until_ns(self._start_ns)
             if self._episode.pacing == "grid":
                 self._deadline_ns = self._start_ns
-            self._handle(Started(self._clock.now_ns()))
+            standing = standing_at(self._episode.robot)
+            self._handle(Started(self._clock.now_ns(), standing))
             while self._over is None:
                 self._step()
         except KeyboardInterrupt:
@@ -132,7 +134,12 @@ class ControlLoop:
             case ContextReady():
                 self._handle(
                     Observed(
-                        now_ns, result.observation, result.goal, result.saliency, result.refused
+                        now_ns,
+                        result.observation,
+                        result.goal,
+                        result.frozen,
+                        result.saliency,
+                        result.refused,
                     )
                 )
             case ActionMade():

@@ -146,10 +146,12 @@ class Sighting:
         context: None if the observation was refused.
         saliency: of all n pending actions first; after a refusal those of n−1, …, 1 as well. Empty
             if nothing was foreseen.
+        frozen: views whose camera is frozen.
     """
 
     context: Any
     saliency: tuple[Saliency, ...] = ()
+    frozen: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:

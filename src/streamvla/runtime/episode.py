@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
-from streamvla.runtime.early import Sighting, sighting_of
+from streamvla.core.interfaces import FlowStart, Frames, Observation, Policy, Robot
+from streamvla.runtime.cameras import CameraWatch, FrozenCamera
+from streamvla.runtime.early import Foresee, Sighting, sighting_of
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartObserve, Streamer
 from streamvla.trace import Ended, TraceSink
@@ -49,6 +50,7 @@ class Episode:
             step; false gives each its own.
         instruction: say this to the policy instead of the robot's own phrasing.
         watch: called on every control instant.
+        frozen: when a camera counts as frozen.
     """
 
     robot: Robot
@@ -61,6 +63,7 @@ class Episode:
     serial: bool = True
     instruction: str | None = None
     watch: Watch | None = None
+    frozen: FrozenCamera = field(default_factory=FrozenCamera)
 
 
 class Controlled(Protocol):
@@ -92,14 +95,26 @@ class EpisodeResult:
 
 
 def make_sighting(
-    episode: Episode, command: StartObserve, capture: Any, captured_ns: int
+    episode: Episode,
+    cameras: CameraWatch,
+    command: StartObserve,
+    capture: Any,
+    captured_ns: int,
 ) -> Sighting:
     """The observe stage of an episode: frames, then context or refusal (`sighting_of`)."""
     instruction = episode.instruction or episode.robot.instruction
     observation = observation_of(
         episode.robot, capture, command.action_state, instruction, captured_ns
     )
-    return sighting_of(episode.policy, observation, command.foresee)
+    return watched_sighting(episode.policy, cameras, observation, command.foresee)
+
+
+def watched_sighting(
+    policy: Policy, cameras: CameraWatch, observation: Observation, foresee: Foresee | None
+) -> Sighting:
+    """`sighting_of`, and which cameras are frozen."""
+    frozen = cameras.look(Frames(observation.images, observation.state))
+    return replace(sighting_of(policy, observation, foresee), frozen=frozen)
 
 
 def observation_of(
@@ -136,7 +151,8 @@ def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:
 def close_trace(
     episode: Controlled, now_ns: int, start_ns: int, reason: EndReason
 ) -> EpisodeResult:
-    """Write the last event and give the result."""
+    """Write the last events and give the result."""
+    episode.streamer.close(now_ns)
     success = episode.robot.success
     episode.trace.record(Ended(now_ns, success, reason))
     return EpisodeResult(success, reason, now_ns - start_ns)

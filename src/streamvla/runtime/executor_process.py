@@ -333,7 +333,8 @@ class _Executor:
         stages = _ProcessStages(self._owner, self._intake, self._clock, self._episodes, instruct)
         stages.wait_for_model()
         start_ns = request.start_ns or self._clock.now_ns() + plan.reset_ns
-        self._intake.send(BeginEpisode(self._episodes, plan.profile, start_ns, plan.faults))
+        begin = BeginEpisode(self._episodes, plan.profile, start_ns, plan.faults, plan.frozen)
+        self._intake.send(begin)
         self._robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
         film = _Film(self._robot, captures) if plan.film else None
         hosted, clock = self._host(plan, trace, film, start_ns)

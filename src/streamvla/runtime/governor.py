@@ -78,6 +78,14 @@ class Governor(Protocol):
         """Whether the last command left the robot standing."""
         ...
 
+    def begin(self, state: np.ndarray) -> None:
+        """The robot stands at the action state (d,).
+
+        Raises:
+            ConfigError: that is outside its limits.
+        """
+        ...
+
     def rule(
         self, action: np.ndarray | None, state: np.ndarray, *, may_move: bool = True
     ) -> Ruling:
@@ -134,6 +142,9 @@ class SimpleGovernor:
     def at_rest(self) -> bool:
         """A stop takes one command here: the hold."""
         return True
+
+    def begin(self, state: np.ndarray) -> None:
+        """Any action state will do."""
 
     def rule(
         self, action: np.ndarray | None, state: np.ndarray, *, may_move: bool = True

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.runtime.cameras import FrozenCamera
 from streamvla.runtime.early import Foresee
 from streamvla.runtime.faults import FaultPlan
 from streamvla.runtime.latency import LatencyProfile
@@ -44,6 +45,7 @@ class BeginEpisode:
     profile: LatencyProfile
     start_ns: int
     faults: FaultPlan
+    frozen: FrozenCamera
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,9 @@ def to_record(record: np.dtype, delivered: Delivered) -> np.ndarray:
             row["kind"] = _IDLE
         case ObserveBegun(observation):
             row["kind"], row["observation"] = _BEGUN, observation
-        case ContextReady(observation, None):
+        case ContextReady(observation, None, ()):
             row["kind"], row["observation"] = _CONTEXT, observation
-        case ContextReady(observation, goal):
+        case ContextReady(observation, goal, ()):
             row["kind"], row["observation"] = _CONTEXT_WITH_GOAL, observation
             row["values"] = goal
         case ActionMade(started_ns, generation, index, values):
@@ -145,8 +147,8 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
             return False
         case ActionMade(values=values):
             return _is_vector(record, values)
-        case ContextReady(goal=goal, saliency=saliency):
-            return not saliency and (goal is None or _is_vector(record, goal))
+        case ContextReady(goal=goal, frozen=frozen, saliency=saliency):
+            return not (frozen or saliency) and (goal is None or _is_vector(record, goal))
     return True
 
 

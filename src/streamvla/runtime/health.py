@@ -5,7 +5,8 @@
         └────────────┴────────────┘◄──────────┘  rearmed
 
 Down at once, at its threshold; up again only after actions came for some ticks in a row, so that a
-stream with gaps stays "degraded" instead of flickering. "stopped" is the latched safe stop.
+stream with gaps stays "degraded" instead of flickering. While a camera is frozen it is at best
+"degraded": the actions come, from an old picture. "stopped" is the latched safe stop.
 """
 
 from __future__ import annotations
@@ -63,24 +64,31 @@ class Health:
     def state(self) -> HealthState:
         return self._state
 
-    def tick(self, *, supplied: bool, latched: bool) -> Transition | None:
-        """Take one control tick: `supplied`: it carried an action; `latched`: in the safe stop."""
+    def tick(self, *, supplied: bool, latched: bool, seeing: bool = True) -> Transition | None:
+        """Take one control tick.
+
+        Args:
+            supplied: it carried an action.
+            latched: the robot is in the safe stop.
+            seeing: no camera is frozen.
+        """
         self._began = self._began or supplied
         self._with = self._with + 1 if supplied else 0
         self._without = 0 if supplied or not self._began else self._without + 1
-        before, self._state = self._state, self._next(latched)
+        before, self._state = self._state, self._next(latched, seeing)
         return None if self._state == before else Transition(before, self._state)
 
-    def _next(self, latched: bool) -> HealthState:
+    def _next(self, latched: bool, seeing: bool) -> HealthState:
         limits = self._thresholds
         if latched:
             return "stopped"
         if self._without >= limits.stalled_after:
             return "stalled"
         if self._with >= limits.recovered_after:
-            return "streaming"
+            return "streaming" if seeing else "degraded"
         if self._state == "stopped":
             return "stalled"
-        if self._without >= limits.degraded_after and self._state == "streaming":
+        gap = self._without >= limits.degraded_after or not seeing
+        if gap and self._state == "streaming":
             return "degraded"
         return self._state

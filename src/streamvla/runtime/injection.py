@@ -25,6 +25,7 @@ from streamvla.core.interfaces import (
     Robot,
     RobotSpec,
     require_anticipation,
+    standing_at,
 )
 from streamvla.runtime.episode import Episode
 from streamvla.runtime.faults import BAD_ACTIONS, Fault, FaultPlan
@@ -162,6 +163,14 @@ def spoiled(values: np.ndarray, kind: str) -> np.ndarray:
     raise ValueError(f"{kind!r} is no way to spoil an action: expected one of {BAD_ACTIONS}")
 
 
+@dataclass(frozen=True)
+class _Frozen:
+    """A capture whose pictures are those of an earlier one; the joints' sensors still work."""
+
+    shown: Any
+    true: Any
+
+
 class FaultyRobot:
     """A robot whose camera fails and who takes commands slowly as planned. Implements `Robot`."""
 
@@ -183,6 +192,9 @@ class FaultyRobot:
     def success(self) -> bool:
         return self._robot.success
 
+    def standing(self) -> np.ndarray:
+        return standing_at(self._robot)
+
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
         self._has_latest = False
         self._robot.reset(seed, now_ns, command_duration_ns)
@@ -199,12 +211,17 @@ class FaultyRobot:
     def capture(self) -> Any:
         elapsed_ns = self._faults.elapsed_ns()
         frozen = any(fault.active(elapsed_ns) for fault in self._faults.plan.of("frozen-camera"))
-        if not (frozen and self._has_latest):
-            self._latest, self._has_latest = self._robot.capture(), True
-        return self._latest
+        capture = self._robot.capture()
+        if frozen and self._has_latest:
+            return _Frozen(self._latest, capture)
+        self._latest, self._has_latest = capture, True
+        return capture
 
     def observe(self, capture: Any) -> Frames:
         self._faults.wait_out("frame-drop")
+        if isinstance(capture, _Frozen):
+            images = self._robot.observe(capture.shown).images
+            return Frames(images, self._robot.observe(capture.true).state)
         return self._robot.observe(capture)
 
     def close(self) -> None:

@@ -104,6 +104,10 @@ class LadderGovernor:
     def at_rest(self) -> bool:
         return self._limiter.at_rest
 
+    def begin(self, state: np.ndarray) -> None:
+        self._limiter.begin(state)
+        self._anchor = state
+
     def aim(self, goal: np.ndarray | None) -> None:
         self._goal = goal
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import ConfigError
 from streamvla.core.limits import MotionLimits
 
 __all__ = [
@@ -215,6 +216,20 @@ class MotionLimiter:
         self._names = space.names
         self._limits = _axis_limits(space, limits)
         self._motion = [AxisMotion() for _ in self._limits]
+
+    def begin(self, state: np.ndarray) -> None:
+        """The robot stands at the action state (d,).
+
+        Raises:
+            ConfigError: outside the position limits, from where no motion is legal.
+        """
+        for name, limits, position in zip(self._names, self._limits, state.tolist(), strict=True):
+            if not limits.low <= position <= limits.high:
+                raise ConfigError(
+                    f"{name} stands at {position:g}, outside its position limits [{limits.low:g}, "
+                    f"{limits.high:g}]: move it inside first, or correct the limits"
+                )
+        self._motion = [AxisMotion(position) for position in state.tolist()]
 
     @property
     def velocity(self) -> np.ndarray:

@@ -15,9 +15,10 @@ import numpy as np
 
 from streamvla.core.clock import SystemClock, ms_to_ns
 from streamvla.core.interfaces import Policy, Robot
+from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.channel import Channel
-from streamvla.runtime.early import Sighting, sighting_of
-from streamvla.runtime.episode import observation_of
+from streamvla.runtime.early import Sighting
+from streamvla.runtime.episode import observation_of, watched_sighting
 from streamvla.runtime.handoff import (
     AwaitIdle,
     BeginEpisode,
@@ -100,6 +101,7 @@ class _Served:
             hog(begin.faults, clock, begin.start_ns)
         self._robot = robot
         self._policy = policy
+        self._cameras = CameraWatch(begin.frozen)
         self.runner = StageRunner(
             policy,
             begin.profile,
@@ -117,7 +119,7 @@ class _Served:
                 request.instruction,
                 request.captured_ns,
             )
-            return sighting_of(self._policy, observation, request.foresee)
+            return watched_sighting(self._policy, self._cameras, observation, request.foresee)
 
         self.runner.observe(request.observation, request.captured_ns, make)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.interfaces import Policy, Robot
+from streamvla.runtime.cameras import FrozenCamera
 from streamvla.runtime.episode import EpisodeLimits, EpisodeResult
 from streamvla.runtime.faults import NO_FAULTS, FaultPlan
 from streamvla.runtime.latency import LatencyProfile
@@ -37,6 +38,7 @@ class EpisodePlan:
         instruction: say this to the policy instead of the robot's own phrasing.
         reset_ns: given to the robot to reset before the first tick.
         faults: put in on purpose, counted from tick 0.
+        frozen: when a camera counts as frozen.
         film: keep a capture of every control instant, for a video made afterwards.
     """
 
@@ -50,6 +52,7 @@ class EpisodePlan:
     instruction: str | None = None
     reset_ns: int = ms_to_ns(300)
     faults: FaultPlan = NO_FAULTS
+    frozen: FrozenCamera = field(default_factory=FrozenCamera)
     film: bool = False
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Policy, Robot, require_anticipation
+from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.control import ControlLoop
 from streamvla.runtime.episode import Episode, EpisodeResult, make_sighting
 from streamvla.runtime.faults import NO_FAULTS, FaultPlan
@@ -130,6 +131,7 @@ class _ThreadStages:
         self._clock = clock
         self._inbox: queue.SimpleQueue[StageResult] = queue.SimpleQueue()
         self._waited_for: StageResult | None = None
+        self._cameras = CameraWatch(episode.frozen)
         self._runner = StageRunner(
             episode.policy, episode.profile, clock, accelerator, self._inbox.put
         )
@@ -141,7 +143,7 @@ class _ThreadStages:
         self._runner.observe(
             command.observation,
             captured_ns,
-            lambda: make_sighting(self._episode, command, capture, captured_ns),
+            lambda: make_sighting(self._episode, self._cameras, command, capture, captured_ns),
         )
 
     def take(self) -> StageResult | None:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.clock import VirtualClock
-from streamvla.core.interfaces import goal_of, require_anticipation
+from streamvla.core.interfaces import goal_of, require_anticipation, standing_at
+from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.early import Sighting
 from streamvla.runtime.episode import (
     EndReason,
@@ -123,6 +124,7 @@ class _SimulatedRun:
         self._sequence = 0
         self._encoder = _Accelerator(self)
         self._generator = self._encoder if episode.serial else _Accelerator(self)
+        self._cameras = CameraWatch(episode.frozen)
         self._contexts: dict[int, Any] = {}
         self._cancelled: set[int] = set()
         self._over: EndReason | None = None
@@ -143,11 +145,11 @@ class _SimulatedRun:
         self._sequence += 1
 
     def run(self) -> EpisodeResult:
-        self._handle(Started(self.told_ns))
-        if self._episode.pacing == "grid":
-            self._schedule_tick(0)
-        self._schedule_time_limit()
         try:
+            self._handle(Started(self.told_ns, standing_at(self._episode.robot)))
+            if self._episode.pacing == "grid":
+                self._schedule_tick(0)
+            self._schedule_time_limit()
             over = self._until_over()
         except KeyboardInterrupt:
             self._come_to_rest()
@@ -267,7 +269,7 @@ class _SimulatedRun:
             self._episode.trace.record(ObserveStarted(self.told_ns, command.observation))
             duration_ns = self._latency.observe_ns()
             try:  # now, because a refusal is quicker
-                made = make_sighting(self._episode, command, capture, captured_ns)
+                made = make_sighting(self._episode, self._cameras, command, capture, captured_ns)
             except Exception as error:
                 made = error
                 return duration_ns
@@ -282,7 +284,14 @@ class _SimulatedRun:
                 self._contexts[command.observation] = made.context
             goal = goal_of(made.context)
             self._handle(
-                Observed(self.told_ns, command.observation, goal, made.saliency, made.refused)
+                Observed(
+                    self.told_ns,
+                    command.observation,
+                    goal,
+                    made.frozen,
+                    made.saliency,
+                    made.refused,
+                )
             )
 
         self._encoder.submit(start, done)

@@ -39,13 +39,15 @@ class ObserveBegun:
 
 @dataclass(frozen=True, slots=True)
 class ContextReady:
-    """The context of the observation is there, and with it the goal (d,) it states, if any.
+    """The context of the observation is there, with the goal (d,) it states, if any, and the views
+    that are frozen.
 
     Or the observation was `refused`; `saliency` is that of `early.Sighting`.
     """
 
     observation: int
     goal: np.ndarray | None = None
+    frozen: tuple[str, ...] = ()
     saliency: tuple[Saliency, ...] = ()
     refused: bool = False
 
@@ -273,7 +275,7 @@ class StageRunner:
             if not made.refused:
                 self._contexts[observation] = made.context
             goal = goal_of(made.context)
-            self._report(ContextReady(observation, goal, made.saliency, made.refused))
+            self._report(ContextReady(observation, goal, made.frozen, made.saliency, made.refused))
 
         self._encoder.submit(job)
 

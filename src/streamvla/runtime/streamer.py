@@ -36,17 +36,19 @@ from streamvla.runtime.early import (
 from streamvla.runtime.executors import ActionFlow, Compensation, Executor
 from streamvla.runtime.governor import Fallback, Governor, Hold, Ruling, SimpleGovernor, unusable
 from streamvla.runtime.health import Health, HealthState, HealthThresholds
+from streamvla.runtime.interventions import InterventionLog
 from streamvla.runtime.ladder import Ladder, LadderGovernor
 from streamvla.runtime.lead import LeadPlanner
 from streamvla.trace import (
     ActionReady,
+    CameraFrozen,
+    CameraThawed,
     Dropped,
     EarlyDecided,
     Failed,
     Finished,
     GenerateRequested,
     HealthChanged,
-    Intervened,
     LeadChosen,
     ObserveReady,
     ObserveRequested,
@@ -69,9 +71,13 @@ _STILL = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The episode begins: the robot stands ready at `now_ns`."""
+    """The episode begins: the robot stands ready at `now_ns`.
+
+    `action_state` (d,) is where (`core.interfaces.standing_at`); None for all zeros.
+    """
 
     now_ns: int
+    action_state: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +102,14 @@ class Observed:
     """The context of an observation is ready, or the observation was refused.
 
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
+    `frozen` names the views whose camera is frozen (`runtime.cameras`).
     `saliency` is that of `early.Sighting`.
     """
 
     now_ns: int
     observation: int
     goal: np.ndarray | None = None
+    frozen: tuple[str, ...] = ()
     saliency: tuple[Saliency, ...] = ()
     refused: bool = False
 
@@ -278,6 +286,7 @@ class Streamer:
         self._by_tick = not isinstance(late, Shift)
         self._validity_ns = validity_ns
         self._health = Health(health or HealthThresholds())
+        self._interventions = InterventionLog(trace)
 
         self._buffer = RollingBuffer(late)
         self._next_tick = 0
@@ -300,6 +309,7 @@ class Streamer:
         self._sent_ns = 0  # of the latest action
         self._sent_at_capture = -1  # commands, at the latest one
         self._failure: StageFailedError | None = None
+        self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
         self._latched = False  # the safe stop is on; only `Rearm` ends it
         self._outdated: int | None = None  # an observation from before the safe stop
         self._supplied = False  # grid pacing: the latest tick had an action
@@ -374,9 +384,19 @@ class Streamer:
             case Rearm():
                 return self._on_rearm(event)
             case Started():
-                if self._pacing == "event":
-                    self._free_since_ns = event.now_ns
-                return self._observe_if_wanted(event.now_ns)
+                return self._on_started(event)
+
+    def _on_started(self, event: Started) -> list[Command]:
+        if event.action_state is not None:
+            self._action_state = event.action_state
+        self._governor.begin(self._action_state)
+        if self._pacing == "event":
+            self._free_since_ns = event.now_ns
+        return self._observe_if_wanted(event.now_ns)
+
+    def close(self, now_ns: int) -> None:
+        """The episode is over: write what was only counted so far."""
+        self._interventions.flush(now_ns)
 
     # --- control instants ----------------------------------------------------------------------
 
@@ -392,8 +412,7 @@ class Streamer:
             before,
             may_move=self._generation is None,  # a generation starts from the state as it is now
         )
-        for rung, cause in ruling.interventions:
-            self._trace.record(Intervened(event.now_ns, event.tick, rung, cause))
+        self._interventions.note(event.now_ns, event.tick, ruling.interventions)
         if action is not None and ruling.source == "policy":
             send = self._send_action(action, ruling, event.now_ns, event.due_ns, event.tick)
         else:
@@ -433,7 +452,9 @@ class Streamer:
             self._drop(now_ns, action.generation, action.index, "expired")
 
     def _note_health(self, event: Tick, *, supplied: bool) -> None:
-        transition = self._health.tick(supplied=supplied, latched=self._governor.latched)
+        transition = self._health.tick(
+            supplied=supplied, latched=self._governor.latched, seeing=not self._frozen
+        )
         if transition is not None:
             self._trace.record(HealthChanged(event.now_ns, event.tick, *transition))
 
@@ -557,6 +578,7 @@ class Streamer:
     def _on_observed(self, event: Observed) -> list[Command]:
         capture = self._captures[event.observation]
         self._encoding = None
+        self._note_cameras(event)
         outdated = self._latched or event.observation == self._outdated
         if event.refused or outdated:
             del self._captures[event.observation]
@@ -639,6 +661,15 @@ class Streamer:
         else:
             next_ns = now_ns if self._free_since_ns is not None else self._sent_ns + period_ns
         return leads_to_cover(first_ns - max(0, next_ns - now_ns), period_ns)
+
+    def _note_cameras(self, event: Observed) -> None:
+        for view in event.frozen:
+            if view not in self._frozen:
+                self._trace.record(CameraFrozen(event.now_ns, event.observation, view))
+        for view in self._frozen:
+            if view not in event.frozen:
+                self._trace.record(CameraThawed(event.now_ns, event.observation, view))
+        self._frozen = event.frozen
 
     # --- generating ----------------------------------------------------------------------------
 
@@ -807,6 +838,7 @@ class Streamer:
             return cancel
         ruling = self._governor.rule(None, self._action_state)
         tick = max(self._next_tick, self._sent)  # event pacing counts commands
+        self._interventions.note(event.now_ns, tick, ruling.interventions)
         return [*cancel, self._send_governed(ruling, event.now_ns, event.now_ns, tick)]
 
     def _on_rearm(self, event: Rearm) -> list[Command]:

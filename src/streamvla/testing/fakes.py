@@ -29,12 +29,23 @@ def unit_space(dim: int = 1) -> ActionSpace:
 class StillRobot:
     """Takes every command, keeps it, and never moves.
 
+    Args:
+        standing: (d,) where its absolute dimensions are measured to be; None for zeros.
+
     Attributes:
         commands: `(now_ns, values)` of every command since `reset`, if `keep` was set.
         success: set it to end an episode.
     """
 
-    def __init__(self, space: ActionSpace, period_ns: int, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        space: ActionSpace,
+        period_ns: int,
+        *,
+        keep: bool = True,
+        standing: np.ndarray | None = None,
+    ) -> None:
+        self._standing = space.initial_state() if standing is None else standing
         self._spec = RobotSpec("still", space, ("camera",), (1, 1), (), period_ns)
         self._keep = keep
         self.commands: list[tuple[int, np.ndarray]] = []
@@ -44,6 +55,9 @@ class StillRobot:
     @property
     def spec(self) -> RobotSpec:
         return self._spec
+
+    def standing(self) -> np.ndarray:
+        return self._standing
 
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
         self.commands.clear()

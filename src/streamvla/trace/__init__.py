@@ -2,6 +2,8 @@
 
 from streamvla.trace.events import (
     ActionReady,
+    CameraFrozen,
+    CameraThawed,
     Dropped,
     EarlyDecided,
     Ended,
@@ -33,6 +35,8 @@ from streamvla.trace.store import (
 
 __all__ = [
     "ActionReady",
+    "CameraFrozen",
+    "CameraThawed",
     "Dropped",
     "EarlyDecided",
     "Ended",

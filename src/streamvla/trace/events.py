@@ -149,16 +149,19 @@ class Rejected(NamedTuple):
 
 
 class Intervened(NamedTuple):
-    """The governor stepped in on a control tick, on which rung of its ladder, and why.
+    """The governor stepped in, on which rung of its ladder, and why.
 
     `rung` is "clamp" (the action went out, brought within the limits), "reject" (it did not), or
-    that of the command sent in its place, as in `Sent.source`.
+    that of the command sent in its place, as in `Sent.source`. The event stands for `ticks` control
+    ticks up to `tick`: this one, and those with the same rung and cause that had no event of their
+    own (`runtime.interventions`).
     """
 
     t_ns: int
     tick: int
     rung: str
     cause: str
+    ticks: int = 1
 
 
 class Rearmed(NamedTuple):
@@ -174,6 +177,22 @@ class HealthChanged(NamedTuple):
     tick: int
     before: str
     after: str
+
+
+class CameraFrozen(NamedTuple):
+    """A view shows the same picture again and again while the robot moves (`runtime.cameras`)."""
+
+    t_ns: int
+    observation: int
+    view: str
+
+
+class CameraThawed(NamedTuple):
+    """A view that was frozen shows another picture."""
+
+    t_ns: int
+    observation: int
+    view: str
 
 
 class FaultInjected(NamedTuple):
@@ -216,6 +235,8 @@ TraceEvent = (
     | Intervened
     | Rearmed
     | HealthChanged
+    | CameraFrozen
+    | CameraThawed
     | FaultInjected
     | Failed
     | Ended
@@ -239,6 +260,8 @@ EVENT_TYPES: dict[str, type] = {
         Intervened,
         Rearmed,
         HealthChanged,
+        CameraFrozen,
+        CameraThawed,
         FaultInjected,
         Failed,
         Ended,

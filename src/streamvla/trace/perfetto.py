@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from streamvla.trace.events import (
+    CameraFrozen,
+    CameraThawed,
     Dropped,
     Ended,
     Failed,
@@ -166,6 +168,10 @@ def _instants(run: PerfettoRun, process: int) -> Iterator[Fields]:
                 track, name = "governor", f"{rung}: {cause}"
             case HealthChanged(_, _, before, after):
                 track, name = "governor", f"health: {before} → {after}"
+            case CameraFrozen(_, _, view):
+                track, name = "governor", f"camera {view} frozen"
+            case CameraThawed(_, _, view):
+                track, name = "governor", f"camera {view} shows something new"
             case Rearmed():
                 track, name = "governor", "rearmed"
             case FaultInjected(_, kind, _):
