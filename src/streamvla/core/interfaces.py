@@ -244,6 +244,14 @@ def standing_at(robot: Robot) -> np.ndarray:
     return np.where(space.is_delta(), space.initial_state(), measured)
 
 
+def stimulus_of(robot: Any) -> int | None:
+    """The latest instant, ns, at which the world changed so that the robot should react.
+
+    A robot that knows it states it by an attribute `stimulus_ns`; None: nothing happened yet.
+    """
+    return getattr(robot, "stimulus_ns", None)
+
+
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:
     """Raise `SpecMismatchError` unless the policy was made for a robot like this one."""
     robot.action_space.require(policy.action_space, "the policy")

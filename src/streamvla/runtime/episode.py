@@ -9,12 +9,19 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart, Frames, Observation, Policy, Robot
+from streamvla.core.interfaces import (
+    FlowStart,
+    Frames,
+    Observation,
+    Policy,
+    Robot,
+    stimulus_of,
+)
 from streamvla.runtime.cameras import CameraWatch, FrozenCamera
 from streamvla.runtime.early import Foresee, Sighting, sighting_of
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartObserve, Streamer
-from streamvla.trace import Ended, TraceSink
+from streamvla.trace import Ended, Stimulus, TraceSink
 from streamvla.trace.spans import Pacing
 
 EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
@@ -123,6 +130,21 @@ def observation_of(
     """Capture → frames → observation; `action_state` is (d,)."""
     frames = robot.observe(capture)
     return Observation(frames.images, frames.state, action_state, instruction, captured_ns)
+
+
+class StimulusLog:
+    """Puts what happens in the world into the trace; look at it on every control instant."""
+
+    def __init__(self, robot: Robot, trace: TraceSink) -> None:
+        self._robot = robot
+        self._trace = trace
+        self._latest_ns: int | None = None
+
+    def look(self) -> None:
+        stimulus_ns = stimulus_of(self._robot)
+        if stimulus_ns is not None and stimulus_ns != self._latest_ns:
+            self._latest_ns = stimulus_ns
+            self._trace.record(Stimulus(stimulus_ns, "the goal was moved"))
 
 
 def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:

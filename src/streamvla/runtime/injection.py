@@ -26,6 +26,7 @@ from streamvla.core.interfaces import (
     RobotSpec,
     require_anticipation,
     standing_at,
+    stimulus_of,
 )
 from streamvla.runtime.episode import Episode
 from streamvla.runtime.faults import BAD_ACTIONS, Fault, FaultPlan
@@ -194,6 +195,10 @@ class FaultyRobot:
 
     def standing(self) -> np.ndarray:
         return standing_at(self._robot)
+
+    @property
+    def stimulus_ns(self) -> int | None:
+        return stimulus_of(self._robot)
 
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
         self._has_latest = False

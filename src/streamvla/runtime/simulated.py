@@ -22,6 +22,7 @@ from streamvla.runtime.episode import (
     EndReason,
     Episode,
     EpisodeResult,
+    StimulusLog,
     close_trace,
     describe,
     end_reason,
@@ -115,6 +116,7 @@ class _SimulatedRun:
         self, episode: Episode, latency: LatencyModel, clock: VirtualClock, faults: FaultPlan
     ) -> None:
         self._episode = episode
+        self._stimuli = StimulusLog(episode.robot, episode.trace)
         self._latency = latency
         self._clock = clock
         self._start_ns = clock.now_ns()
@@ -195,6 +197,7 @@ class _SimulatedRun:
 
     def _look_for_end(self) -> None:
         self._episode.robot.advance_to(self.now_ns)
+        self._stimuli.look()
         if self._episode.watch is not None:
             self._episode.watch(self.told_ns)
         self._over = end_reason(self._episode, self.now_ns - self._start_ns)
