@@ -72,7 +72,7 @@ def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
         (("run", "--methods", "action-flow:x"), "'x' is no whole number"),
         (("run", "--checkpoint", "no-such-file"), "no checkpoint at no-such-file"),
         (("eval", "--tasks", "drawer-opn"), "did you mean 'drawer-open'"),
-        (("eval", "--method", "chunk"), "unknown executor 'chunk'"),
+        (("eval", "--executor", "chunk"), "unknown executor 'chunk'"),
         (("eval", "--seed", "5"), "evaluation seeds start at 1000000"),
         (("eval", "--suite", "language", "--tasks", "reach"), "expected one of the two"),
         (("collect", "--tasks", "reech"), "did you mean 'reach'"),

@@ -30,6 +30,7 @@ from streamvla.runtime.latency import (
     named_profile,
     profile_ms,
 )
+from streamvla.runtime.realtime import run_realtime
 from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Observed, Started, Streamer, Tick
 from streamvla.testing import AnticipatingPolicy
@@ -454,6 +455,22 @@ def test_a_safe_stop_during_a_look_is_not_undone_by_its_verdict():
     streamer.handle(SafeStop(5, "operator"))
     assert streamer.handle(Observed(9, 0, saliency=((2.0,),), refused=True)) == []
     assert len(streamer.handle(Tick(10, 10, 1))) == 1
+
+
+# --- real time ---------------------------------------------------------------------------------
+
+
+def test_both_drivers_take_the_same_decisions():
+    """In real time, on threads, the gate refuses and accepts what it does in virtual time."""
+    quick = profile_ms("quick", 12, 3, 10, look=4, predict=1)
+    runs = []
+    for _ in range(2):
+        runs.append(foreseeing(gate(1.2), profile=quick, script=forward, saliency=by_motion))
+    trace = MemoryTrace()
+    run_realtime(runs[0].episode(trace))
+    wall = [e for e in trace.events if isinstance(e, EarlyDecided)]
+    virtual = decisions(runs[1].run())
+    assert {(e.accepted, e.saliency) for e in virtual} <= {(e.accepted, e.saliency) for e in wall}
 
 
 # --- properties ------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamvla.cli.methods import label, parse_method, require_seconds, slug
+from streamvla.cli.methods import EarlyOptions, label, parse_executor, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
@@ -20,7 +20,14 @@ from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import Suite, make_robot, suite_tasks, task_names
-from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
+from streamvla.runtime import (
+    Episode,
+    EpisodeLimits,
+    Executor,
+    Streamer,
+    named_profile,
+    run_simulated,
+)
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
@@ -35,10 +42,11 @@ class Eval:
         suite: evaluate on all tasks of a suite.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
-        method: synchronous[:h] or action-flow[:lead|:auto].
+        executor: synchronous[:h] or action-flow[:lead|:auto].
         profile: stage times of the latency model.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         jitter: coefficient of variation of the stage times.
+        concurrent: encode and generate on an accelerator each, instead of sharing one.
         seconds: an episode's limit, on the robot's clock.
         instructions: phrasings the policy was trained on, or held out.
         asked: the episode's own goal; another goal of the same scene, which success then means
@@ -52,10 +60,12 @@ class Eval:
     suite: Suite | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 50
-    method: str = "action-flow"
+    executor: str = "action-flow"
+    early: EarlyOptions = field(default_factory=EarlyOptions)
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
     jitter: float = 0.0
+    concurrent: bool = False
     seconds: float = 15.0
     seed: int = FIRST_EVALUATION_SEED
     instructions: Split = "train"
@@ -129,12 +139,13 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
     from streamvla.policy import identify
 
-    profile = named_profile(command.profile)
-    executor = parse_method(command.method, profile, _policy(checkpoint).spec.horizon)
+    executor = _executor(command, _policy(checkpoint))
     identity = identify(checkpoint)
     name = f"{checkpoint.stem}-{identity['sha256'][:8]}"
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
-    setting = "-".join([command.profile, command.pacing, *variant])
+    setting = "-".join(
+        [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
+    )
     folder = command.out / name / slug(executor) / setting
     seeds = range(command.seed, command.seed + command.episodes)
     return [
@@ -142,6 +153,18 @@ def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]
         for task in tasks
         for seed in seeds
     ]
+
+
+def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
+    return parse_executor(
+        command.executor,
+        named_profile(command.profile),
+        policy.spec.horizon,
+        command.early,
+        policy,
+        seed=seed,
+        shared_accelerator=not command.concurrent,
+    )
 
 
 def _outcome(job: _Job) -> RunMetrics:
@@ -196,14 +219,15 @@ def _run_job(job: _Job) -> None:
     policy, robot = _policy(job.checkpoint), _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
     profile = named_profile(command.profile)
-    executor = parse_method(command.method, profile, policy.spec.horizon)
+    executor = _executor(command, policy, job.seed)
     partial = job.path.with_suffix(".partial")
     with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
         robot.reset(job.seed, 0, profile.execute_ns)
         space, horizon = policy.spec.action_space, policy.spec.horizon
         streamer = Streamer(space, horizon, executor, command.pacing, trace)
         limits = EpisodeLimits(ms_to_ns(command.seconds * 1000))
-        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits)
+        serial = not command.concurrent
+        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits, serial)
         jittered = JitteredLatency(profile, command.jitter, job.seed)
         run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
     os.replace(partial, job.path)
@@ -234,7 +258,7 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
     horizon = _policy(checkpoint).spec.horizon
-    executor = parse_method(command.method, named_profile(command.profile), horizon)
+    executor = _executor(command, _policy(checkpoint))
     rows = [
         (
             task,
@@ -255,7 +279,8 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
         print_json(
             {
                 "command": "eval",
-                "method": command.method,
+                "executor": command.executor,
+                "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "mean_success": mean_success,
                 "tasks": {task: _task_figures(figures) for task, figures in tasks.items()},

@@ -157,7 +157,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "success": Recipe(
-        commands={"lead 0": "eval --episodes 50 --method action-flow:0 --json"},
+        commands={"lead 0": "eval --episodes 50 --executor action-flow:0 --json"},
         rows=_task_rows,
         columns={
             "run": Column("task"),

@@ -526,7 +526,7 @@ class Streamer:
             return []
         pending = self.pending()
         if self._executor.replans:
-            return self._observe(now_ns, pending) if self._may_replan(pending) else []
+            return self._replan(now_ns, pending) if self._may_replan(now_ns) else []
         if pending == 0:
             return self._observe(now_ns, pending)
         return self._observe_early(now_ns, pending) if pending <= self._next_lead else []
@@ -630,10 +630,10 @@ class Streamer:
 
     # --- replanning as fast as possible --------------------------------------------------------
 
-    def _may_replan(self, pending: int) -> bool:
+    def _may_replan(self, now_ns: int) -> bool:
         """Whether the encoder can be spared: a command was sent since the last capture, every
-        context gives an action first, and on a shared accelerator enough are made to bridge the
-        next observation."""
+        context gives an action first, and what is made can bridge the next observation if
+        generating must wait for it."""
         if self._sent == self._sent_at_capture:
             return False
         generation = self._generation
@@ -641,8 +641,26 @@ class Streamer:
             return True
         if generation.next_index == generation.first_index:
             return False
-        shared = isinstance(self._executor, ActionFlow) and self._executor.shared_accelerator
-        return not shared or len(self._buffer) >= self._planner.lead
+        return not self._shared or self._bridged(now_ns)
+
+    @property
+    def _shared(self) -> bool:
+        return isinstance(self._executor, ActionFlow) and self._executor.shared_accelerator
+
+    def _bridged(self, now_ns: int) -> bool:
+        """Whether observing and a first action fit into the actions that are made."""
+        observe_ns, first_ns, period_ns = self._planner.times
+        if observe_ns is None or first_ns is None or not period_ns:
+            return len(self._buffer) >= self._planner.lead
+        covered_ns = self._until_next_ns(now_ns, period_ns) + len(self._buffer) * period_ns
+        return covered_ns >= observe_ns + first_ns
+
+    def _replan(self, now_ns: int, pending: int) -> list[Command]:
+        """Look; on a shared accelerator what is not made by now would only be in the way."""
+        stop = []
+        if self._shared:
+            stop = self._abandon_generation(now_ns, "replaced by a newer context")
+        return [*stop, *self._observe(now_ns, pending)]
 
     def _take_over(self, now_ns: int) -> list[Command]:
         """The newest context plans anew behind the actions that are due before its first one."""
@@ -656,11 +674,16 @@ class Streamer:
         _, first_ns, period_ns = self._planner.times
         if first_ns is None or not period_ns:
             return len(self._buffer)
+        return leads_to_cover(first_ns - self._until_next_ns(now_ns, period_ns), period_ns)
+
+    def _until_next_ns(self, now_ns: int, period_ns: int) -> int:
+        """How long until the robot takes its next action."""
         if self._pacing == "grid" and self._last_due is not None:
-            next_ns = self._last_due[1] + period_ns
+            tick, due_ns = self._last_due
+            next_ns = due_ns + period_ns if self._next_tick > tick else due_ns
         else:
             next_ns = now_ns if self._free_since_ns is not None else self._sent_ns + period_ns
-        return leads_to_cover(first_ns - max(0, next_ns - now_ns), period_ns)
+        return max(0, next_ns - now_ns)
 
     def _note_cameras(self, event: Observed) -> None:
         for view in event.frozen:
