@@ -21,8 +21,10 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.flow import FlowConfig
+from streamvla.model.chunk import ChunkFlowConfig
+from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
+from streamvla.model.regression import RegressionConfig
 from tests.model.tiny import TINY, tiny_model
 
 SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-1,) * 3, (1,) * 3)
@@ -33,7 +35,7 @@ OTHER = replace(SPACE, kinds=("delta", "delta", "delta"))
 def checkpoint() -> Checkpoint:
     return Checkpoint(
         model=TINY,
-        flow=FlowConfig(horizon=5, k=5.0),
+        method=ActionFlowConfig(horizon=5, k=5.0),
         spec=PolicySpec(SPACE, 5, ("side", "front"), (32, 32), 2, 50_000_000),
         normalisation=Normalisation((0.5, 1.0), (2.0, 3.0), (0.3, 0.4, 1.0)),
         provenance={"seed": 3, "commit": "abc", "step": 7},
@@ -50,11 +52,49 @@ def path(tmp_path: Path, checkpoint: Checkpoint) -> Path:
 def test_round_trip(path, checkpoint):
     """What is loaded equals what was saved: settings, statistics, provenance and weights."""
     loaded = load_checkpoint(path, SPACE)
-    for name in ("model", "flow", "spec", "normalisation", "provenance"):
+    for name in ("model", "method", "spec", "normalisation", "provenance"):
         assert getattr(loaded, name) == getattr(checkpoint, name)
     for name, tensor in loaded.build_model().state_dict().items():
         torch.testing.assert_close(tensor, checkpoint.weights[name], rtol=0, atol=0)
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_from_before_there_were_methods(path, checkpoint):
+    """A header with a "flow" and no method loads as action flow matching with those settings."""
+    header, tensors = load_tensors(path)
+    flow = header.pop("method")
+    for name in ("name", "aligned"):
+        del flow[name]
+    del header["spec"]["chunk_passes"], header["model"]["proprioception"]
+    del header["model"]["places_dim"]
+    header["schema_version"] = 2
+    del header["normalisation"]["action_offset"], header["normalisation"]["action_state_scale"]
+    save_tensors(path, tensors, {**header, "flow": flow})
+    loaded = load_checkpoint(path, SPACE)
+    assert loaded.method == checkpoint.method
+    assert loaded.spec == checkpoint.spec
+    assert loaded.normalisation == checkpoint.normalisation
+
+
+@pytest.mark.parametrize("method", [ChunkFlowConfig(horizon=5), RegressionConfig(horizon=5)])
+def test_other_methods_round_trip(tmp_path, checkpoint, method):
+    """A chunk method is loaded with its own expert and settings."""
+    spec = replace(checkpoint.spec, chunk_passes=method.chunk_passes)
+    weights = tiny_model(method=method).state_dict()
+    saved = replace(checkpoint, method=method, spec=spec, weights=weights)
+    save_checkpoint(tmp_path / "chunk.safetensors", saved)
+    loaded = load_checkpoint(tmp_path / "chunk.safetensors", SPACE)
+    assert (loaded.method, loaded.spec) == (method, spec)
+    assert loaded.build_model().state_dict().keys() == weights.keys()
+
+
+def test_weights_of_another_method_are_refused(path, checkpoint):
+    """Action-flow weights under a chunk-flow header are refused, naming the tensor."""
+    header, tensors = load_tensors(path)
+    method = {"name": "chunk-flow", "horizon": 5}
+    save_tensors(path, tensors, {**header, "method": method})
+    with pytest.raises(CheckpointError, match=r"expert\.from_action\.bias.*none"):
+        load_checkpoint(path)
 
 
 def test_missing_file(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamvla.core.errors import ConfigError
 from streamvla.model import flow, instruction
 from streamvla.model.flow import (
-    FlowConfig,
+    ActionFlowConfig,
     action_path,
     flow_sample,
     noise_std,
@@ -41,8 +41,8 @@ def test_field_on_a_bent_path(tau, mean, std, velocity_at_07):
     """Mean, deviation and stabilised velocity match the closed form on 0 → 1 → 0.5."""
     time = torch.tensor(tau)
     assert path_at(PATH, time)[0].item() == pytest.approx(mean)
-    assert noise_std(time, FlowConfig()).item() == pytest.approx(std, rel=1e-5)
-    velocity = stabilised_velocity(torch.tensor([0.7]), PATH, time, FlowConfig())
+    assert noise_std(time, ActionFlowConfig()).item() == pytest.approx(std, rel=1e-5)
+    velocity = stabilised_velocity(torch.tensor([0.7]), PATH, time, ActionFlowConfig())
     assert velocity.item() == pytest.approx(velocity_at_07, rel=1e-5)
 
 
@@ -50,7 +50,7 @@ def test_training_target_of_three_actions():
     """a = [1, 2, −1], tau = 0.5: x = 2, u = 6, noise .021654 and −.086615 in u per unit."""
     actions = torch.tensor([[1.0], [2.0], [-1.0]])
     path = action_path(torch.zeros(1), actions, torch.tensor([True]))
-    tau, config = torch.tensor(0.5), FlowConfig(horizon=3)
+    tau, config = torch.tensor(0.5), ActionFlowConfig(horizon=3)
     delta = torch.tensor([True])
     x, u = flow_sample(path, tau, torch.zeros(1), delta, config)
     assert (x.item(), u.item()) == (pytest.approx(2.0), pytest.approx(6.0))
@@ -65,7 +65,7 @@ def test_absolute_dimensions_contract_fully_in_one_step(index, noise):
     actions = torch.tensor([[1.0], [-1.0], [-1.0]])
     is_delta = torch.tensor([False])
     path = action_path(torch.zeros(1), actions, is_delta)
-    config = FlowConfig(horizon=3)
+    config = ActionFlowConfig(horizon=3)
     x, u = flow_sample(path, torch.tensor(index / 3), torch.tensor([noise]), is_delta, config)
     assert (x + u / 3).item() == pytest.approx(actions[index].item(), abs=1e-5)
     assert step_of(actions[index], x, is_delta) == pytest.approx(u / 3, abs=1e-5)
@@ -75,7 +75,7 @@ def test_euler_steps_with_the_exact_field_visit_the_path():
     """Integrating the exact field on the grid emits the demonstrated actions."""
     actions = torch.tensor([[1.0], [2.0], [-1.0], [0.5]])
     path = action_path(torch.tensor([3.0]), actions, torch.tensor([True]))
-    config, x = FlowConfig(horizon=4), torch.tensor([3.0])
+    config, x = ActionFlowConfig(horizon=4), torch.tensor([3.0])
     for i in range(4):
         step = stabilised_velocity(x, path, torch.tensor(i / 4), config) / 4
         torch.testing.assert_close(step, actions[i])
@@ -85,7 +85,7 @@ def test_euler_steps_with_the_exact_field_visit_the_path():
 @given(horizon=st.integers(5, 20), error=st.floats(-5, 5))
 def test_a_step_shrinks_the_distance_to_the_path(horizon, error):
     """Off the path by e, one Euler step leaves (1 − k/H)·e."""
-    config = FlowConfig(horizon=horizon)
+    config = ActionFlowConfig(horizon=horizon)
     path = torch.linspace(0, 1, horizon + 1, dtype=torch.float64)[:, None]
     tau = torch.tensor(2 / horizon, dtype=torch.float64)
     x = path[2] + error
@@ -117,7 +117,7 @@ def test_normalisation_commutes_with_summing(actions):
 @pytest.mark.parametrize("sampling", ["grid", "uniform", "beta"])
 def test_sampled_times_lie_in_the_unit_interval(sampling):
     """Every sampling stays within [0, 1]; the grid one uses i/H and never 1."""
-    config = FlowConfig(horizon=5, tau_sampling=sampling)
+    config = ActionFlowConfig(horizon=5, tau_sampling=sampling)
     tau = sample_tau((1000,), config, torch.Generator().manual_seed(0))
     assert ((tau >= 0) & (tau <= 1)).all()
     if sampling == "grid":
@@ -132,4 +132,4 @@ def test_sampled_times_lie_in_the_unit_interval(sampling):
 def test_impossible_settings_are_refused(wrong):
     """A flow setting out of range raises ConfigError naming the value."""
     with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
-        FlowConfig(**wrong)
+        ActionFlowConfig(**wrong)

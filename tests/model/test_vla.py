@@ -9,8 +9,7 @@ from torch import Tensor
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.expert import STATE_OCTAVES, STATE_WAVELENGTH, TAU_OCTAVES
-from streamvla.model.flow import fourier_features
-from streamvla.model.layers import split_heads
+from streamvla.model.layers import fourier_features, split_heads
 from streamvla.model.vision import Keypoints
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
 from tests.model.tiny import TINY, tiny_inputs, tiny_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from streamvla.model.methods import Method
 from streamvla.model.vla import StreamingVLA, VLAConfig
 
 TINY = VLAConfig(
@@ -23,10 +24,10 @@ TINY = VLAConfig(
 )
 
 
-def tiny_model(seed: int = 0) -> StreamingVLA:
+def tiny_model(seed: int = 0, method: Method | None = None) -> StreamingVLA:
     """Random weights everywhere, also where training starts from zero."""
     torch.manual_seed(seed)
-    model = StreamingVLA(TINY).eval()
+    model = StreamingVLA(TINY, method).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import ActionFlowPolicy
 from tests.model.tiny import tiny_model
@@ -24,7 +24,7 @@ SPEC = PolicySpec(SPACE, 6, ("side", "front"), (32, 32), 2, 50_000_000)
 
 
 def make_policy(state_origin: str = "observation") -> ActionFlowPolicy:
-    flow = FlowConfig(horizon=6, state_origin=state_origin)  # type: ignore[arg-type]
+    flow = ActionFlowConfig(horizon=6, state_origin=state_origin)  # type: ignore[arg-type]
     scale = Normalisation((0.0, 0.0), (1.0, 1.0), (0.3, 0.5, 1.0))
     return ActionFlowPolicy(tiny_model(), SPEC, flow, scale)
 
@@ -81,18 +81,28 @@ def test_starting_late_equals_the_tail(start, index):
 def test_generation_is_lazy():
     """One expert call is made per action taken, none ahead."""
     policy, calls = make_policy(), 0
-    forward = policy.model.expert.forward
+    step = policy.model.expert.step
 
     def counted(*inputs):
         nonlocal calls
         calls += 1
-        return forward(*inputs)
+        return step(*inputs)
 
-    policy.model.expert.forward = counted
+    policy.model.expert.step = counted
     actions = policy.generate(policy.encode(make_observation()), FlowStart(np.zeros(3)))
     assert calls == 0
     list(islice(actions, 2))
     assert calls == 2
+
+
+@torch.inference_mode()
+def test_kept_modulations_change_nothing():
+    """What the policy keeps per flow index gives exactly what the expert computes from tau."""
+    policy, x = make_policy(), torch.randn(1, 1, 3)
+    prefix = policy.encode(make_observation()).prefix
+    for index in range(6):
+        kept = policy.model.expert.step(x, policy._modulations[index], prefix)
+        assert torch.equal(kept, policy.model(x, torch.full((1, 1), index / 6), prefix))
 
 
 def test_generation_leaves_gradients_alone():

@@ -11,6 +11,7 @@ import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.core.provenance import commit
 from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tensors
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import (
@@ -62,7 +63,7 @@ def config(dataset, tmp_path) -> TrainConfig:
         out=tmp_path / "out",
         steps=12,
         model=SMALL,
-        flow=FlowConfig(horizon=5),
+        methods=(ActionFlowConfig(horizon=5),),
         sampling=SamplingConfig(batch_size=4, samples=3, max_offset=3),
         optimiser=OptimiserConfig(warmup_steps=4),
         holdout_per_task=2,
@@ -123,7 +124,7 @@ def test_resuming_keeps_the_normalisation(config):
     trainer = Trainer(config, load_dataset(config.dataset), VirtualClock())
     before = trainer.sampler.batch(0).labels * torch.tensor(trainer.normalisation.action_scale)
     trainer.prepare()
-    assert trainer.checkpoint().normalisation.action_scale == (3.0, 5.0)
+    assert trainer.checkpoint("action-flow").normalisation.action_scale == (3.0, 5.0)
     after = trainer.sampler.batch(0).labels * torch.tensor([3.0, 5.0])
     torch.testing.assert_close(after, before)
 
@@ -233,8 +234,8 @@ def test_a_training_is_not_overwritten(config):
         (OptimiserConfig, "betas", (0.9, 1.0)),
         (OptimiserConfig, "clip", math.nan),
         (OptimiserConfig, "ema_decay", 1.0),
-        (FlowConfig, "k", math.nan),
-        (FlowConfig, "sigma0", math.inf),
+        (ActionFlowConfig, "k", math.nan),
+        (ActionFlowConfig, "sigma0", math.inf),
     ],
 )
 def test_impossible_settings_are_refused(kind, name, wrong):
@@ -266,7 +267,13 @@ def test_batches_are_a_function_of_seed_and_step(config, dataset):
     assert len(held_out) == 4
     trainer = Trainer(config, demonstrations, VirtualClock())
     sampler = BatchSampler(
-        demonstrations, training, trainer.normalisation, config.flow, config.sampling, 0, (2, 5)
+        demonstrations,
+        training,
+        trainer.normalisation,
+        config.generation,
+        config.sampling,
+        0,
+        (2, 5),
     )
     once, again, other = sampler.batch(3), sampler.batch(3), sampler.batch(4)
     torch.testing.assert_close(once.pixels, again.pixels)
@@ -275,6 +282,7 @@ def test_batches_are_a_function_of_seed_and_step(config, dataset):
     assert once.start.shape == (4, 3, 2)
     assert once.labels.shape == (4, 3, 5, 2)
     assert once.future.shape == (4, 2, 1)
+    assert once.places.shape == (4, 2)
     assert (once.command[:, 0] == 0).all()  # delta dimensions count from the capture
 
 
@@ -303,7 +311,7 @@ def test_only_a_future_weight_trains_the_foreseeing_head(config, tmp_path):
         trainer = Trainer(settings, demonstrations, VirtualClock())
         trainer.prepare()
         trainer.advance()
-        moved[weight] = trainer.model.expert.to_future.weight.grad is not None
+        moved[weight] = bool(trainer.models["action-flow"].expert.to_future.weight.grad.any())
     assert moved == {0.0: False, 1.0: True}
 
 
@@ -324,7 +332,7 @@ def test_start_fraction_draws_from_the_first_frames(config, dataset):
 def test_shift_moves_and_repeats_the_edge():
     """A shifted image holds only pixels of the image, moved by at most the limit."""
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    shifted = {shift_image(image, np.random.default_rng(i), 1).tobytes() for i in range(50)}
+    shifted = {shift_image(image, np.array(by)).tobytes() for by in product((-1, 0, 1), repeat=2)}
     assert image.tobytes() in shifted
     assert len(shifted) == 9
 

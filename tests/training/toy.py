@@ -21,6 +21,7 @@ META = DatasetMeta(
     noise={},
     seed=0,
     commit="unknown",
+    place_names=("goal", "nothing"),
 )
 
 
@@ -38,7 +39,8 @@ def toy_episode(task: str, seed: int, length: int = 20) -> Episode:
         label[t] = np.clip((goal - x) / 4, -1, 1), 1.0 if goal > 0 else -1.0
         action[t] = np.clip(label[t] + [rng.normal() * 0.1, 0.0], -1, 1)
         x += float(action[t, 0])
-    return Episode(task, {"top": images}, state, action, label, seed, 10)
+    places = np.tile(np.array([goal, 0.0], np.float32), (length, 1))
+    return Episode(task, {"top": images}, state, action, label, seed, 10, places=places)
 
 
 def write_toy_dataset(directory: Path, episodes: int = 12, first_seed: int = 0) -> Path:

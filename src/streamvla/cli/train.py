@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from streamvla.cli.output import print_json
 from streamvla.core.errors import ConfigError, InterruptedRunError
 
+if TYPE_CHECKING:
+    from streamvla.training import TrainConfig
+
 
 @dataclass(frozen=True)
 class Train:
-    """Train an action-flow policy; Ctrl-C saves, --resume goes on where it stopped.
+    """Train a policy; Ctrl-C saves, --resume goes on where it stopped.
+
+    Several processes: torchrun --nproc-per-node N -m streamvla train … (same curve as one).
 
     Attributes:
         dataset: folder that `streamvla collect` wrote.
         out: folder for the policy, the training state and the log.
+        method: action-flow streams one action per expert pass; chunk-flow makes H of them in ten
+            passes (π0); regression in one. Several train together, on one encoding of each image.
+        backbone: small, trained from scratch; or a vision-language model to fine-tune: a folder
+            with config.json, tokenizer.json and weights, or a name on the hub (extra `vlm`).
+        horizon: H, actions per observation.
+        ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them.
-        batch_size: observations a step.
+        batch_size: observations a step, over all processes.
         samples: (offset, flow time, noise) samples per observation; they share one encoding.
+        chunk_samples: how many of them chunk-flow and regression use, which make H tokens of each.
         lr: highest learning rate.
         max_offset: train on images up to this many actions old (0: never).
-        tau_sampling: flow times in training.
-        k: contraction rate of the flow.
-        sigma0: perturbation at the flow's start, in action scales.
+        state_origin: where delta sums are zero: at the observation, or at the episode's start.
+        tau_sampling: flow times in training (action-flow; default grid).
+        k: contraction rate of the flow (action-flow; default 4).
+        sigma0: perturbation at the flow's start, in action scales (action-flow; default 0.16).
         future_weight: how much foreseeing the arm's state counts in the loss.
+        places_weight: how much reading out the places of things counts, if the dataset has them.
         start_fraction: share of the draws from the first frames of an episode.
         task_weights: NAME=W …: draw these tasks W times as often as the others.
         tasks: of the dataset; default all.
@@ -33,22 +48,29 @@ class Train:
         device: auto, cpu or cuda.
         threads: PyTorch threads; default as PyTorch chooses.
         seeded_keypoints: share of vision keypoints that start on what stands out in the images.
-        init: start from this policy's weights instead of fresh ones (fine-tuning).
+        init: start from this policy's weights (of another method: all but the expert's).
         resume: go on from the training state in `out`.
         json: print the result as one JSON object on the last line.
     """
 
     dataset: Path = Path("datasets/metaworld6")
     out: Path = Path("runs/train")
+    method: tuple[Literal["action-flow", "chunk-flow", "regression"], ...] = ("action-flow",)
+    backbone: str = "small"
+    horizon: int = 10
+    ablation: str | None = None
     steps: int = 30_000
     batch_size: int = 64
     samples: int = 8
+    chunk_samples: int = 2
     lr: float = 1e-3
     max_offset: int = 6
-    tau_sampling: Literal["grid", "uniform", "beta"] = "grid"
-    k: float = 4.0
-    sigma0: float = 0.16
+    state_origin: Literal["observation", "episode"] = "observation"
+    tau_sampling: Literal["grid", "uniform", "beta"] | None = None
+    k: float | None = None
+    sigma0: float | None = None
     future_weight: float = 0.5
+    places_weight: float = 0.5
     start_fraction: float = 0.3
     task_weights: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -67,40 +89,20 @@ def train_command(command: Train) -> None:
     Raises:
         InterruptedRunError: Ctrl-C came before the last step; the figures are printed all the same.
     """
-    from streamvla.model.flow import FlowConfig
-    from streamvla.training.batches import SamplingConfig
-    from streamvla.training.optimiser import OptimiserConfig
-    from streamvla.training.trainer import TrainConfig, train
+    from streamvla.training import train
 
-    config = TrainConfig(
-        dataset=command.dataset,
-        out=command.out,
-        steps=command.steps,
-        seed=command.seed,
-        tasks=command.tasks or None,
-        flow=FlowConfig(k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling),
-        sampling=SamplingConfig(
-            batch_size=command.batch_size,
-            samples=command.samples,
-            max_offset=command.max_offset,
-            start_fraction=command.start_fraction,
-            task_weights=dict(_task_weight(text) for text in command.task_weights),
-        ),
-        future_weight=command.future_weight,
-        optimiser=OptimiserConfig(lr=command.lr),
-        device=command.device,
-        threads=command.threads,
-        seeded_keypoints=command.seeded_keypoints,
-        init=command.init,
-        resume=command.resume,
-    )
-    result = train(config)
+    result = train(train_config(command))
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first of several processes speaks for all
     if result.finished:
-        print(f"{result.policy}: step {result.step}, finished")
+        for path in result.policies.values():
+            print(f"{path}: step {result.step}, finished")
     if command.json:
         print_json(
             {
                 "command": "train",
+                "ablation": command.ablation,
+                "policies": {name: str(path) for name, path in result.policies.items()},
                 "policy": str(result.policy),
                 "step": result.step,
                 "finished": result.finished,
@@ -109,6 +111,52 @@ def train_command(command: Train) -> None:
         )
     if not result.finished:
         raise InterruptedRunError(_how_to_go_on(command, result.step))
+
+
+def train_config(command: Train) -> TrainConfig:
+    """What the flags come to.
+
+    Raises:
+        ConfigError: an unknown ablation, or a setting that the method does not have.
+    """
+    from streamvla.model.methods import METHODS
+    from streamvla.training.ablations import ablate, with_flow_settings
+    from streamvla.training.batches import SamplingConfig
+    from streamvla.training.optimiser import OptimiserConfig
+    from streamvla.training.trainer import ModelSize, PretrainedSize, TrainConfig
+
+    config = TrainConfig(
+        dataset=command.dataset,
+        out=command.out,
+        steps=command.steps,
+        seed=command.seed,
+        tasks=command.tasks or None,
+        model=ModelSize() if command.backbone == "small" else PretrainedSize(command.backbone),
+        methods=tuple(
+            METHODS[name](horizon=command.horizon, state_origin=command.state_origin)
+            for name in command.method
+        ),
+        sampling=SamplingConfig(
+            batch_size=command.batch_size,
+            samples=command.samples,
+            chunk_samples=command.chunk_samples,
+            max_offset=command.max_offset,
+            start_fraction=command.start_fraction,
+            task_weights=dict(_task_weight(text) for text in command.task_weights),
+        ),
+        future_weight=command.future_weight,
+        places_weight=command.places_weight,
+        optimiser=OptimiserConfig(lr=command.lr),
+        device=command.device,
+        threads=command.threads,
+        seeded_keypoints=command.seeded_keypoints,
+        init=command.init,
+        resume=command.resume,
+    )
+    config = with_flow_settings(
+        config, k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling
+    )
+    return config if command.ablation is None else ablate(config, command.ablation)
 
 
 def _task_weight(text: str) -> tuple[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -84,6 +84,10 @@ class ActionSpace:
         Zero for delta dimensions, the last command for absolute ones.
         """
         return np.where(self._arrays[0], 0.0, state)
+
+    def as_deltas(self) -> ActionSpace:
+        """This space with every dimension read as a delta, as StreamingVLA does (ablation)."""
+        return replace(self, kinds=("delta",) * self.dim)
 
     def require(self, other: ActionSpace, who: str) -> None:
         """Raise `SpecMismatchError` unless `other` is the same space."""

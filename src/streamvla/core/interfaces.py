@@ -134,6 +134,10 @@ class PolicySpec:
     """What a policy expects and gives: must fit the robot (`RobotSpec`) it drives.
 
     Attributes:
+        horizon: H, actions per generation.
+        chunk_passes: 0 for a policy that streams, one action per pass of its expert; n > 0 for one
+            that gives the whole chunk after n passes. Drivers then run a generation as one job of
+            n passes instead of H jobs of one.
         anticipates: whether it is an `AnticipatingPolicy`.
     """
 
@@ -143,6 +147,7 @@ class PolicySpec:
     image_size: tuple[int, int]
     state_dim: int
     control_period_ns: int
+    chunk_passes: int = 0
     anticipates: bool = False
 
 
@@ -157,7 +162,11 @@ class Policy(Protocol):
         ...
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
-        """Yield `H − start.index` actions, each (d,) float64 in robot units, as they are made."""
+        """Yield `H − start.index` actions, each (d,) float64 in robot units, as they are made.
+
+        The work is done in `next`: one pass of the expert a call, or the whole chunk in the first
+        call (`PolicySpec.chunk_passes`).
+        """
         ...
 
 
@@ -253,8 +262,12 @@ def stimulus_of(robot: Any) -> int | None:
 
 
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:
-    """Raise `SpecMismatchError` unless the policy was made for a robot like this one."""
-    robot.action_space.require(policy.action_space, "the policy")
+    """Raise `SpecMismatchError` unless the policy was made for a robot like this one.
+
+    A policy that reads every dimension as a delta (an ablation) fits too: commands are the same.
+    """
+    if policy.action_space != robot.action_space.as_deltas():
+        robot.action_space.require(policy.action_space, "the policy")
     pairs = (
         ("views", policy.views, robot.views),
         ("image size", policy.image_size, robot.image_size),

@@ -164,6 +164,11 @@ class Demonstrations:
         """Frames over all episodes."""
         return sum(len(episode) for episode in self.episodes)
 
+    def as_deltas(self) -> Demonstrations:
+        """The same demonstrations with every action dimension read as a delta (ablation)."""
+        meta = replace(self.meta, action_space=self.meta.action_space.as_deltas())
+        return replace(self, meta=meta)
+
     def action_states(self, episode: Episode) -> np.ndarray:
         """(t + 1, d) float64 action state before each executed action, and after the last."""
         space = self.meta.action_space

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from streamvla.model.layers import FeedForward, merge_heads, split_heads
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """The rotation of the position right after the prefix: cos and sin, (b, 1, 1, k) each.
+
+    For backbones whose keys are rotated by their position (RoPE, arXiv 2104.09864): queries have
+    to be rotated as well. Rotated pairs are dimensions i and i + k/2, as in Llama and Gemma.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def turn(self, x: Tensor) -> Tensor:
+        """(b, n, l, k) → same, rotated."""
+        low, high = x.chunk(2, dim=-1)
+        return (x * self.cos + torch.cat([-high, low], dim=-1) * self.sin).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer of a `PrefixCache`: keys and values (b, n, l, k), bias (b, 1, 1, l)."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+    rotary: Rotary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +46,16 @@ class PrefixCache:
     can fill it can drive actions.
 
     Attributes:
-        keys, values: one (b, n, l, k) tensor a layer.
+        keys, values: one (b, n, l, k) tensor a layer. In memory keys lie as (b, n, k, l) and values
+            as they are said to: so every reader's matrix products take them without a copy.
         bias: (b, 1, 1, l) added to attention scores: 0 for tokens, −inf for padding.
+        rotary: how to rotate queries, where the keys are rotated by position; None: they are not.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor
+    rotary: Rotary | None = None
 
     @property
     def batch(self) -> int:
@@ -36,11 +67,21 @@ class PrefixCache:
         """Number of prefix tokens l, padding included."""
         return self.bias.shape[-1]
 
+    def layers(self) -> Iterator[LayerCache]:
+        """Layer by layer, in the order in which an expert reads them."""
+        for keys, values in zip(self.keys, self.values, strict=True):
+            yield LayerCache(keys, values, self.bias, self.rotary)
+
 
 def attention_bias(present: Tensor, dtype: torch.dtype) -> Tensor:
     """(b, l) bool, true where a token is present → (b, 1, 1, l) additive bias."""
     bias = torch.zeros(present.shape, dtype=dtype, device=present.device)
     return bias.masked_fill(~present, float("-inf"))[:, None, None, :]
+
+
+def for_products(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The same keys and values, (b, n, l, k) each, laid out in memory as `PrefixCache` says."""
+    return keys.transpose(-1, -2).contiguous().transpose(-1, -2), values.contiguous()
 
 
 class Block(nn.Module):
@@ -67,6 +108,7 @@ class Block(nn.Module):
             split_heads(part, self.heads)
             for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
         )
+        k, v = for_products(k, v)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # (b, n, l, l)
         x = x + self.out(merge_heads(scores.softmax(-1) @ v))
         return x + self.feed(self.feed_norm(x)), k, v
@@ -84,7 +126,7 @@ class KeysAndValues(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(b, l, w) → keys and values, (b, n, l, k) each."""
         k, v = self.kv(self.norm(x)).chunk(2, dim=-1)
-        return split_heads(k, self.heads), split_heads(v, self.heads)
+        return for_products(split_heads(k, self.heads), split_heads(v, self.heads))
 
 
 class Backbone(nn.Module):

@@ -1,7 +1,7 @@
 """A policy in one file: safetensors weights, and in the header all that is needed to use them.
 
-The header's metadata holds one JSON string under "streamvla": model and flow configuration, what
-robot it fits (`PolicySpec`), normalisation statistics, and how it was trained. No pickle.
+The header's metadata holds one JSON string under "streamvla": model and method, what robot it fits
+(`PolicySpec`), normalisation statistics, and how it was trained. No pickle.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,11 +21,13 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, StreamVLAError
 from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods import Method, method_from_json, method_to_json
+from streamvla.model.models import Model, ModelConfig, make_model, model_config_from_json
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.vla import StreamingVLA, VLAConfig
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_READABLE = (2, SCHEMA_VERSION)  # 2: action flow only, under "flow" instead of "method"
 _KEY = "streamvla"
 
 
@@ -34,19 +37,19 @@ class Checkpoint:
 
     Attributes:
         provenance: how it came to be: data recipe, seed, commit, training command, step count.
-        weights: state dict of `StreamingVLA`.
+        weights: state dict of the model.
     """
 
-    model: VLAConfig
-    flow: FlowConfig
+    model: ModelConfig
+    method: Method
     spec: PolicySpec
     normalisation: Normalisation
     provenance: Mapping[str, Any]
     weights: Mapping[str, Tensor]
 
-    def build_model(self) -> StreamingVLA:
+    def build_model(self) -> Model:
         """The model with these weights, in evaluation mode, on the CPU."""
-        model = StreamingVLA(self.model)
+        model = make_model(self.model, self.method)
         model.load_state_dict(dict(self.weights))
         return model.eval()
 
@@ -56,7 +59,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     header = {
         "schema_version": SCHEMA_VERSION,
         "model": asdict(checkpoint.model),
-        "flow": asdict(checkpoint.flow),
+        "method": method_to_json(checkpoint.method),
         "spec": _spec_to_json(checkpoint.spec),
         "normalisation": checkpoint.normalisation.to_json(),
         "provenance": dict(checkpoint.provenance),
@@ -77,10 +80,9 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
     path = Path(path)
     header, weights = load_tensors(path)
     try:
-        sizes = {name: _as_tuple(value) for name, value in header["model"].items()}
         checkpoint = Checkpoint(
-            model=VLAConfig(**sizes),
-            flow=FlowConfig(**header["flow"]),
+            model=model_config_from_json(header["model"]),
+            method=_method_from_header(header),
             spec=_spec_from_json(header["spec"]),
             normalisation=Normalisation.from_json(header["normalisation"]),
             provenance=header["provenance"],
@@ -129,7 +131,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "Use a checkpoint made by `streamvla train`."
         )
     version = header.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in _READABLE:
         raise CheckpointError(
             f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}. Use the streamvla "
             "version that wrote it, or train again."
@@ -138,10 +140,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
-    expected = {
-        name: tuple(tensor.shape)
-        for name, tensor in StreamingVLA(checkpoint.model).state_dict().items()
-    }
+    with torch.device("meta"):  # shapes without memory
+        model = make_model(checkpoint.model, checkpoint.method)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -150,6 +151,13 @@ def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
                 f"{expected.get(name, 'none')}. The file does not match its own configuration; "
                 "train again."
             )
+
+
+def _method_from_header(header: Mapping[str, Any]) -> Method:
+    """Of schema 2, from before there was a choice of methods, the flow under "flow"."""
+    if "flow" in header:
+        return method_from_json({"name": ActionFlowConfig.name, **header["flow"]})
+    return method_from_json(header["method"])
 
 
 def _spec_to_json(spec: PolicySpec) -> dict[str, Any]:
@@ -165,9 +173,5 @@ def _spec_from_json(fields: Mapping[str, Any]) -> PolicySpec:
         image_size=(int(height), int(width)),
         state_dim=int(fields["state_dim"]),
         control_period_ns=int(fields["control_period_ns"]),
+        chunk_passes=int(fields.get("chunk_passes", 0)),
     )
-
-
-def _as_tuple(value: Any) -> Any:
-    """JSON has lists where the configuration has tuples."""
-    return tuple(value) if isinstance(value, list) else value

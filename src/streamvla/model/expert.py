@@ -1,97 +1,179 @@
-"""The action expert: one suffix token that reads the prefix cache and says where to go next."""
+"""What the experts of all methods share: tokens that read the prefix cache, layer by layer.
+
+    suffix      m independent groups of t tokens; one group makes one prediction
+    attention   every token to the prefix and to the tokens of its own group
+    flow time   through adaptive RMSNorm only
+    read-outs   for training: where the arm will be, where things are (docs/decisions/0008)
+
+`m` groups of one observation share its encoding, so training on m of them costs one image pass.
+Methods differ in what their tokens are: `flow.ActionExpert`, `chunk.ChunkExpert`,
+`regression.RegressionExpert`.
+"""
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from streamvla.model.backbone import PrefixCache
-from streamvla.model.flow import fourier_features
-from streamvla.model.layers import AdaptiveRMSNorm, FeedForward, split_heads
+from streamvla.model.backbone import LayerCache, PrefixCache
+from streamvla.model.layers import AdaptiveRMSNorm, FeedForward, fourier_features
 
 STATE_WAVELENGTH = 32.0  # in action scales: beyond any sum of one horizon plus a lead
 STATE_OCTAVES = 6
 TAU_OCTAVES = 6
 
+Modulation = tuple[Tensor, ...]
+"""Scale, shift and gate of several adaptive norms, (b, m, 1, 3w) each."""
+
+
+@dataclass(frozen=True)
+class ExpertSize:
+    """Sizes of an expert; layers, heads and head_dim are those of the prefix cache it reads.
+
+    Attributes:
+        future_dim, places_dim: of what the read-outs say; 0 for no places.
+    """
+
+    action_dim: int
+    layers: int
+    width: int
+    condition_width: int
+    heads: int
+    head_dim: int
+    expansion: int
+    future_dim: int = 0
+    places_dim: int = 0
+
+
+@dataclass(frozen=True)
+class Readouts:
+    """What a group of tokens knows beside its actions; only training asks.
+
+    Attributes:
+        future: (b, m, f·s) normalised measured states to come, less the state now.
+        places: (b, m, p) normalised positions of the things that matter; p = 0 for none.
+    """
+
+    future: Tensor
+    places: Tensor
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
+    """Each token to the prefix and to its own group, in one softmax: (b, n, m, t, k) → same.
+
+    All suffix tokens stand at one position, the first after the prefix. Rotating them therefore
+    changes nothing among themselves, only what they see of a prefix with rotated keys.
+    """
+    q = q * q.shape[-1] ** -0.5
+    t = q.shape[3]
+    flat = q.flatten(2, 3)  # (b, n, m·t, k)
+    towards = flat if cache.rotary is None else cache.rotary.turn(flat)
+    to_prefix = towards @ cache.keys.transpose(-1, -2) + cache.bias.to(q.dtype)
+    to_group = q @ k.transpose(-1, -2) if t > 1 else (q * k).sum(-1, keepdim=True)
+    scores = torch.cat([to_prefix, to_group.flatten(2, 3)], dim=-1)  # (b, n, m·t, l+t)
+    of_prefix, of_group = scores.softmax(-1).split([cache.keys.shape[-2], t], dim=-1)
+    of_group = of_group.unflatten(2, q.shape[2:4])  # (b, n, m, t, t)
+    own = of_group @ v if t > 1 else of_group * v
+    return (of_prefix @ cache.values).view(v.shape) + own
+
 
 class ExpertBlock(nn.Module):
-    """The suffix attends to the prefix of the same layer and to itself, then a feed-forward.
+    """The suffix attends to the prefix of the same layer and to itself, then a feed-forward."""
 
-    `m` suffixes of one observation are independent: each is alone with the prefix, so training on
-    m of them costs one image encoding.
-    """
-
-    def __init__(
-        self, width: int, condition_width: int, heads: int, head_dim: int, expansion: int
-    ) -> None:
+    def __init__(self, size: ExpertSize) -> None:
         super().__init__()
-        self.heads = heads
-        self.attention_norm = AdaptiveRMSNorm(width, condition_width)
-        self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, width, bias=False)
-        self.feed_norm = AdaptiveRMSNorm(width, condition_width)
-        self.feed = FeedForward(width, expansion)
+        self.heads = size.heads
+        inner = size.heads * size.head_dim
+        self.attention_norm = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.qkv = nn.Linear(size.width, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, size.width, bias=False)
+        self.feed_norm = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.feed = FeedForward(size.width, size.expansion)
 
-    def forward(
-        self, x: Tensor, condition: Tensor, keys: Tensor, values: Tensor, bias: Tensor
-    ) -> Tensor:
-        """(b, m, w), (b, m, c), two of (b, n, l, k), (b, 1, 1, l) → (b, m, w)."""
-        normed, gate = self.attention_norm(x, condition)
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(normed).chunk(3, dim=-1))
-        q = q * q.shape[-1] ** -0.5  # (b, n, m, k)
-        to_prefix = q @ keys.transpose(-1, -2) + bias.to(q.dtype)  # (b, n, m, l)
-        to_self = (q * k).sum(-1, keepdim=True)  # (b, n, m, 1)
-        weights = torch.cat([to_prefix, to_self], dim=-1).softmax(-1)  # (b, n, m, l+1)
-        mixed = weights[..., :-1] @ values + weights[..., -1:] * v  # (b, n, m, k)
-        x = x + gate * self.out(mixed.transpose(1, 2).flatten(-2))
-        normed, gate = self.feed_norm(x, condition)
+    def forward(self, x: Tensor, modulation: Modulation, cache: LayerCache) -> Tensor:
+        """(b, m, t, w), of both norms (b, m, 1, 3w), this layer's cache → (b, m, t, w)."""
+        normed, gate = self.attention_norm.modulate(x, modulation[0])
+        q, k, v = (self._split(part) for part in self.qkv(normed).chunk(3, dim=-1))
+        mixed = attend(q, k, v, cache).permute(0, 2, 3, 1, 4).flatten(-2)  # (b, m, t, n·k)
+        x = x + gate * self.out(mixed)
+        normed, gate = self.feed_norm.modulate(x, modulation[1])
         return x + gate * self.feed(normed)
 
+    def _split(self, x: Tensor) -> Tensor:
+        """(b, m, t, n·k) → (b, n, m, t, k), contiguous: it enters several products."""
+        return x.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4).contiguous()
 
-class ActionExpert(nn.Module):
-    """(action state x, flow time tau, prefix) → v/H, the next step of the flow at unit scale.
 
-    The action state enters raw (for slope) and as Fourier features (for resolution: x ranges over
-    the sum of a whole horizon while steps differ by hundredths). Time enters through adaptive
-    RMSNorm only.
-    """
+class Expert(nn.Module):
+    """The trunk and its heads. A subclass makes the suffix tokens, one method's own."""
 
-    def __init__(
-        self,
-        action_dim: int,
-        layers: int,
-        width: int,
-        condition_width: int,
-        heads: int,
-        head_dim: int,
-        expansion: int,
-        future_dim: int,
-    ) -> None:
+    def __init__(self, size: ExpertSize) -> None:
         super().__init__()
-        self.from_state = nn.Linear(action_dim * (1 + 2 * STATE_OCTAVES), width)
+        self.from_state = nn.Linear(size.action_dim * (1 + 2 * STATE_OCTAVES), size.width)
         self.from_tau = nn.Sequential(
-            nn.Linear(2 * TAU_OCTAVES, condition_width),
+            nn.Linear(2 * TAU_OCTAVES, size.condition_width),
             nn.SiLU(),
-            nn.Linear(condition_width, condition_width),
+            nn.Linear(size.condition_width, size.condition_width),
             nn.SiLU(),
         )
-        self.blocks = nn.ModuleList(
-            ExpertBlock(width, condition_width, heads, head_dim, expansion) for _ in range(layers)
+        self.blocks = nn.ModuleList(ExpertBlock(size) for _ in range(size.layers))
+        self.final_norm = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.to_step = nn.Linear(size.width, size.action_dim)
+        self.to_future = nn.Linear(size.width, size.future_dim) if size.future_dim else None
+        self.to_places = nn.Linear(size.width, size.places_dim) if size.places_dim else None
+
+    @abstractmethod
+    def gather(self, *inputs: Any) -> Tensor:
+        """The method's own inputs and a cache of b observations → (b, m, t, w) for the heads."""
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """The method's own inputs and a cache of b observations → what the method is after."""
+        return self.answer(self.gather(*inputs))
+
+    def answer(self, gathered: Tensor) -> Tensor:
+        """(b, m, t, w) → (b, m, t, d)."""
+        return self.to_step(gathered)
+
+    def read_out(self, gathered: Tensor) -> Readouts:
+        """(b, m, t, w) → what each group knows, from the mean of its tokens."""
+        mean = gathered.mean(2)  # (b, m, w)
+        nothing = mean[..., :0]
+        return Readouts(
+            self.to_future(mean) if self.to_future is not None else nothing,
+            self.to_places(mean) if self.to_places is not None else nothing,
         )
-        self.final_norm = AdaptiveRMSNorm(width, condition_width)
-        self.to_step = nn.Linear(width, action_dim)
-        self.to_future = nn.Linear(width, future_dim)
 
-    def forward(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
-        """(b, m, d), (b, m), cache of b observations → (b, m, d)."""
-        return self.to_step(self.read(x, tau, prefix))
+    def embed_state(self, x: Tensor) -> Tensor:
+        """Action states (..., d) → (..., w).
 
-    def read(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
-        """What the suffix has gathered, before either head: → (b, m, w)."""
+        They enter raw (for slope) and as Fourier features (for resolution: x ranges over the sum
+        of a whole horizon while steps differ by hundredths).
+        """
         waves = fourier_features(x, STATE_WAVELENGTH, STATE_OCTAVES).flatten(-2)
-        suffix = self.from_state(torch.cat([x * (8 / STATE_WAVELENGTH), waves], dim=-1))
-        condition = self.from_tau(fourier_features(tau, 2.0, TAU_OCTAVES))  # (b, m, c)
-        for block, keys, values in zip(self.blocks, prefix.keys, prefix.values, strict=True):
-            suffix = block(suffix, condition, keys, values, prefix.bias)
-        normed, _ = self.final_norm(suffix, condition)
+        return self.from_state(torch.cat([x * (8 / STATE_WAVELENGTH), waves], dim=-1))
+
+    def modulations(self, tau: Tensor) -> Modulation:
+        """Flow times (b, m) → what they do to each norm, in order, (b, m, 1, 3w) each.
+
+        They depend on nothing else, so a policy that asks for few flow times keeps them.
+        """
+        condition = self.from_tau(fourier_features(tau, 2.0, TAU_OCTAVES)).unsqueeze(2)
+        return tuple(modulation(condition) for modulation in self._modulators())
+
+    def read(self, suffix: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
+        """(b, m, t, w) suffix tokens, `modulations(tau)`, cache of b → (b, m, t, w)."""
+        for i, (block, cache) in enumerate(zip(self.blocks, prefix.layers(), strict=True)):
+            suffix = block(suffix, modulations[2 * i : 2 * i + 2], cache)
+        normed, _ = self.final_norm.modulate(suffix, modulations[-1])
         return normed
+
+    def _modulators(self) -> Iterator[Any]:
+        for module in self.blocks:
+            block: Any = module
+            yield from (block.attention_norm.modulation, block.feed_norm.modulation)
+        yield self.final_norm.modulation

@@ -16,53 +16,51 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from streamvla.core.errors import ConfigError
+from streamvla.model.backbone import PrefixCache
+from streamvla.model.expert import Expert, Modulation
+from streamvla.model.generation import GenerationConfig, require_option
 
 TauSampling = Literal["grid", "uniform", "beta"]
-StateOrigin = Literal["observation", "episode"]
 
 
 @dataclass(frozen=True)
-class FlowConfig:
+class ActionFlowConfig(GenerationConfig):
     """The flow and how it is trained.
 
     Attributes:
-        horizon: H, actions per observation.
         k: how fast the field contracts towards the demonstrated path, per unit of flow time.
         sigma0: standard deviation of the perturbation at tau = 0, in units of the action scale.
         sigma_absolute: standard deviation of the perturbation of absolute dimensions, at every
             tau, in units of their scale.
         tau_sampling: "grid": i/H, i ~ U{0..H−1}; "uniform": U(0, 1);
             "beta": 0.999·Beta(1.5, 1) + 0.001, as the published code.
-        state_origin: where delta dimensions of the flow state are zero. "observation": at the
-            capture of the observation, so x0 = Σ pending, bounded for endless episodes.
-            "episode": at the start of the episode, as published.
     """
 
-    horizon: int = 10
     k: float = 4.0
     sigma0: float = 0.16
     sigma_absolute: float = 1.0
     tau_sampling: TauSampling = "grid"
-    state_origin: StateOrigin = "observation"
+
+    name: ClassVar[str] = "action-flow"
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise ConfigError(f"flow horizon is {self.horizon}; expected at least 1 action")
+        super().__post_init__()
         for name in ("k", "sigma0", "sigma_absolute"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"flow {name} is {value}; expected a finite number ≥ 0")
-        for name, options in (("tau_sampling", TauSampling), ("state_origin", StateOrigin)):
-            if getattr(self, name) not in get_args(options):
-                raise ConfigError(
-                    f"flow {name} is {getattr(self, name)!r}; use one of {get_args(options)}"
-                )
+        require_option("tau_sampling", self.tau_sampling, TauSampling)
+
+    @property
+    def chunk_passes(self) -> int:
+        """0: each expert pass gives one action (`PolicySpec.chunk_passes`)."""
+        return 0
 
 
 def action_path(start: Tensor, actions: Tensor, is_delta: Tensor) -> Tensor:
@@ -100,17 +98,17 @@ def path_at(path: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     return here + fraction * (there - here), horizon * (there - here)
 
 
-def noise_std(tau: Tensor, config: FlowConfig) -> Tensor:
+def noise_std(tau: Tensor, config: ActionFlowConfig) -> Tensor:
     """Standard deviation of the perturbation at `tau`: sigma0·exp(−k·tau), same shape.
 
-    >>> round(noise_std(torch.tensor(0.25), FlowConfig()).item(), 8)
+    >>> round(noise_std(torch.tensor(0.25), ActionFlowConfig()).item(), 8)
     0.05886071
     """
     return config.sigma0 * torch.exp(-config.k * tau)
 
 
 def flow_sample(
-    path: Tensor, tau: Tensor, noise: Tensor, is_delta: Tensor, config: FlowConfig
+    path: Tensor, tau: Tensor, noise: Tensor, is_delta: Tensor, config: ActionFlowConfig
 ) -> tuple[Tensor, Tensor]:
     """A training pair: network input x = xi + eps and target u = xi' − k·eps.
 
@@ -142,11 +140,11 @@ def step_of(output: Tensor, x: Tensor, is_delta: Tensor) -> Tensor:
     return torch.where(is_delta, output, output - x)
 
 
-def stabilised_velocity(x: Tensor, path: Tensor, tau: Tensor, config: FlowConfig) -> Tensor:
+def stabilised_velocity(x: Tensor, path: Tensor, tau: Tensor, config: ActionFlowConfig) -> Tensor:
     """The exact field around one path: v(x, tau) = xi' − k·(x − xi); (..., d) → (..., d).
 
     >>> path = torch.tensor([[0.], [1.], [0.5]])
-    >>> v = stabilised_velocity(torch.tensor([0.7]), path, torch.tensor(0.25), FlowConfig())
+    >>> v = stabilised_velocity(torch.tensor([0.7]), path, torch.tensor(0.25), ActionFlowConfig())
     >>> round(v.item(), 6)
     1.2
     """
@@ -154,8 +152,10 @@ def stabilised_velocity(x: Tensor, path: Tensor, tau: Tensor, config: FlowConfig
     return velocity - config.k * (x - position)
 
 
-def sample_tau(shape: tuple[int, ...], config: FlowConfig, generator: torch.Generator) -> Tensor:
-    """Flow times for training, float32 of `shape` (see `FlowConfig.tau_sampling`)."""
+def sample_tau(
+    shape: tuple[int, ...], config: ActionFlowConfig, generator: torch.Generator
+) -> Tensor:
+    """Flow times for training, float32 of `shape` (see `ActionFlowConfig.tau_sampling`)."""
     if config.tau_sampling == "grid":
         index = torch.randint(config.horizon, shape, generator=generator)
         return index / config.horizon
@@ -165,11 +165,23 @@ def sample_tau(shape: tuple[int, ...], config: FlowConfig, generator: torch.Gene
     return 0.999 * uniform ** (1 / 1.5) + 0.001  # Beta(1.5, 1) by inverting its CDF t^1.5
 
 
-def fourier_features(values: Tensor, longest: float, count: int) -> Tensor:
-    """Sine and cosine of `values` at wavelengths longest, longest/2, ...: (...) → (..., 2·count).
+class ActionExpert(Expert):
+    """(action state x, flow time tau, prefix) → the next step of the flow (`step_of`).
 
-    Gives a network sharp sight of a scalar that ranges widely (a summed action, flow time).
+    One suffix token: x. The m samples of one observation do not see each other.
     """
-    octaves = torch.arange(count, device=values.device, dtype=torch.float32)
-    angles = values.float().unsqueeze(-1) * (2 * math.pi / longest * 2**octaves)  # (..., count)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def gather(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
+        """(b, m, d), (b, m), cache of b observations → (b, m, 1, w)."""
+        return self._gather(x, self.modulations(tau), prefix)
+
+    def answer(self, gathered: Tensor) -> Tensor:
+        """(b, m, 1, w) → (b, m, d)."""
+        return super().answer(gathered).squeeze(2)
+
+    def step(self, x: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
+        """As `forward`, with `modulations(tau)` made before: → (b, m, d)."""
+        return self.answer(self._gather(x, modulations, prefix))
+
+    def _gather(self, x: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
+        return self.read(self.embed_state(x).unsqueeze(2), modulations, prefix)

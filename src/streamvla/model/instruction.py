@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,13 @@ def hash_words(instruction: str) -> list[int]:
     words = _WORD.findall(instruction.lower())[:MAX_WORDS]
     buckets = [1 + zlib.crc32(word.encode()) % (BUCKETS - 1) for word in words]
     return buckets + [PADDING] * (MAX_WORDS - len(buckets))
+
+
+def words_tensor(instructions: Sequence[str]) -> Tensor:
+    """b instructions → (b, l) int64 hashed words, l the longest (at least 1)."""
+    words = torch.tensor([hash_words(instruction) for instruction in instructions])
+    longest = max(1, int((words != PADDING).sum(dim=1).max()))
+    return words[:, :longest]
 
 
 class InstructionEncoder(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
 
@@ -21,7 +24,11 @@ class AdaptiveRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(..., w), (..., c) → normalised (..., w) and the gate (..., w) for its branch."""
-        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
+        return self.modulate(x, self.modulation(condition))
+
+    def modulate(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with scale, shift and gate (..., 3w) made before."""
+        scale, shift, gate = modulation.chunk(3, dim=-1)
         return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift, gate
 
 
@@ -35,6 +42,16 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
+
+
+def fourier_features(values: Tensor, longest: float, count: int) -> Tensor:
+    """Sine and cosine of `values` at wavelengths longest, longest/2, ...: (...) → (..., 2·count).
+
+    Gives a network sharp sight of a scalar that ranges widely (a summed action, flow time).
+    """
+    octaves = torch.arange(count, device=values.device, dtype=torch.float32)
+    angles = values.float().unsqueeze(-1) * (2 * math.pi / longest * 2**octaves)  # (..., count)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -6,14 +6,16 @@
                                                            ▼
     action state x, flow time tau ───────────────► action expert ─► v/H     once per action
 
-The prefix is encoded once per observation. The expert then makes one action per call, from one
-suffix token, so the first action is ready after a single small step and acting is integrating
-(methods: `model/flow.py`). The layout follows π0 (arXiv 2410.24164) with StreamingVLA's
-(arXiv 2603.28565) single-token expert, at a size that trains on a CPU.
+The prefix is encoded once per observation. With action flow matching (`flow.py`) the expert then
+makes one action per call, from one suffix token, so the first action is ready after a single small
+step and acting is integrating. The other methods (`methods.py`) put their own expert on the same
+cache. The layout follows π0 (arXiv 2410.24164) with StreamingVLA's (arXiv 2603.28565) single-token
+expert, at a size that trains on a CPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +23,10 @@ from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
-from streamvla.model.expert import ActionExpert
-from streamvla.model.instruction import InstructionEncoder
+from streamvla.model.expert import ExpertSize
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.instruction import InstructionEncoder, words_tensor
+from streamvla.model.methods import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
 
@@ -41,6 +45,8 @@ class VLAConfig:
         channels: of the first convolution of the vision stem.
         condition_width: of the flow-time condition.
         future_steps: how many control periods ahead the measured state is foreseen in training.
+        places_dim: how many coordinates of things training reads out; 0 for none.
+        proprioception: whether measured state enters the context; False hides it (ablation).
     """
 
     action_dim: int
@@ -56,21 +62,38 @@ class VLAConfig:
     channels: int = 64
     condition_width: int = 128
     future_steps: tuple[int, ...] = (5, 10, 15, 20, 25)
+    places_dim: int = 0
+    proprioception: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             smallest = min(value) if isinstance(value, tuple) else value
-            if smallest < 1:
-                raise ConfigError(f"model {name} is {value}; expected at least 1")
+            least = 0 if name in ("places_dim", "proprioception") else 1
+            if smallest < least:
+                raise ConfigError(f"model {name} is {value}; expected at least {least}")
         cell = PATCH * CELLS_PER_TOKEN
         if any(side % cell for side in self.image_size):
             raise ConfigError(f"model image_size is {self.image_size}; use multiples of {cell} px")
 
+    def expert_size(self) -> ExpertSize:
+        """Of the expert that reads this model's cache."""
+        return ExpertSize(
+            action_dim=self.action_dim,
+            layers=self.layers,
+            width=self.expert_width,
+            condition_width=self.condition_width,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            expansion=self.expansion,
+            future_dim=len(self.future_steps) * self.state_dim,
+            places_dim=self.places_dim,
+        )
+
 
 class StreamingVLA(nn.Module):
-    """Observation → prefix cache (`encode`); action state and flow time → step (`forward`)."""
+    """Observation → prefix cache (`encode`); the method's expert makes actions from it."""
 
-    def __init__(self, config: VLAConfig) -> None:
+    def __init__(self, config: VLAConfig, method: Method | None = None) -> None:
         super().__init__()
         self.config = config
         c = config
@@ -79,16 +102,11 @@ class StreamingVLA(nn.Module):
         self.from_state = nn.Linear(c.state_dim, c.width)
         self.from_command = nn.Linear(c.action_dim, c.width)
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
-        self.expert = ActionExpert(
-            c.action_dim,
-            c.layers,
-            c.expert_width,
-            c.condition_width,
-            c.heads,
-            c.head_dim,
-            c.expansion,
-            len(c.future_steps) * c.state_dim,
-        )
+        self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
+
+    def tokenise(self, instructions: Sequence[str]) -> Tensor:
+        """b instructions → (b, l) int64 hashed words, l the longest."""
+        return words_tensor(instructions)
 
     def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
         """Encode b observations once, for any number of actions.
@@ -99,6 +117,8 @@ class StreamingVLA(nn.Module):
             state: (b, s) measured proprioception, normalised.
             command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
         """
+        if not self.config.proprioception:
+            state = torch.zeros_like(state)
         seen = self.vision(images)  # (b, v·l, w)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
         felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
@@ -107,23 +127,13 @@ class StreamingVLA(nn.Module):
         present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
         return self.backbone(tokens, present)
 
-    def forward(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:
-        """The next step of the flow, v/H at unit scale, for m independent suffixes a prefix.
+    def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
+        """The method's expert; for action flow matching (x, tau, prefix) → the next step.
 
-        Shapes: x (b, m, d) action state relative to the flow's origin, tau (b, m) → (b, m, d).
+        Shapes: x (b, m, d) action state relative to the flow's origin, tau (b, m) → (b, m, d) at
+        unit scale (`flow.step_of`), for m independent suffixes a prefix.
         """
-        return self.expert(x, tau, prefix)
-
-    def foresee(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> tuple[Tensor, Tensor]:
-        """`forward`, and how the measured state will have changed: for training only.
-
-        Returns:
-            step (b, m, d); future (b, m, f, s): normalised state `future_steps` periods after the
-            observation, less the state at the observation.
-        """
-        gathered = self.expert.read(x, tau, prefix)
-        future = self.expert.to_future(gathered).unflatten(-1, (-1, self.config.state_dim))
-        return self.expert.to_step(gathered), future
+        return self.expert(*inputs)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -11,20 +11,12 @@ from torch import Tensor
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import SpecMismatchError
 from streamvla.core.interfaces import Observation, PolicySpec
-from streamvla.model.flow import StateOrigin
-from streamvla.model.instruction import PADDING, hash_words
+from streamvla.model.generation import StateOrigin
 
 
 def pixels_to_float(pixels: Tensor) -> Tensor:
     """(b, v, y, x, 3) uint8 → (b, v, 3, y, x) float32 in [−1, 1]."""
     return pixels.permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
-
-
-def words_tensor(instructions: Sequence[str]) -> Tensor:
-    """b instructions → (b, l) int64 hashed words, l the longest (at least 1)."""
-    words = torch.tensor([hash_words(instruction) for instruction in instructions])
-    longest = max(1, int((words != PADDING).sum(dim=1).max()))
-    return words[:, :longest]
 
 
 def flow_origin(space: ActionSpace, action_state: np.ndarray, origin: StateOrigin) -> np.ndarray:

@@ -84,12 +84,21 @@ Script = Callable[[Observation, FlowStart, int], np.ndarray]
 
 
 class ScriptedPolicy:
-    """A policy whose context is the observation itself and whose actions come from `script`."""
+    """A policy whose context is the observation itself and whose actions come from `script`.
+
+    Args:
+        chunk_passes: what its spec says; 0 streams.
+    """
 
     def __init__(
-        self, space: ActionSpace, horizon: int, period_ns: int, script: Script | None = None
+        self,
+        space: ActionSpace,
+        horizon: int,
+        period_ns: int,
+        script: Script | None = None,
+        chunk_passes: int = 0,
     ) -> None:
-        self._spec = PolicySpec(space, horizon, ("camera",), (1, 1), 0, period_ns)
+        self._spec = PolicySpec(space, horizon, ("camera",), (1, 1), 0, period_ns, chunk_passes)
         zero = np.zeros(space.dim)
         self._script: Script = script or (lambda observation, start, index: zero)
 

@@ -14,7 +14,7 @@ chunk therefore answer noise the image cannot show; the regression averages over
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -23,12 +23,20 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError, DatasetError, did_you_mean
 from streamvla.data.store import Demonstrations, Episode
-from streamvla.model.flow import FlowConfig
+from streamvla.model.generation import GenerationConfig
+from streamvla.model.instruction import words_tensor
 from streamvla.model.normalisation import Normalisation
-from streamvla.policy.transforms import flow_origin, words_tensor
+from streamvla.policy.transforms import flow_origin
+from streamvla.training.distributed import Share
 
 START_FRAMES = 5
 """What counts as the start of an episode in `SamplingConfig.start_fraction`."""
+
+LEAST_PLACE_STD = 0.01
+"""Metres: what moves less than this is not blown up to unit deviation."""
+
+Tokenise = Callable[[Sequence[str]], Tensor]
+"""b instructions → (b, l) int64."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Batch:
         start: (b, m, d) action state at capture + offset, from what was executed.
         labels: (b, m, h, d) clean actions from there on.
         future: (b, f, s) normalised state some frames later, less the state now.
+        places: (b, p) where things are in the image, normalised; p = 0 where data do not tell.
     """
 
     pixels: Tensor
@@ -52,6 +61,7 @@ class Batch:
     start: Tensor
     labels: Tensor
     future: Tensor
+    places: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -62,8 +72,9 @@ class SamplingConfig:
     """How frames become samples.
 
     Attributes:
-        batch_size: b, observations a batch.
+        batch_size: b, observations a batch, over all processes.
         samples: m, (δ, tau, noise) samples per observation; they share one image encoding.
+        chunk_samples: how many of them, at most, a chunk method trains on: each is H tokens there.
         max_offset: largest δ; 0 switches the augmentation off.
         task_weights: task → how often it is drawn, relative to 1 for those not named.
         start_fraction: share of the draws that go to the first `START_FRAMES` frames of an
@@ -75,13 +86,15 @@ class SamplingConfig:
 
     batch_size: int = 64
     samples: int = 8
+    chunk_samples: int = 2
     max_offset: int = 6
     shift_px: int = 2
     start_fraction: float = 0.0
     task_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("samples", 1), ("max_offset", 0), ("shift_px", 0)):
+        leasts = {"batch_size": 1, "samples": 1, "chunk_samples": 1, "max_offset": 0, "shift_px": 0}
+        for name, least in leasts.items():
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"sampling {name} is {value}; expected at least {least}")
@@ -91,27 +104,75 @@ class SamplingConfig:
             )
 
 
+@dataclass(frozen=True)
+class PlaceScale:
+    """Mean and deviation of the places of things over the training episodes: (p,) metres."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, episodes: Sequence[Episode]) -> PlaceScale:
+        """p = 0 unless every episode tells its places."""
+        told = [episode.places for episode in episodes if episode.places is not None]
+        if not told or len(told) < len(episodes):
+            return cls(np.zeros(0), np.ones(0))
+        places = np.concatenate(told)  # (frames, p)
+        std = places.std(axis=0, dtype=np.float64)
+        return cls(places.mean(axis=0, dtype=np.float64), np.maximum(std, LEAST_PLACE_STD))
+
+    @property
+    def dim(self) -> int:
+        """p."""
+        return len(self.mean)
+
+    def of(self, episode: Episode, t: int) -> np.ndarray:
+        """(p,) float32, normalised: where things are in frame t."""
+        if self.dim == 0 or episode.places is None:
+            return np.zeros(0, np.float32)
+        return ((episode.places[t] - self.mean) / self.std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Pick:
+    """What was drawn for one row of a batch: frame, chunks, phrasing and image shifts."""
+
+    episode: int
+    t: int
+    starts: np.ndarray  # (m,) frames t + δ
+    phrase: int
+    shifts: np.ndarray  # (v, 2) pixels up and left
+
+
 class BatchSampler:
-    """Draws batches from training episodes, every task equally often."""
+    """Draws batches from training episodes, every task equally often but for `task_weights`.
+
+    Of every batch only the rows of `share` are made.
+    """
 
     def __init__(
         self,
         demonstrations: Demonstrations,
         episodes: Sequence[Episode],
         normalisation: Normalisation,
-        flow: FlowConfig,
+        generation: GenerationConfig,
         config: SamplingConfig,
         seed: int,
         future_steps: tuple[int, ...],
+        share: Share | None = None,
+        tokenise: Tokenise = words_tensor,
     ) -> None:
         self.meta = demonstrations.meta
         self.episodes = episodes
         self.normalisation = normalisation
-        self.flow = flow
+        self.generation = generation
         self.config = config
         self.seed = seed
+        self.places = PlaceScale.fit(episodes)
+        self._tokenise = tokenise
+        self._rows = (share or Share()).rows(config.batch_size)
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
-        self._frames = _eligible_frames(episodes, flow.horizon)
+        self._frames = _eligible_frames(episodes, generation.horizon)
         self._starts = {
             task: frames[frames[:, 1] < START_FRAMES] for task, frames in self._frames.items()
         }
@@ -122,43 +183,53 @@ class BatchSampler:
         """The batch of one training step."""
         rng = np.random.default_rng([self.seed, step])
         tasks = list(self._frames)
-        rows = []
         chances = self._task_probabilities
-        for task in rng.choice(len(tasks), size=self.config.batch_size, p=chances):
-            at_start = rng.random() < self.config.start_fraction
-            frames = (self._starts if at_start else self._frames)[tasks[task]]  # (frames, 2)
-            episode, t = frames[rng.integers(len(frames))]
-            rows.append(self._sample(int(episode), int(t), rng))
-        words = words_tensor([str(row.pop("instruction")) for row in rows])
+        drawn = rng.choice(len(tasks), size=self.config.batch_size, p=chances)
+        picks = [self._pick(tasks[task], rng) for task in drawn]
+        rows = [self._row(pick) for pick in picks[self._rows]]
+        words = self._tokenise([str(row.pop("instruction")) for row in rows])
         stacked = {
             name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]
         }
         return Batch(words=words, **stacked)
 
-    def _sample(self, index: int, t: int, rng: np.random.Generator) -> dict[str, np.ndarray | str]:
-        """One row of a batch: an image at frame t and m chunks that start up to δ later."""
-        episode, horizon = self.episodes[index], self.flow.horizon
-        last = min(self.config.max_offset, len(episode) - horizon - t)
-        starts = t + rng.integers(last + 1, size=self.config.samples)  # (m,) frames t+δ
-        states = self._action_states[index]
-        origin = flow_origin(self.meta.action_space, states[t], self.flow.state_origin)
-        chunks = episode.label[starts[:, None] + np.arange(horizon)]  # (m, h, d)
-        said = self.meta.instructions_of(episode)
-        now = self.normalisation.normalise_state(episode.state[t])
-        later = np.minimum(t + self._future_steps, len(episode) - 1)
+    def _pick(self, task: str, rng: np.random.Generator) -> _Pick:
+        """Draw an image at frame t and m chunks that start up to δ later."""
+        at_start = rng.random() < self.config.start_fraction
+        frames = (self._starts if at_start else self._frames)[task]  # (frames, 2)
+        index, t = (int(number) for number in frames[rng.integers(len(frames))])
+        episode = self.episodes[index]
+        last = min(self.config.max_offset, len(episode) - self.generation.horizon - t)
+        starts = t + rng.integers(last + 1, size=self.config.samples)
+        limit = self.config.shift_px
+        shifts = rng.integers(-limit, limit + 1, size=(len(self.meta.views), 2))
+        phrase = int(rng.integers(len(self.meta.instructions_of(episode))))
+        return _Pick(index, t, starts, phrase, shifts)
+
+    def _row(self, pick: _Pick) -> dict[str, np.ndarray | str]:
+        """One row of a batch."""
+        episode, states = self.episodes[pick.episode], self._action_states[pick.episode]
+        captured = states[pick.t]
+        origin = flow_origin(self.meta.action_space, captured, self.generation.state_origin)
+        starts = (
+            states[pick.starts]
+            if self.generation.aligned
+            else origin[None].repeat(len(pick.starts), axis=0)
+        )
+        chunks = episode.label[pick.starts[:, None] + np.arange(self.generation.horizon)]
+        now = self.normalisation.normalise_state(episode.state[pick.t])
+        later = np.minimum(pick.t + self._future_steps, len(episode) - 1)
+        views = zip(self.meta.views, pick.shifts, strict=True)
+        images = [shift_image(episode.images[view][pick.t], shift) for view, shift in views]
         return {
-            "pixels": np.stack(
-                [
-                    shift_image(episode.images[view][t], rng, self.config.shift_px)
-                    for view in self.meta.views
-                ]
-            ),
-            "instruction": said[rng.integers(len(said))],
+            "pixels": np.stack(images),
+            "instruction": self.meta.instructions_of(episode)[pick.phrase],
             "state": now,
             "future": self.normalisation.normalise_state(episode.state[later]) - now,
-            "command": self.normalisation.normalise_action(states[t] - origin),
-            "start": self.normalisation.normalise_action(states[starts] - origin),
-            "labels": self.normalisation.normalise_action(chunks),
+            "places": self.places.of(episode, pick.t),
+            "command": self.normalisation.normalise_action_state(captured - origin),
+            "start": self.normalisation.normalise_action_state(starts - origin),
+            "labels": self.normalisation.normalise_action(chunks),  # (m, h, d)
         }
 
 
@@ -177,12 +248,11 @@ def _task_probabilities(tasks: tuple[str, ...], weights: Mapping[str, float]) ->
     return chances / chances.sum()
 
 
-def shift_image(image: np.ndarray, rng: np.random.Generator, limit: int) -> np.ndarray:
-    """Move an image by up to `limit` pixels each way, repeating its edge: (y, x, 3) → same."""
+def shift_image(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Move an image by `shift` pixels up and left, repeating its edge: (y, x, 3) → same."""
     height, width = image.shape[:2]
-    dy, dx = rng.integers(-limit, limit + 1, size=2)
-    rows = np.clip(np.arange(height) + dy, 0, height - 1)
-    columns = np.clip(np.arange(width) + dx, 0, width - 1)
+    rows = np.clip(np.arange(height) + shift[0], 0, height - 1)
+    columns = np.clip(np.arange(width) + shift[1], 0, width - 1)
     return image[rows][:, columns]
 
 

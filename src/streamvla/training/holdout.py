@@ -18,7 +18,7 @@ import numpy as np
 
 from streamvla.core.interfaces import Observation
 from streamvla.data.store import Demonstrations, Episode
-from streamvla.policy.action_flow import ActionFlowPolicy
+from streamvla.policy.base import ModelPolicy
 
 LEADS = (0, 3, 5)
 _BATCH = 64
@@ -40,7 +40,7 @@ class HoldoutProbe:
         chosen = np.linspace(0, len(pairs) - 1, min(frames, len(pairs))).round().astype(int)
         self.frames = [pairs[i] for i in chosen]
 
-    def measure(self, policy: ActionFlowPolicy) -> dict[str, float]:
+    def measure(self, policy: ModelPolicy) -> dict[str, float]:
         """Mean |action − label| in units of the action scale, over all actions of the horizon.
 
         Keys: "lead_0", "lead_3", "lead_5" compensated, "lead_3_uncompensated", ...; and
@@ -59,7 +59,7 @@ class HoldoutProbe:
         return means
 
     def _measure_batch(
-        self, policy: ActionFlowPolicy, frames: list[tuple[Episode, int]]
+        self, policy: ModelPolicy, frames: list[tuple[Episode, int]]
     ) -> dict[str, np.ndarray]:
         scale = np.array(policy.normalisation.action_scale)
         horizon = policy.spec.horizon

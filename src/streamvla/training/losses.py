@@ -1,58 +1,157 @@
-"""The action flow matching loss, and the image augmentation that precedes it."""
+"""The losses of the methods, and the image augmentation that precedes them.
+
+All are the mean squared error between what the expert says and a target at unit scale:
+
+    method        the expert is given       target
+    action-flow   x = xi(tau) + eps, tau    u/H, the next step            `model/flow.py`
+    chunk-flow    x_tau, tau, x0            A − noise                     `model/chunk.py`
+    regression    x0                        A                             `model/regression.py`
+
+To each are added two read-outs of what its expert gathered: the measured state some periods later,
+and the places of the things that matter. Both tell where to go with far less noise than single
+actions do (docs/decisions/0008). Several methods share one encoding of each observation.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from typing import Any
 
-from streamvla.model.flow import FlowConfig, action_path, flow_sample, sample_tau, step_of
-from streamvla.model.vla import StreamingVLA
+import torch
+from torch import Tensor, nn
+
+from streamvla.model.backbone import PrefixCache
+from streamvla.model.chunk import ChunkFlowConfig, chunk_sample
+from streamvla.model.flow import ActionFlowConfig, action_path, flow_sample, sample_tau, step_of
+from streamvla.model.methods import Method
+from streamvla.model.models import Model
+from streamvla.model.regression import RegressionConfig
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import Batch
+from streamvla.training.distributed import Share
+
+Sample = tuple[tuple[Tensor, ...], Tensor]
+"""What the expert is given besides the prefix, and what it should say."""
 
 
-def action_flow_loss(
-    model: StreamingVLA,
-    batch: Batch,
-    is_delta: Tensor,
-    flow: FlowConfig,
-    generator: torch.Generator,
-    jitter: float = 0.0,
-    future_weight: float = 0.0,
-) -> Tensor:
-    """mean ‖f(x, tau) − u/H‖² over b observations × m flow samples; a scalar.
+class Objective(nn.Module):
+    """Batch → loss of one method or of several on one encoding.
 
-    With `future_weight`, plus that times the mean squared error of the foreseen states: where the
-    arm will be tells where object and goal are, with far less noise than single actions do
-    (docs/decisions/0008).
+    A module, so that `Share.wrap` can watch its gradients.
 
-    The network predicts v/H, one step of the flow, which has unit scale; predicting v would weigh
-    nothing differently but start H times too large. `generator` lives on the CPU, so that a GPU
-    draws the same samples.
+    Args:
+        models: one for each method; all but their experts are the same modules.
+        chunk_samples: of a batch's m samples, how many a chunk method is given.
+        jitter: strength of colour jitter.
+        future_weight, places_weight: of the read-outs.
     """
-    device = batch.start.device
-    path = action_path(batch.start, batch.labels, is_delta)  # (b, m, h+1, d)
-    tau = sample_tau(tuple(path.shape[:2]), flow, generator).to(device)  # (b, m)
-    noise = torch.randn(batch.start.shape, generator=generator).to(device)  # (b, m, d)
-    x, velocity = flow_sample(path, tau, noise, is_delta, flow)
-    images = jitter_colours(pixels_to_float(batch.pixels), jitter, generator)
-    prefix = model.encode(images, batch.words, batch.state, batch.command)
-    output, future = model.foresee(x, tau, prefix)
-    predicted = step_of(output.float(), x, is_delta)
-    loss = (predicted - velocity / flow.horizon).square().mean()
-    if future_weight == 0:
-        return loss
-    missed = (future.float() - batch.future.unsqueeze(1)).square().mean()
-    return loss + future_weight * missed
 
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        methods: Mapping[str, Method],
+        is_delta: Tensor,
+        chunk_samples: int,
+        jitter: float = 0.0,
+        future_weight: float = 0.0,
+        places_weight: float = 0.0,
+        share: Share | None = None,
+    ) -> None:
+        super().__init__()
+        self.models = nn.ModuleDict(dict(models))
+        self.methods = dict(methods)
+        self.is_delta = is_delta
+        self.chunk_samples = chunk_samples
+        self.jitter = jitter
+        self.weights = {"future": future_weight, "places": places_weight}
+        self.share = share or Share()
 
-def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Random gain (1 ± strength) and offset (± strength/2) per view and channel, same shape.
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared errors over this process's rows × m samples each.
 
-    Lighting and white balance vary; geometry does not. images: (b, v, 3, y, x) in [−1, 1].
-    """
-    if strength == 0:
-        return images
-    shape = (*images.shape[:3], 1, 1)
-    gain, offset = (torch.rand((2, *shape), generator=generator) * 2 - 1).to(images.device)
-    return images * (1 + strength * gain) + 0.5 * strength * offset
+        `generator` lives on the CPU, so that a GPU draws the same samples.
+
+        Returns:
+            The sum to minimise, a scalar; and its parts, unweighted and detached: "METHOD",
+            "METHOD/future", "METHOD/places".
+        """
+        samples = {
+            name: self._sample(method, batch, generator) for name, method in self.methods.items()
+        }
+        images = self._jitter_colours(pixels_to_float(batch.pixels), generator)
+        context: Any = self.models[next(iter(self.methods))]
+        prefix = context.encode(images, batch.words, batch.state, batch.command)
+        loss, parts = torch.zeros((), device=self.is_delta.device), {}
+        for name, sample in samples.items():
+            for part, error in self._errors(name, sample, batch, prefix).items():
+                loss = loss + self.weights.get(part, 1.0) * error
+                parts[f"{name}/{part}" if part else name] = error.detach()
+        return loss, parts
+
+    def _errors(
+        self, name: str, sample: Sample, batch: Batch, prefix: PrefixCache
+    ) -> dict[str, Tensor]:
+        """Mean squared errors of one method: "" its actions, "future" and "places"."""
+        model: Any = self.models[name]
+        inputs, target = sample
+        gathered = model.expert.gather(*inputs, prefix)  # (b, m, t, w)
+        predicted = model.expert.answer(gathered).float()
+        if isinstance(self.methods[name], ActionFlowConfig):
+            predicted = step_of(predicted, inputs[0], self.is_delta)
+        errors = {"": (predicted - target).square().mean()}
+        told = model.expert.read_out(gathered)
+        targets = {
+            "future": (told.future, batch.future.flatten(1)),
+            "places": (told.places, batch.places),
+        }
+        for part, (said, meant) in targets.items():
+            if said.shape[-1]:
+                errors[part] = (said.float() - meant.unsqueeze(1)).square().mean()
+        return errors
+
+    def _sample(self, method: Method, batch: Batch, generator: torch.Generator) -> Sample:
+        start, labels = batch.start[:, : self.chunk_samples], batch.labels[:, : self.chunk_samples]
+        match method:
+            case ActionFlowConfig():
+                return self._action_flow(method, batch, generator)
+            case ChunkFlowConfig():
+                return self._chunk_flow(start, labels, generator)
+            case RegressionConfig():
+                return (start,), labels
+
+    def _action_flow(
+        self, flow: ActionFlowConfig, batch: Batch, generator: torch.Generator
+    ) -> Sample:
+        """The target is u/H, one step, at unit scale: u would weigh the same, H times too large."""
+        path = action_path(batch.start, batch.labels, self.is_delta)  # (b, m, h+1, d)
+        tau = self._own(sample_tau(self._global(path.shape[:2]), flow, generator))  # (b, m)
+        noise = self._normal(batch.start.shape, generator)  # (b, m, d)
+        x, velocity = flow_sample(path, tau, noise, self.is_delta, flow)
+        return (x, tau), velocity / flow.horizon
+
+    def _chunk_flow(self, start: Tensor, labels: Tensor, generator: torch.Generator) -> Sample:
+        tau = self._own(torch.rand(self._global(start.shape[:2]), generator=generator))  # (b, m)
+        noise = self._normal(labels.shape, generator)  # (b, m, h, d)
+        x, velocity = chunk_sample(labels, noise, tau)
+        return (x, tau, start), velocity
+
+    def _jitter_colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Random gain (1 ± jitter) and offset (± jitter/2) per view and channel, same shape.
+
+        Lighting and white balance vary; geometry does not. images: (b, v, 3, y, x) in [−1, 1].
+        """
+        if self.jitter == 0:
+            return images
+        shape = self._global((*images.shape[:3], 1, 1))
+        gain, offset = torch.rand((2, *shape), generator=generator) * 2 - 1
+        return images * (1 + self.jitter * self._own(gain)) + 0.5 * self.jitter * self._own(offset)
+
+    def _normal(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        return self._own(torch.randn(self._global(shape), generator=generator))
+
+    def _global(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a draw for the whole batch, of which this process keeps its rows."""
+        return (shape[0] * self.share.world, *shape[1:])
+
+    def _own(self, drawn: Tensor) -> Tensor:
+        return self.share.own(drawn).to(self.is_delta.device)

@@ -49,8 +49,8 @@ class OptimiserConfig:
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW that decays tensors of two or more dimensions."""
-    parameters = list(model.parameters())
+    """AdamW over what is to be trained; it decays tensors of two or more dimensions."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -1,6 +1,7 @@
-"""Train an action-flow policy from demonstrations.
+"""Train policies from demonstrations: any method or several at once, one process or several.
 
     OUT/policy.safetensors            the policy (averaged weights), ready to run
+    OUT/METHOD.safetensors            instead, where several methods are trained together
     OUT/training_state.safetensors    weights, average, optimiser, and what the data were: to resume
     OUT/log.jsonl                     one line of metrics every `log_every` steps
 
@@ -14,17 +15,19 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError
@@ -38,15 +41,22 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.flow import FlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.generation import GenerationConfig, require_option
+from streamvla.model.methods import Method, method_to_json
+from streamvla.model.models import Model, ModelConfig, make_models
 from streamvla.model.normalisation import Normalisation
+from streamvla.model.pretrained import PretrainedVLA, pretrained_config
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
-from streamvla.policy.action_flow import ActionFlowPolicy
+from streamvla.policy.base import ModelPolicy
+from streamvla.policy.load import make_policy
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
+from streamvla.training.distributed import Share, joined_processes
 from streamvla.training.holdout import HoldoutProbe
+from streamvla.training.initial import start_from
 from streamvla.training.keypoints import seed_keypoints
-from streamvla.training.losses import action_flow_loss
+from streamvla.training.losses import Objective
 from streamvla.training.optimiser import (
     OptimiserConfig,
     learning_rate,
@@ -59,6 +69,8 @@ from streamvla.training.state import StateHeader
 POLICY_NAME = "policy.safetensors"
 STATE_NAME = "training_state.safetensors"
 LOG_NAME = "log.jsonl"
+
+NormalisationKind = Literal["shared", "unshared"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,26 @@ class ModelSize:
     expansion: int = 4
     channels: int = 64
     condition_width: int = 128
+    proprioception: bool = True
+
+
+@dataclass(frozen=True)
+class PretrainedSize:
+    """A vision-language model to fine-tune, instead of the small one from scratch.
+
+    Attributes:
+        source: a folder with config.json, tokenizer.json and weights, or a name on the hub.
+        layers: how many of the language model's, from the first; None for all.
+        train: "all", or "expert" to leave the vision-language model as it is.
+    """
+
+    source: str
+    layers: int | None = None
+    expert_width: int = 384
+    condition_width: int = 128
+    expansion: int = 4
+    train: Literal["all", "expert"] = "all"
+    proprioception: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,8 +116,14 @@ class TrainConfig:
         out: directory for the results.
         steps: optimiser steps in all; the learning-rate schedule spans them.
         tasks: which tasks of the dataset; None for all.
+        model: the small model from scratch, or a pretrained one.
+        methods: how actions are made. Several train on the same batches and one encoding of them,
+            each with an expert of its own; horizon and action states must agree.
+        normalisation: "shared", or the ablation "unshared" (`Normalisation.unshared`).
+        all_delta: treat absolute dimensions as deltas, as StreamingVLA does (ablation).
         jitter: strength of colour jitter, 0 for none.
         future_weight: of the foreseen states in the loss, 0 for none.
+        places_weight: of the places of things in the loss, where the dataset tells them.
         holdout_per_task: episodes per task kept for the held-out action error.
         holdout_frames: frames of them that are measured.
         device: "auto" takes CUDA where there is one.
@@ -93,7 +131,8 @@ class TrainConfig:
         threads: of PyTorch; None leaves them as they are.
         save_every_s: seconds between saves.
         seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`).
-        init: a policy to start from: its weights and its normalisation; None for a fresh one.
+        init: a policy to start from: its normalisation, its context's weights, and its expert's
+            where the method is the same; None for a fresh start.
         resume: go on from OUT/training_state.safetensors.
     """
 
@@ -102,12 +141,15 @@ class TrainConfig:
     steps: int = 30_000
     seed: int = 0
     tasks: tuple[str, ...] | None = None
-    model: ModelSize = field(default_factory=ModelSize)
-    flow: FlowConfig = field(default_factory=FlowConfig)
+    model: ModelSize | PretrainedSize = field(default_factory=ModelSize)
+    methods: tuple[Method, ...] = (ActionFlowConfig(),)
+    normalisation: NormalisationKind = "shared"
+    all_delta: bool = False
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     jitter: float = 0.1
     future_weight: float = 0.5
+    places_weight: float = 0.5
     holdout_per_task: int = 6
     holdout_frames: int = 256
     device: str = "auto"
@@ -128,6 +170,7 @@ class TrainConfig:
             ("seed", self.seed >= 0, "at least 0"),
             ("threads", self.threads is None or self.threads >= 1, "at least 1, or none given"),
             ("future_weight", 0 <= self.future_weight < math.inf, "a finite number ≥ 0"),
+            ("places_weight", 0 <= self.places_weight < math.inf, "a finite number ≥ 0"),
             ("seeded_keypoints", 0 <= self.seeded_keypoints <= 1, "a share from 0 to 1"),
             ("jitter", 0 <= self.jitter < math.inf, "a finite number ≥ 0"),
             ("save_every_s", self.save_every_s >= 0, "at least 0 seconds"),
@@ -135,6 +178,27 @@ class TrainConfig:
         for name, holds, expected in checks:
             if not holds:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected {expected}")
+        require_option("normalisation", self.normalisation, NormalisationKind)
+        names = [method.name for method in self.methods]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"training methods {names}: expected at least one, each once")
+        settings = ("horizon", "state_origin", "aligned")
+        if len({tuple(getattr(each, name) for name in settings) for each in self.methods}) > 1:
+            raise ConfigError(
+                f"training methods {', '.join(names)} differ in one of {', '.join(settings)}; "
+                "methods trained together learn from the same samples"
+            )
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """What all methods agree on."""
+        return self.methods[0]
+
+    def policy_paths(self) -> dict[str, Path]:
+        """Method → the file its policy is written to."""
+        if len(self.methods) == 1:
+            return {self.methods[0].name: self.out / POLICY_NAME}
+        return {method.name: self.out / f"{method.name}.safetensors" for method in self.methods}
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result, as JSON: all but where it runs and how often it reports."""
@@ -148,7 +212,8 @@ class TrainConfig:
             "save_every_s",
             "log_every",
         }
-        fields = dataclasses.asdict(self)
+        methods = [method_to_json(method) for method in self.methods]
+        fields = {**dataclasses.asdict(self), "methods": methods}
         kept = {name: value for name, value in fields.items() if name not in elsewhere}
         return json.loads(json.dumps(kept))
 
@@ -158,20 +223,28 @@ class TrainResult:
     """What a training came to.
 
     Attributes:
+        policies: method → its policy.
         step: optimiser steps taken; 0 when it was stopped before the first, and nothing saved.
         finished: false when Ctrl-C stopped it; the same command with `resume` goes on.
-        holdout: the last held-out action errors (`HoldoutProbe.measure`).
+        holdout: the last held-out action errors (`HoldoutProbe.measure`); of several methods each
+            under "METHOD/…".
     """
 
-    policy: Path
+    policies: Mapping[str, Path]
     step: int
     finished: bool
     holdout: Mapping[str, float]
+
+    @property
+    def policy(self) -> Path:
+        """The policy of the first method."""
+        return next(iter(self.policies.values()))
 
 
 def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     """Train until `steps` or Ctrl-C; either way the policy and the training state are saved.
 
+    Under `torchrun` every process calls this; they share each batch, and the first one saves.
     A resumed training that was finished already leaves its files as they are.
 
     Raises:
@@ -182,75 +255,116 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     demonstrations = load_dataset(config.dataset, config.tasks)
-    trainer = Trainer(config, demonstrations, clock or SystemClock())
-    trainer.prepare()
-    with _stop_on_interrupt() as stop, _progress() as progress:
-        bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
-        while trainer.step < config.steps and not stop.is_set():
-            metrics = trainer.advance()
-            progress.update(bar, completed=trainer.step)
-            if metrics is not None:
-                progress.update(bar, note=_note(metrics))
-    if trainer.step > trainer.saved_step:
-        trainer.save()
+    with joined_processes() as share:
+        trainer = Trainer(config, demonstrations, clock or SystemClock(), share)
+        trainer.prepare()
+        with _stop_on_interrupt() as stop, _progress(shown=share.is_main) as progress:
+            bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
+            while trainer.step < config.steps and not share.any(stop.is_set()):
+                metrics = trainer.advance()
+                progress.update(bar, completed=trainer.step)
+                if metrics is not None:
+                    progress.update(bar, note=_note(metrics))
+        if trainer.step > trainer.saved_step:
+            trainer.save()
     return TrainResult(
-        config.out / POLICY_NAME, trainer.step, trainer.step >= config.steps, trainer.holdout
+        config.policy_paths(), trainer.step, trainer.step >= config.steps, trainer.holdout
     )
 
 
 class Trainer:
-    """The state of one training: weights, their average, the optimiser, and the step count."""
+    """The state of one training: weights, their average, the optimiser, and the step count.
 
-    def __init__(self, config: TrainConfig, demonstrations: Demonstrations, clock: Clock) -> None:
+    Attributes:
+        models, averages: method → model; of each, all but the experts are the same modules.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        demonstrations: Demonstrations,
+        clock: Clock,
+        share: Share | None = None,
+    ) -> None:
+        if config.all_delta:
+            demonstrations = demonstrations.as_deltas()
         self.config = config
         self.demonstrations = demonstrations
         self.fingerprint = fingerprint(demonstrations)
         self.provenance: dict[str, Any] = dict(provenance())
         self.clock = clock
+        self.share = share or Share()
         self.device = _device(config.device)
+        self.methods = {method.name: method for method in config.methods}
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
         start = None
         if config.init is not None:
             start = load_checkpoint(config.init, demonstrations.meta.action_space)
             self.provenance["init"] = dict(start.provenance)
-        self.normalisation = start.normalisation if start else _fit_normalisation(training)
+        self.normalisation = start.normalisation if start else self._fit_normalisation(training)
+        self.probe = HoldoutProbe(
+            demonstrations, held_out, config.generation.horizon, config.holdout_frames
+        )
         self.model_config = self._model_config()
+        torch.manual_seed(config.seed)
+        self.models = self._new_models()
         self.sampler = BatchSampler(
             demonstrations,
             training,
             self.normalisation,
-            config.flow,
+            config.generation,
             config.sampling,
             config.seed,
             self.model_config.future_steps,
+            self.share,
+            self._first.tokenise,
         )
-        self.probe = HoldoutProbe(
-            demonstrations, held_out, config.flow.horizon, config.holdout_frames
-        )
-        torch.manual_seed(config.seed)
-        self.model = StreamingVLA(self.model_config).to(self.device)
         if start is not None:
-            _start_from(self.model, start, config.init)
+            start_from(self.models, start, f"init {config.init}")
         self._seed_keypoints()
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimiser = make_optimiser(self.model, config.optimiser)
+        self.averages = copy.deepcopy(self.models)
+        self._weights, self._average = nn.ModuleDict(self.models), nn.ModuleDict(self.averages)
+        self._average.requires_grad_(False)
+        self.optimiser = make_optimiser(self._weights, config.optimiser)
         is_delta = demonstrations.meta.action_space.is_delta()
-        self.is_delta = torch.tensor(is_delta, device=self.device)
-        self.policy = ActionFlowPolicy(
-            self.average, self._spec(), config.flow, self.normalisation, self.device
+        objective = Objective(
+            self.models,
+            self.methods,
+            torch.tensor(is_delta, device=self.device),
+            config.sampling.chunk_samples,
+            config.jitter,
+            config.future_weight,
+            config.places_weight,
+            self.share,
         )
+        self.objective = self.share.wrap(objective)
         self.step = self.saved_step = 0
         self.holdout: dict[str, float] = {}
         self._saved_ns = self._logged_ns = clock.now_ns()
-        self._losses: list[torch.Tensor] = []
+        self._losses: list[dict[str, torch.Tensor]] = []
+
+    @property
+    def _first(self) -> Model:
+        """The model of the first method; its context is that of all."""
+        return next(iter(self.models.values()))
+
+    def policy(self, name: str) -> ModelPolicy:
+        """The averaged weights of a method as they stand, as a policy."""
+        method = self.methods[name]
+        return make_policy(
+            self.averages[name], self._spec(method), method, self.normalisation, self.device
+        )
 
     def _seed_keypoints(self) -> None:
         """From four batches of images, drawn from the steps after the last one."""
+        model = self._first
+        if not isinstance(model, StreamingVLA):
+            return
         batches = [self.sampler.batch(self.config.steps + i) for i in range(4)]
         images = pixels_to_float(torch.cat([batch.pixels for batch in batches]))
         generator = torch.Generator().manual_seed(self.config.seed)
         share = self.config.seeded_keypoints
-        seed_keypoints(self.model.vision, images.to(self.device), share, generator)
+        seed_keypoints(model.vision, images.to(self.device), share, generator)
 
     def prepare(self) -> None:
         """Resume if asked; otherwise claim the output directory."""
@@ -261,6 +375,8 @@ class Trainer:
             raise ConfigError(
                 f"{self.config.out} already holds a training. Resume it, or choose another out."
             )
+        if not self.share.is_main:
+            return
         self.config.out.mkdir(parents=True, exist_ok=True)
         _keep_log_until(self.config.out / LOG_NAME, self.step)
 
@@ -270,63 +386,83 @@ class Trainer:
         self.step += 1
         last = self.step == self.config.steps
         metrics = None
-        if last or self.step % self.config.holdout_every == 0:
-            self.holdout = self.probe.measure(self.policy)
+        if self._holdout_due():
+            self.holdout = self._measure_holdout()
         if last or self.step % self.config.log_every == 0:
             metrics = self._log()
         if self.clock.now_ns() - self._saved_ns > self.config.save_every_s * NS_PER_S:
             self.save()
         return metrics
 
-    def _optimise(self) -> torch.Tensor:
-        """One optimiser step; returns its loss, detached."""
+    def _holdout_due(self) -> bool:
+        """Whether this process measures the held-out error after the present step."""
+        last = self.step == self.config.steps
+        return self.share.is_main and (last or self.step % self.config.holdout_every == 0)
+
+    def _measure_holdout(self) -> dict[str, float]:
+        return {
+            self._prefix(name) + key: error
+            for name in self.methods
+            for key, error in self.probe.measure(self.policy(name)).items()
+        }
+
+    def _prefix(self, method: str) -> str:
+        """What tells a method's held-out errors from those of the others."""
+        return f"{method}/" if len(self.methods) > 1 else ""
+
+    def _optimise(self) -> dict[str, torch.Tensor]:
+        """One optimiser step; returns its loss and the loss's parts, detached."""
         config = self.config
         batch = self.sampler.batch(self.step).to(self.device)
         generator = torch.Generator().manual_seed(_seed(config.seed, self.step))
-        self.model.train()
+        self._weights.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
-            loss = action_flow_loss(
-                self.model,
-                batch,
-                self.is_delta,
-                config.flow,
-                generator,
-                config.jitter,
-                config.future_weight,
-            )
+            loss, parts = self.objective(batch, generator)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip, foreach=True)
+        trained = [parameter for _, parameter in self._trained_parameters()]
+        torch.nn.utils.clip_grad_norm_(trained, config.optimiser.clip, foreach=True)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, config.steps, config.optimiser)
         self.optimiser.step()
         update_average(
-            self.average.parameters(),
-            self.model.parameters(),
+            self._average.parameters(),
+            self._weights.parameters(),
             self.step,
             config.optimiser.ema_decay,
         )
-        return loss.detach()
+        return {"loss": loss.detach(), **parts}
 
     def _log(self) -> dict[str, Any]:
         now = self.clock.now_ns()
         elapsed_s = max(1, now - self._logged_ns) / NS_PER_S
+        means = {
+            name: float(self.share.mean(torch.stack([each[name] for each in self._losses]).mean()))
+            for name in self._losses[0]
+        }
         metrics: dict[str, Any] = {
             "step": self.step,
-            "loss": float(torch.stack(self._losses).mean()),
+            "loss": means.pop("loss"),
+            "losses": means,
             "lr": learning_rate(self.step - 1, self.config.steps, self.config.optimiser),
             "steps_per_s": len(self._losses) / elapsed_s,
         }
-        if self.step % self.config.holdout_every == 0 or self.step == self.config.steps:
+        if self._holdout_due():
             metrics["holdout"] = self.holdout
-        with (self.config.out / LOG_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        if self.share.is_main:
+            with (self.config.out / LOG_NAME).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
         self._losses, self._logged_ns = [], now
         return metrics
 
     def save(self) -> None:
-        """Write the policy and the training state."""
-        save_checkpoint(self.config.out / POLICY_NAME, self.checkpoint())
+        """Write the policies and the training state; the main process only."""
+        self.saved_step = self.step
+        self._saved_ns = self.clock.now_ns()
+        if not self.share.is_main:
+            return
+        for name, path in self.config.policy_paths().items():
+            save_checkpoint(path, self.checkpoint(name))
         header = StateHeader(
             step=self.step,
             recipe=self.config.recipe(),
@@ -336,8 +472,6 @@ class Trainer:
             holdout=self.holdout,
         )
         save_tensors(self.config.out / STATE_NAME, self._state_tensors(), header.to_json())
-        self.saved_step = self.step
-        self._saved_ns = self.clock.now_ns()
 
     def restore(self) -> None:
         """Continue from the saved training state.
@@ -359,20 +493,21 @@ class Trainer:
             ) from error
         self._restore_header(header)
 
-    def checkpoint(self) -> Checkpoint:
-        """The policy as it stands: averaged weights and where they come from."""
-        meta = self.demonstrations.meta
+    def checkpoint(self, name: str) -> Checkpoint:
+        """A method's policy as it stands: averaged weights and where they come from."""
+        meta, prefix = self.demonstrations.meta, self._prefix(name)
+        own = {key: error for key, error in self.holdout.items() if key.startswith(prefix)}
         return Checkpoint(
             model=self.model_config,
-            flow=self.config.flow,
-            spec=self.policy.spec,
+            method=self.methods[name],
+            spec=self._spec(self.methods[name]),
             normalisation=self.normalisation,
             provenance={
                 **self.provenance,
                 "step": self.step,
                 "training": self.config.recipe(),
-                "parameters": parameter_count(self.model),
-                "holdout": self.holdout,
+                "parameters": parameter_count(self.models[name]),
+                "holdout": {key.removeprefix(prefix): error for key, error in own.items()},
                 "dataset": {
                     **{name: value for name, value in meta.to_json().items() if name != "robot"},
                     "robot": meta.robot,
@@ -380,83 +515,102 @@ class Trainer:
                     "frames": self.demonstrations.frame_count,
                 },
             },
-            weights=self.average.state_dict(),
+            weights=self.averages[name].state_dict(),
         )
 
     def _state_tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
+        """What methods share is named, and kept, once: under the first of them."""
+        tensors: dict[str, torch.Tensor] = {}
+        tensors |= {f"model.{name}": value for name, value in self._weights.named_parameters()}
+        tensors |= {f"average.{name}": value for name, value in self._average.named_parameters()}
+        for name, parameter in self._trained_parameters():
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"{key}.{name}"] = value
         return tensors
+
+    def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        named = self._weights.named_parameters()
+        return ((name, parameter) for name, parameter in named if parameter.requires_grad)
 
     def _restore_header(self, header: StateHeader) -> None:
         self.step = self.saved_step = header.step
         self.holdout = dict(header.holdout)
         self.normalisation = header.normalisation
-        self.sampler.normalisation = self.policy.normalisation = header.normalisation
+        self.sampler.normalisation = header.normalisation
         resumptions = [*header.provenance.get("resumed", ()), self.provenance]
         self.provenance = {**header.provenance, "resumed": resumptions}
 
+    @torch.no_grad()
     def _restore_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        for prefix, module in (("model.", self.model), ("average.", self.average)):
-            module.load_state_dict({name: tensors[prefix + name] for name in module.state_dict()})
-        for name, parameter in self.model.named_parameters():
+        for prefix, module in (("model.", self._weights), ("average.", self._average)):
+            for name, parameter in module.named_parameters():
+                parameter.copy_(_of_shape(parameter, tensors[prefix + name]))
+        for name, parameter in self._trained_parameters():
             self.optimiser.state[parameter] = {
                 "step": tensors[f"step.{name}"],
                 "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
                 "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
             }
 
-    def _model_config(self) -> VLAConfig:
-        meta = self.demonstrations.meta
-        return VLAConfig(
-            action_dim=meta.action_space.dim,
-            state_dim=len(meta.state_names),
-            views=len(meta.views),
-            image_size=meta.image_size,
-            **vars(self.config.model),
-        )
+    def _fit_normalisation(self, episodes: Sequence[Episode]) -> Normalisation:
+        actions = np.concatenate([episode.label for episode in episodes])
+        shared = Normalisation.fit(np.concatenate([each.state for each in episodes]), actions)
+        if self.config.normalisation == "shared":
+            return shared
+        sums = [self.demonstrations.action_states(episode) for episode in episodes]
+        is_delta = self.demonstrations.meta.action_space.is_delta()
+        return shared.unshared(actions, np.concatenate(sums), is_delta)
 
-    def _spec(self) -> PolicySpec:
+    def _model_config(self) -> ModelConfig:
+        meta, size = self.demonstrations.meta, self.config.model
+        robot = {
+            "action_dim": meta.action_space.dim,
+            "state_dim": len(meta.state_names),
+            "views": len(meta.views),
+            "places_dim": len(meta.place_names),
+        }
+        if isinstance(size, PretrainedSize):
+            return pretrained_config(**robot, **vars(size))
+        return VLAConfig(image_size=meta.image_size, **robot, **vars(size))
+
+    def _new_models(self) -> dict[str, Model]:
+        """As training starts: random, or with pretrained weights in the backbone."""
+        models = make_models(self.model_config, self.config.methods)
+        first, size = models[0], self.config.model
+        fresh = not self.config.resume and self.config.init is None
+        if fresh and isinstance(first, PretrainedVLA) and isinstance(size, PretrainedSize):
+            first.load_backbone(size.source)
+        return {
+            name: model.to(self.device) for name, model in zip(self.methods, models, strict=True)
+        }
+
+    def _spec(self, method: Method) -> PolicySpec:
         meta = self.demonstrations.meta
         return PolicySpec(
             action_space=meta.action_space,
-            horizon=self.config.flow.horizon,
+            horizon=method.horizon,
             views=meta.views,
             image_size=meta.image_size,
             state_dim=len(meta.state_names),
             control_period_ns=meta.control_period_ns,
+            chunk_passes=method.chunk_passes,
         )
 
 
-def _fit_normalisation(training: Sequence[Episode]) -> Normalisation:
-    return Normalisation.fit(
-        np.concatenate([episode.state for episode in training]),
-        np.concatenate([episode.label for episode in training]),
-    )
-
-
-def _start_from(model: StreamingVLA, start: Checkpoint, path: Path | None) -> None:
-    """Take another policy's weights.
-
-    Raises:
-        ConfigError: it has another size.
-    """
-    if start.model != model.config:
-        raise ConfigError(
-            f"init {path} has sizes {start.model}, this training {model.config}; start from a "
-            "policy of the same size and robot"
-        )
-    model.load_state_dict(dict(start.weights))
+def _of_shape(parameter: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    if found.shape != parameter.shape:
+        raise RuntimeError(f"shape {tuple(found.shape)}, expected {tuple(parameter.shape)}")
+    return found
 
 
 def _device(name: str) -> torch.device:
+    """ "auto" takes CUDA where there is some; of several processes each has its own device."""
     present = torch.cuda.is_available()
     if name == "cuda" and not present:
         raise ConfigError("device is 'cuda', but PyTorch finds no CUDA device; use auto or cpu")
-    return torch.device(name if name != "auto" else "cuda" if present else "cpu")
+    if name == "cuda" or (name == "auto" and present):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu" if name == "auto" else name)
 
 
 def _seed(seed: int, step: int) -> int:
@@ -493,18 +647,20 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _progress() -> Progress:
+def _progress(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
+        disable=not shown,
     )
 
 
 def _note(metrics: Mapping[str, Any]) -> str:
     note = f"loss {metrics['loss']:.4f}  {metrics['steps_per_s']:.2f} steps/s"
-    if "holdout" in metrics:
-        note += f"  held-out error {metrics['holdout']['lead_0']:.4f}"
+    for name, error in metrics.get("holdout", {}).items():
+        if name.endswith("lead_0"):
+            note += f"  held-out error {name.removesuffix('lead_0')}{error:.4f}"
     return note

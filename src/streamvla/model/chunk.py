@@ -1,0 +1,102 @@
+"""Chunk flow matching: noise → a whole chunk of H actions, as in π0.
+
+    tau = 0   noise (H, d)  ──Euler, 10 steps──►  tau = 1   actions a_0 … a_{H−1}
+
+Every action needs all ten steps, so the first one is ready no sooner than the last: the baseline
+that action flow matching (`flow.py`) is measured against, on the same backbone and trunk.
+
+Source: π0 (arXiv 2410.24164) section IV and appendix B, with tau from 0 (noise) to 1 (actions) as
+in the paper (its released code runs time the other way, see `to_openpi`). We differ in two points:
+tau ~ U(0, 1), and the chunk is conditioned on the action state x0 from which it departs, rolled
+forward over what is pending (VLASH, arXiv 2512.01031), so that it can be trained and compensated
+for late images exactly as action flow matching is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from streamvla.core.errors import ConfigError
+from streamvla.model.backbone import PrefixCache
+from streamvla.model.expert import Expert, ExpertSize
+from streamvla.model.generation import GenerationConfig
+
+
+@dataclass(frozen=True)
+class ChunkFlowConfig(GenerationConfig):
+    """See the module's docstring.
+
+    Attributes:
+        steps: Euler steps from noise to actions.
+    """
+
+    steps: int = 10
+
+    name: ClassVar[str] = "chunk-flow"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ConfigError(f"chunk flow steps is {self.steps}; expected at least 1")
+
+    @property
+    def chunk_passes(self) -> int:
+        """Expert passes before the first action (`PolicySpec.chunk_passes`)."""
+        return self.steps
+
+
+def chunk_sample(actions: Tensor, noise: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """A training pair: x_tau = (1 − tau)·noise + tau·A and u = A − noise.
+
+    Shapes: actions and noise (..., h, d), tau (...) → (..., h, d) twice.
+
+    >>> x, u = chunk_sample(torch.tensor([[4.]]), torch.tensor([[2.]]), torch.tensor(0.25))
+    >>> x.item(), u.item()
+    (2.5, 2.0)
+    """
+    time = tau[..., None, None]
+    return (1 - time) * noise + time * actions, actions - noise
+
+
+def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Euler from noise at tau = 0 to actions at tau = 1; `velocity(x, tau)` keeps x's shape.
+
+    >>> integrate(lambda x, tau: torch.tensor(3.0), torch.tensor(1.0), steps=4).item()
+    4.0
+    """
+    x = noise
+    for step in range(steps):
+        x = x + velocity(x, step / steps) / steps
+    return x
+
+
+def to_openpi(tau: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow time and velocity as openpi's released code has them, and back: its own inverse.
+
+    There time t = 1 − tau runs from actions to noise, x_t = t·noise + (1 − t)·A, u = noise − A.
+    """
+    return 1 - tau, -velocity
+
+
+class ChunkExpert(Expert):
+    """(noisy chunk, flow time, x0, prefix) → velocity of the chunk.
+
+    H tokens with bidirectional attention among themselves: a noisy action, its place in the
+    chunk, and x0, embedded as action flow matching embeds its state.
+    """
+
+    def __init__(self, size: ExpertSize, horizon: int) -> None:
+        super().__init__(size)
+        self.from_action = nn.Linear(size.action_dim, size.width)
+        self.place = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
+
+    def gather(self, noisy: Tensor, tau: Tensor, start: Tensor, prefix: PrefixCache) -> Tensor:
+        """(b, m, h, d), (b, m), (b, m, d), cache of b observations → (b, m, h, w)."""
+        departs = self.embed_state(start).unsqueeze(2)  # (b, m, 1, w)
+        suffix = self.from_action(noisy) + self.place + departs
+        return self.read(suffix, self.modulations(tau), prefix)

@@ -1,0 +1,54 @@
+"""The models behind one interface: the small one trained from scratch, and pretrained ones.
+
+Each has `tokenise`, `encode` (observation → `PrefixCache`) and an `expert` (cache → actions), so
+methods, training and policies do not know which one it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamvla.model.methods import Method, make_expert
+from streamvla.model.pretrained import PretrainedConfig, PretrainedVLA
+from streamvla.model.vla import StreamingVLA, VLAConfig
+
+Model = StreamingVLA | PretrainedVLA
+ModelConfig = VLAConfig | PretrainedConfig
+
+
+def make_model(config: ModelConfig, method: Method) -> Model:
+    """An untrained model; a pretrained one with random weights (`load_backbone` fills them)."""
+    if isinstance(config, PretrainedConfig):
+        return PretrainedVLA(config, method)
+    return StreamingVLA(config, method)
+
+
+def make_models(config: ModelConfig, methods: Sequence[Method]) -> list[Model]:
+    """One untrained model a method; all but their experts are the very same modules."""
+    first = make_model(config, methods[0])
+    models = [first]
+    for method in methods[1:]:
+        with torch.device("meta"):  # nothing of it stays
+            model = make_model(config, method)
+        for name, module in context_modules(first):
+            setattr(model, name, module)
+        model.expert = make_expert(config.expert_size(), method)
+        models.append(model)
+    return models
+
+
+def context_modules(model: Model) -> Iterator[tuple[str, nn.Module]]:
+    """What turns an observation into the prefix cache: all of a model but its expert."""
+    return ((name, module) for name, module in model.named_children() if name != "expert")
+
+
+def model_config_from_json(fields: Mapping[str, Any]) -> ModelConfig:
+    """Inverse of `dataclasses.asdict`; a missing setting has its default."""
+    settings: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()
+    }
+    return PretrainedConfig(**settings) if "vlm" in settings else VLAConfig(**settings)

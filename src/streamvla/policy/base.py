@@ -1,0 +1,139 @@
+"""What the policies of all methods share: observation → context, and who may ask for what."""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from streamvla.core.errors import ConfigError, SpecMismatchError
+from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
+from streamvla.model.backbone import PrefixCache
+from streamvla.model.methods import Method
+from streamvla.model.models import Model
+from streamvla.model.normalisation import Normalisation
+from streamvla.policy.transforms import (
+    check_observation,
+    flow_origin,
+    pixels_to_float,
+    stack_pixels,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContext:
+    """b encoded observations.
+
+    Attributes:
+        prefix: the model's cache.
+        captured: (b, d) action states at capture, robot units.
+        origin: (b, d) what is subtracted from action states (`flow_origin`), robot units.
+        seeds: (b,) of the noise a method may need: functions of the observation, so that the same
+            episode gives the same actions again.
+    """
+
+    prefix: PrefixCache
+    captured: np.ndarray
+    origin: np.ndarray
+    seeds: tuple[int, ...]
+
+
+class ModelPolicy(ABC):
+    """`Policy` with a model behind it; a method says how actions come from a context."""
+
+    def __init__(
+        self,
+        model: Model,
+        spec: PolicySpec,
+        method: Method,
+        normalisation: Normalisation,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if (spec.horizon, spec.chunk_passes) != (method.horizon, method.chunk_passes):
+            raise ConfigError(
+                f"policy horizon {spec.horizon} and chunk passes {spec.chunk_passes} are not those "
+                f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
+            )
+        self.spec = spec
+        self.method = method
+        self.normalisation = normalisation
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+
+    def encode(self, observation: Observation) -> PolicyContext:
+        """The context of one observation.
+
+        Raises:
+            SpecMismatchError: a view, size, type or dimension the policy was not trained for, or
+                proprioception that is not finite.
+        """
+        return self.encode_batch([observation])
+
+    def generate(self, context: PolicyContext, start: FlowStart) -> Iterator[np.ndarray]:
+        """Yield `H − start.index` actions (d,) float64, robot units.
+
+        Not-finite values from the model are passed on: the runtime's governor stops them.
+        """
+        for actions in self.generate_batch(context, start.action_state[None], start.index):
+            yield actions[0]
+
+    def encode_batch(self, observations: Sequence[Observation]) -> PolicyContext:
+        """The context of b observations in one pass (several simulated episodes at once)."""
+        for observation in observations:
+            check_observation(observation, self.spec)
+        captured = np.stack([each.action_state for each in observations])  # (b, d)
+        origin = flow_origin(self.spec.action_space, captured, self.method.state_origin)
+        state = np.stack([each.state for each in observations])  # (b, s)
+        with torch.inference_mode():
+            prefix = self.model.encode(
+                pixels_to_float(stack_pixels(observations, self.spec).to(self.device)),
+                self.model.tokenise([each.instruction for each in observations]).to(self.device),
+                self._tensor(self.normalisation.normalise_state(state)),
+                self._tensor(self.normalisation.normalise_action_state(captured - origin)),
+            )
+        seeds = tuple(_seed(observation) for observation in observations)
+        return PolicyContext(prefix, captured, origin, seeds)
+
+    def generate_batch(
+        self, context: PolicyContext, action_states: np.ndarray, index: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yield `H − index` times the next actions (b, d) of b generations, float64, robot units.
+
+        Args:
+            action_states: (b, d) from which each generation departs.
+            index: flow step to start from, the same for all.
+        """
+        if not 0 <= index < self.spec.horizon:
+            raise ConfigError(f"flow index {index} is outside 0..{self.spec.horizon - 1}")
+        if action_states.shape != context.origin.shape:
+            raise SpecMismatchError(
+                f"action states {action_states.shape} do not match the context's "
+                f"{context.origin.shape}; give one per encoded observation"
+            )
+        start = action_states if self.method.aligned else context.origin
+        return self._actions(context, start.astype(np.float64), index)
+
+    @abstractmethod
+    def _actions(
+        self, context: PolicyContext, start: np.ndarray, index: int
+    ) -> Iterator[np.ndarray]:
+        """The method: (b, d) checked action states → `H − index` times (b, d) actions."""
+
+    def _relative(self, context: PolicyContext, action_states: np.ndarray) -> torch.Tensor:
+        """Action states as the expert sees them: (b, d) robot units → (b, 1, d) unit scale."""
+        relative = self.normalisation.normalise_action_state(action_states - context.origin)
+        return self._tensor(relative).unsqueeze(1)
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+
+def _seed(observation: Observation) -> int:
+    """A digest of when and where the observation was made; rounding errors do not change it."""
+    where = np.concatenate([observation.state, observation.action_state]).astype(np.float64)
+    instant = observation.captured_ns.to_bytes(8, "little", signed=True)
+    return zlib.crc32((where.round(3) + 0.0).tobytes() + instant)  # + 0.0: no negative zeros

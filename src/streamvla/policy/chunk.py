@@ -1,0 +1,76 @@
+"""Chunk policies: the whole chunk in the first `next`, the rest of it for nothing."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamvla.core.interfaces import PolicySpec
+from streamvla.model.chunk import ChunkFlowConfig, integrate
+from streamvla.model.models import Model
+from streamvla.model.normalisation import Normalisation
+from streamvla.policy.base import ModelPolicy, PolicyContext
+
+
+class ChunkPolicy(ModelPolicy):
+    """What both chunk methods share: a chunk at unit scale → clipped actions in robot units.
+
+    A generation that starts at flow step n > 0 gives the chunk from the *capture* on, without its
+    first n actions (they were the pending ones): a late chunk is entered at the elapsed index.
+    """
+
+    def _actions(
+        self, context: PolicyContext, start: np.ndarray, index: int
+    ) -> Iterator[np.ndarray]:
+        departs = start if index == 0 else context.captured
+        with torch.inference_mode():
+            chunk = self._chunk(context, self._relative(context, departs)).squeeze(1)  # (b, h, d)
+        actions = self.normalisation.restore_action(chunk.cpu().numpy())
+        for i in range(index, self.spec.horizon):
+            yield self.spec.action_space.clip(actions[:, i])
+
+    @abstractmethod
+    def _chunk(self, context: PolicyContext, start: Tensor) -> Tensor:
+        """The method: x0 (b, 1, d) → the chunk (b, 1, h, d), both at unit scale."""
+
+
+class RegressionPolicy(ChunkPolicy):
+    """`Policy` by regression (method: `model/regression.py`); one expert pass a chunk."""
+
+    def _chunk(self, context: PolicyContext, start: Tensor) -> Tensor:
+        return self.model(start, context.prefix)
+
+
+class ChunkFlowPolicy(ChunkPolicy):
+    """`Policy` by chunk flow matching (method: `model/chunk.py`); ten expert passes a chunk."""
+
+    def __init__(
+        self,
+        model: Model,
+        spec: PolicySpec,
+        method: ChunkFlowConfig,
+        normalisation: Normalisation,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(model, spec, method, normalisation, device)
+        self._steps = method.steps
+
+    def _chunk(self, context: PolicyContext, start: Tensor) -> Tensor:
+        def velocity(x: Tensor, tau: float) -> Tensor:
+            times = torch.full(start.shape[:2], tau, device=self.device)  # (b, 1)
+            return self.model(x, times, start, context.prefix)
+
+        return integrate(velocity, self._noise(context), self._steps)
+
+    def _noise(self, context: PolicyContext) -> Tensor:
+        """(b, 1, h, d) standard normal; each row a function of its observation alone."""
+        shape = (1, self.spec.horizon, self.spec.action_space.dim)
+        rows = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+            for seed in context.seeds
+        ]
+        return torch.stack(rows).to(self.device)

@@ -1,0 +1,56 @@
+"""Start a training from a policy that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from streamvla.core.errors import ConfigError
+from streamvla.model.checkpoint import Checkpoint
+from streamvla.model.models import Model
+
+_EXPERT = "expert."
+_READOUTS = ("expert.to_future.", "expert.to_places.")
+
+
+def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None:
+    """Take a policy's weights, in place: those of its context, which all models share; and those
+    of its expert for the model of the same method, if there is one.
+
+    A read-out of another shape, or that the policy has not, stays fresh: only training uses it.
+
+    Args:
+        models: method → model.
+        who: what the policy is called in the message.
+
+    Raises:
+        ConfigError: the policy has another size.
+    """
+    context = {name: t for name, t in start.weights.items() if not name.startswith(_EXPERT)}
+    _take(next(iter(models.values())), context, who)
+    if start.method.name in models:
+        expert = {name: t for name, t in start.weights.items() if name.startswith(_EXPERT)}
+        _take(models[start.method.name], expert, who)
+
+
+def _take(model: Model, weights: Mapping[str, Tensor], who: str) -> None:
+    """Load a part of a model: its context, or its expert."""
+    in_expert = next(iter(weights)).startswith(_EXPERT)
+    own = model.state_dict()
+    part = {name for name in own if name.startswith(_EXPERT) == in_expert}
+    taken = {}
+    for name in sorted(part | weights.keys()):
+        here, there = own.get(name), weights.get(name)
+        if here is not None and there is not None and here.shape == there.shape:
+            taken[name] = there
+        elif not name.startswith(_READOUTS):
+            raise ConfigError(
+                f"{who} is of another size: {name} has shape {_shape(there)}, in this training "
+                f"{_shape(here)}; start from a policy of the same size, horizon and robot"
+            )
+    model.load_state_dict({**own, **taken})
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:
+    return "none" if tensor is None else tuple(tensor.shape)

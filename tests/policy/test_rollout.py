@@ -1,0 +1,91 @@
+"""Episodes in step: the same actions as one by one through the simulated driver."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import PolicySpec
+from streamvla.model.chunk import ChunkFlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods import Method
+from streamvla.model.normalisation import Normalisation
+from streamvla.model.vla import StreamingVLA, VLAConfig
+from streamvla.policy import ModelPolicy, make_policy
+from streamvla.policy.rollout import roll_out
+from streamvla.robots.point import SPEC, PointRobot
+from streamvla.runtime import Episode, EpisodeLimits, Streamer, Synchronous, run_simulated
+from streamvla.runtime.latency import ConstantLatency, LatencyProfile
+from streamvla.trace import MemoryTrace, Sent
+
+from ..model.tiny import TINY
+
+STEPS = 14
+SEEDS = (1, 2, 3)
+
+
+def point_policy(method: Method) -> ModelPolicy:
+    """Random weights everywhere, so actions depend on image, state and flow."""
+    torch.manual_seed(0)
+    sizes = {**vars(TINY), "action_dim": 3, "state_dim": 3, "views": 1}
+    model = StreamingVLA(VLAConfig(**sizes), method)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    spec = PolicySpec(
+        SPEC.action_space,
+        method.horizon,
+        SPEC.views,
+        SPEC.image_size,
+        3,
+        SPEC.control_period_ns,
+        method.chunk_passes,
+    )
+    scale = Normalisation((0.0,) * 3, (1.0,) * 3, (0.3, 0.5, 1.0))
+    return make_policy(model, spec, method, scale)
+
+
+def driven(policy: ModelPolicy, seed: int) -> list[tuple[float, ...]]:
+    """Actions of one episode through the simulated driver, stages taking no time."""
+    period_ns = SPEC.control_period_ns
+    profile, trace, robot = LatencyProfile("none", 0, 0, period_ns), MemoryTrace(), PointRobot()
+    robot.reset(seed, 0, period_ns)
+    streamer = Streamer(SPEC.action_space, policy.spec.horizon, Synchronous(), "event", trace)
+    limits = EpisodeLimits(STEPS * period_ns)
+    episode = Episode(robot, policy, streamer, trace, "event", profile, limits)
+    run_simulated(episode, ConstantLatency(profile))
+    return [event.values for event in trace.events if isinstance(event, Sent)]
+
+
+@pytest.mark.parametrize("method", [ActionFlowConfig(horizon=5), ChunkFlowConfig(horizon=5)])
+def test_batched_episodes_send_what_single_ones_send(method):
+    """Three episodes in step send the actions the simulated driver sends in each alone."""
+    policy = point_policy(method)
+    together = roll_out(policy, [PointRobot() for _ in SEEDS], SEEDS, STEPS)
+    for rollout, seed in zip(together, SEEDS, strict=True):
+        np.testing.assert_allclose(rollout.actions, driven(policy, seed), atol=1e-4)
+
+
+def test_an_episode_ends_when_its_task_is_reached():
+    """A reached task stops its robot's commands; the others go on."""
+    policy = point_policy(ActionFlowConfig(horizon=5))
+    robots = [PointRobot() for _ in SEEDS]
+    reset = robots[1].reset
+
+    def at_the_goal(seed: int, now_ns: int, command_duration_ns: int) -> None:
+        reset(seed, now_ns, command_duration_ns)
+        robots[1]._position = robots[1]._goal.copy()
+
+    robots[1].reset = at_the_goal
+    rollouts = roll_out(policy, robots, SEEDS, STEPS)
+    assert rollouts[1].success
+    assert len(rollouts[1].actions) == 1
+    assert [len(rollouts[i].actions) for i in (0, 2)] == [STEPS, STEPS]
+
+
+def test_robots_and_seeds_must_match():
+    """Another number of seeds than robots is refused."""
+    with pytest.raises(ConfigError, match="1 robots for 2 seeds"):
+        roll_out(point_policy(ActionFlowConfig(horizon=5)), [PointRobot()], (1, 2), STEPS)

@@ -1,0 +1,124 @@
+"""Ablations: each changes one thing, trains, and runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamvla.cli.train import Train, train_config
+from streamvla.core.clock import VirtualClock
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import RobotSpec, check_fit
+from streamvla.data.store import load_dataset
+from streamvla.model.chunk import ChunkFlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.normalisation import Normalisation
+from streamvla.policy import make_policy
+from streamvla.training.ablations import ABLATIONS, ablate
+from streamvla.training.trainer import TrainConfig, Trainer
+from tests.training.small import small_config
+from tests.training.toy import META, SPACE, write_toy_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_toy_dataset(tmp_path_factory.mktemp("toy"), episodes=6)
+
+
+@pytest.fixture
+def config(dataset, tmp_path) -> TrainConfig:
+    return replace(small_config(dataset, tmp_path / "out"), methods=(ActionFlowConfig(horizon=6),))
+
+
+def trainer_of(config: TrainConfig) -> Trainer:
+    return Trainer(config, load_dataset(config.dataset), VirtualClock())
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_one_setting(config, name):
+    """The recipe of an ablated training differs from the plain one in one top-level entry."""
+    plain, ablated = config.recipe(), ablate(config, name).recipe()
+    assert sum(plain[key] != ablated[key] for key in plain) == 1
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablated_policy_trains_and_acts(config, name):
+    """One optimiser step is finite and the policy yields H finite actions from a saved recipe."""
+    if name == "horizon-20":
+        pytest.skip("toy episodes have 20 frames: none is left beside the largest lead")
+    trainer = trainer_of(ablate(config, name))
+    assert np.isfinite(float(trainer._optimise()["loss"]))
+    saved = trainer.checkpoint("action-flow")
+    policy = make_policy(saved.build_model(), saved.spec, saved.method, saved.normalisation)
+    assert np.isfinite(list(trainer.probe.measure(policy).values())).all()
+
+
+def test_an_unknown_ablation_is_refused(config):
+    """A misspelt name raises ConfigError with the nearest one."""
+    with pytest.raises(ConfigError, match="did you mean 'unaligned'"):
+        ablate(config, "unalinged")
+
+
+@pytest.mark.parametrize(
+    "flags", [{"k": 5.0}, {"sigma0": 0.0}, {"tau_sampling": "beta"}, {"ablation": "tau-beta"}]
+)
+def test_settings_of_another_method_are_refused(flags):
+    """A flag that only action flow has is an error beside --method chunk-flow."""
+    with pytest.raises(ConfigError, match="method chunk-flow has no such setting"):
+        train_config(Train(method=("chunk-flow",), **flags))
+
+
+def test_flags_reach_the_training():
+    """Method, horizon, origin, offsets and flow constants of the command line are the config's."""
+    config = train_config(Train(horizon=7, k=5.0, sigma0=0.4, tau_sampling="beta", max_offset=2))
+    flow = ActionFlowConfig(horizon=7, k=5.0, sigma0=0.4, tau_sampling="beta")
+    assert (config.methods, config.sampling.max_offset) == ((flow,), 2)
+    both = train_config(Train(method=("chunk-flow", "action-flow"), state_origin="episode", k=5.0))
+    assert both.methods == (
+        ChunkFlowConfig(state_origin="episode"),
+        ActionFlowConfig(state_origin="episode", k=5.0),
+    )
+
+
+def test_unshared_statistics_break_the_equality_in_delta_dimensions_only():
+    """normalise(cumsum(a)) = cumsum(normalise(a)) holds for shared statistics, not for unshared."""
+    rng = np.random.default_rng(0)
+    actions = rng.normal(0.3, 0.2, (50, 2))
+    shared = Normalisation.fit(rng.normal(size=(50, 1)), actions)
+    unshared = shared.unshared(actions, actions.cumsum(0), np.array([True, False]))
+
+    def gap(statistics: Normalisation) -> np.ndarray:
+        one = statistics.normalise_action_state(actions.cumsum(0))
+        return np.abs(one - statistics.normalise_action(actions).cumsum(0)).max(0)
+
+    assert (gap(shared) < 1e-3).all()
+    assert gap(unshared)[0] > 1
+    assert gap(unshared)[1] < 1e-3
+    restored = unshared.restore_action(unshared.normalise_action(actions))
+    np.testing.assert_allclose(restored, actions, atol=1e-6)
+    assert Normalisation.from_json(unshared.to_json()) == unshared
+
+
+def test_without_alignment_every_sample_starts_at_zero(config):
+    """The ablation trains from x0 = 0 whatever the offset; plain training does not."""
+    plain = trainer_of(config).sampler.batch(0)
+    ablated = trainer_of(ablate(config, "unaligned")).sampler.batch(0)
+    assert (ablated.start == 0).all()
+    assert (plain.start != 0).any()
+    assert (plain.labels == ablated.labels).all()
+
+
+def test_an_all_delta_policy_sums_absolute_dimensions_and_fits_the_robot(config):
+    """Its action space has deltas only; check_fit accepts it for the robot it was trained on."""
+    trainer = trainer_of(ablate(config, "all-delta"))
+    spec = trainer.checkpoint("action-flow").spec
+    assert set(spec.action_space.kinds) == {"delta"}
+    grip = [trainer.sampler._action_states[i][-1, 1] for i in range(3)]
+    assert max(np.abs(grip)) > 2
+    robot = RobotSpec(
+        "toy", SPACE, META.views, META.image_size, META.state_names, META.control_period_ns
+    )
+    check_fit(spec, robot)

@@ -1,0 +1,101 @@
+"""Several processes follow the curve of one."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamvla.core.errors import ConfigError
+from streamvla.data.store import load_dataset
+from streamvla.model.chunk import ChunkFlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.normalisation import Normalisation
+from streamvla.model.regression import RegressionConfig
+from streamvla.model.vla import StreamingVLA
+from streamvla.training import distributed, train
+from streamvla.training.batches import BatchSampler, SamplingConfig
+from streamvla.training.distributed import Share
+from streamvla.training.losses import Objective
+from tests.model.tiny import VLAConfig
+from tests.training.small import SMALL, small_config
+from tests.training.toy import META, SPACE, write_toy_dataset
+
+METHODS = [ActionFlowConfig(horizon=5), ChunkFlowConfig(horizon=5), RegressionConfig(horizon=5)]
+
+
+def test_docstring_examples_are_true():
+    """Every example in the module's docstrings gives what it says."""
+    assert doctest.testmod(distributed).failed == 0
+
+
+def test_an_uneven_batch_is_refused():
+    """A global batch that the processes cannot share evenly raises, naming both numbers."""
+    with pytest.raises(ConfigError, match="batch size 5 cannot be shared evenly by 2"):
+        Share(0, 2).rows(5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shares_of_a_step_average_to_the_whole(method, tmp_path):
+    """The mean of two shares' losses and gradients is the loss and gradient of the whole batch."""
+    demonstrations = load_dataset(write_toy_dataset(tmp_path))
+    episodes = demonstrations.episodes
+    scale = Normalisation.fit(episodes[0].state, episodes[0].label)
+    config = VLAConfig(2, 1, 1, META.image_size, places_dim=2, **vars(SMALL))
+    sampling = SamplingConfig(batch_size=4, samples=3, max_offset=3)
+    torch.manual_seed(0)
+    model = StreamingVLA(config, method)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+
+    def step(share: Share) -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        sampler = BatchSampler(
+            demonstrations, episodes, scale, method, sampling, 0, config.future_steps, share
+        )
+        objective = Objective(
+            {method.name: model},
+            {method.name: method},
+            torch.tensor(SPACE.is_delta()),
+            chunk_samples=2,
+            jitter=0.1,
+            future_weight=0.5,
+            places_weight=0.5,
+            share=share,
+        )
+        loss, _ = objective(sampler.batch(3), torch.Generator().manual_seed(5))
+        loss.backward()
+        assert model.backbone.last.kv.weight.grad is not None
+        return loss.detach(), model.backbone.last.kv.weight.grad.clone()
+
+    whole, *shares = (step(share) for share in (Share(), Share(0, 2), Share(1, 2)))
+    for expected, halves in zip(whole, zip(*shares, strict=True), strict=True):
+        torch.testing.assert_close(sum(halves) / 2, expected, rtol=1e-4, atol=1e-6)
+    assert not torch.isclose(shares[0][0], shares[1][0])
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_curve_of_one(tmp_path):
+    """Under torchrun with two processes every logged loss equals that of one, batch for batch."""
+    dataset = write_toy_dataset(tmp_path / "toy")
+    train(small_config(dataset, tmp_path / "one"))
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "tests.training.small", str(dataset), str(tmp_path / "two")),
+    ]
+    root = Path(__file__).parents[2]
+    subprocess.run(command, check=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def curve(name: str) -> list[float]:
+        lines = (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    assert len(curve("two")) == 12
+    assert curve("two") == pytest.approx(curve("one"), rel=1e-3)

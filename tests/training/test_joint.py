@@ -1,0 +1,158 @@
+"""Several methods in one training, read-outs, and starting from a policy that exists."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamvla.core.clock import VirtualClock
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import FlowStart, Observation
+from streamvla.data.store import Episode, load_dataset
+from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.chunk import ChunkFlowConfig
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.regression import RegressionConfig
+from streamvla.policy import load_policy
+from streamvla.training import TrainConfig, train
+from streamvla.training.batches import LEAST_PLACE_STD, PlaceScale
+from streamvla.training.trainer import Trainer
+from tests.training.small import small_config
+from tests.training.toy import SPACE, toy_episode, write_toy_dataset
+
+METHODS = (ActionFlowConfig(horizon=5), ChunkFlowConfig(horizon=5), RegressionConfig(horizon=5))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_toy_dataset(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def joint(dataset, tmp_path) -> TrainConfig:
+    return replace(small_config(dataset, tmp_path / "joint"), steps=4, methods=METHODS)
+
+
+def trainer_of(config: TrainConfig) -> Trainer:
+    return Trainer(config, load_dataset(config.dataset), VirtualClock())
+
+
+def test_each_method_gets_a_whole_policy_on_the_same_context(joint):
+    """Three files that load and act by themselves; their weights differ in the experts alone."""
+    result = train(joint)
+    assert {path.name for path in result.policies.values()} == {
+        "action-flow.safetensors",
+        "chunk-flow.safetensors",
+        "regression.safetensors",
+    }
+    episode = toy_episode("go", 0)
+    seen = Observation({"top": episode.images["top"][0]}, episode.state[0], np.zeros(2), "go", 0)
+    context = []
+    for method in METHODS:
+        policy = load_policy(result.policies[method.name], SPACE)
+        assert policy.method == method
+        assert len(list(policy.generate(policy.encode(seen), FlowStart(np.zeros(2))))) == 5
+        weights = load_checkpoint(result.policies[method.name]).weights
+        context.append({name: t for name, t in weights.items() if not name.startswith("expert.")})
+    for other in context[1:]:
+        assert other.keys() == context[0].keys()
+        assert all(torch.equal(tensor, context[0][name]) for name, tensor in other.items())
+
+
+def test_held_out_errors_of_several_methods_are_told_apart(joint):
+    """The result names each method's errors; each policy file has its own, without the name."""
+    result = train(joint)
+    own = load_checkpoint(result.policies["chunk-flow"]).provenance["holdout"]
+    assert own["lead_0"] == result.holdout["chunk-flow/lead_0"]
+    assert {name.split("/")[0] for name in result.holdout} == {each.name for each in METHODS}
+    line = json.loads((joint.out / "log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    parts = line["losses"]
+    assert len(parts) == 9
+    weighted = (parts[name] * (0.5 if "/" in name else 1.0) for name in parts)
+    assert line["loss"] == pytest.approx(sum(weighted), rel=1e-5)
+
+
+def test_a_joint_training_resumes_as_one(joint, tmp_path):
+    """Stopped after two of four steps and resumed, all policies end with the same weights."""
+    whole = train(joint)
+    broken = trainer_of(replace(joint, out=tmp_path / "broken"))
+    broken.prepare()
+    for _ in range(2):
+        broken.advance()
+    broken.save()
+    resumed = train(replace(joint, out=tmp_path / "broken", resume=True))
+    for name, path in whole.policies.items():
+        weights = load_checkpoint(resumed.policies[name]).weights
+        for key, tensor in load_checkpoint(path).weights.items():
+            torch.testing.assert_close(weights[key], tensor, rtol=0, atol=0)
+
+
+def test_every_expert_and_the_shared_context_learn(joint):
+    """One step moves all three experts; the second, with open gates, the vision they share."""
+    trainer = trainer_of(joint)
+    before = {name: value.detach().clone() for name, value in trainer._weights.named_parameters()}
+    trainer._optimise()
+    trainer.step += 1
+    trainer._optimise()
+    for name in (
+        *(f"{method.name}.expert.to_step.weight" for method in METHODS),
+        *(f"{method.name}.expert.to_places.weight" for method in METHODS),
+        "action-flow.vision.stem.weight",
+    ):
+        assert not torch.equal(trainer._weights.get_parameter(name), before[name]), name
+
+
+def test_methods_that_cannot_share_samples_are_refused(joint):
+    """Unequal horizons, or one method twice, raise ConfigError."""
+    with pytest.raises(ConfigError, match="differ in one of horizon"):
+        replace(joint, methods=(METHODS[0], ChunkFlowConfig(horizon=6)))
+    with pytest.raises(ConfigError, match="each once"):
+        replace(joint, methods=(METHODS[0], METHODS[0]))
+
+
+def test_init_gives_context_to_all_and_the_expert_to_its_own_method(joint, tmp_path):
+    """From a chunk-flow policy: its context in all, its expert in chunk flow, others fresh."""
+    alone = replace(joint, out=tmp_path / "chunk", methods=(METHODS[1],))
+    start = train(alone)
+    given = load_checkpoint(start.policy).weights
+    trainer = trainer_of(replace(joint, init=start.policy, seeded_keypoints=0.0))
+    fresh = trainer_of(replace(joint, seeded_keypoints=0.0))
+    for name, model in trainer.models.items():
+        weights, untrained = model.state_dict(), fresh.models[name].state_dict()
+        for key, tensor in weights.items():
+            taken = not key.startswith("expert.") or name == "chunk-flow"
+            assert torch.equal(tensor, given[key] if taken else untrained[key]), (name, key)
+
+
+def test_init_without_read_outs_leaves_them_fresh(joint, tmp_path):
+    """A policy of data without places starts a training with places; other sizes are refused."""
+    alone = replace(joint, out=tmp_path / "alone", methods=(METHODS[0],), seeded_keypoints=0.0)
+    trainer = trainer_of(alone)
+    model = trainer.models["action-flow"]
+    given = trainer.checkpoint("action-flow")
+    weights = {k: v for k, v in given.weights.items() if "to_places" not in k}
+    from streamvla.training.initial import start_from
+
+    start_from(trainer.models, replace(given, weights=weights), "init x")
+    assert torch.equal(model.expert.from_state.weight, weights["expert.from_state.weight"])
+    wrong = {**weights, "expert.to_step.bias": torch.zeros(7)}
+    with pytest.raises(ConfigError, match=r"init x is of another size: expert\.to_step\.bias"):
+        start_from(trainer.models, replace(given, weights=wrong), "init x")
+
+
+def test_places_are_normalised_per_dimension_with_a_floor():
+    """Unit deviation where things move; what stands still is not blown up; none gives p = 0."""
+    episodes = [toy_episode("go", seed) for seed in range(20)]
+    scale = PlaceScale.fit(episodes)
+    rows = np.stack([scale.of(each, t) for each in episodes for t in range(len(each))])
+    np.testing.assert_allclose(rows.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(rows.std(0), (1.0, 0.0), atol=1e-5)
+    assert scale.std[1] == LEAST_PLACE_STD
+    without: list[Episode] = [replace(each, places=None) for each in episodes]
+    assert PlaceScale.fit(without).dim == 0
+    assert PlaceScale.fit(without).of(without[0], 0).shape == (0,)
