@@ -113,13 +113,28 @@ class StreamingVLA(nn.Module):
 
         Args:
             images: (b, v, 3, y, x) in [−1, 1].
+            words, state, command: as for `contextualise`.
+        """
+        return self.contextualise(self.look(images), words, state, command)
+
+    def look(self, images: Tensor) -> Tensor:
+        """(b, v, 3, y, x) in [−1, 1] → (b, v, l, w) tokens of every view."""
+        return self.vision(images).unflatten(1, (images.shape[1], -1))
+
+    def contextualise(
+        self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor
+    ) -> PrefixCache:
+        """The context of what was seen.
+
+        Args:
+            seen: (b, v, l, w) from `look`.
             words: (b, l) hashed words (`hash_words`).
             state: (b, s) measured proprioception, normalised.
             command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
         """
         if not self.config.proprioception:
             state = torch.zeros_like(state)
-        seen = self.vision(images)  # (b, v·l, w)
+        seen = seen.flatten(1, 2)  # (b, v·l, w)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
         felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
         tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)  # (b, l, w)
