@@ -92,7 +92,7 @@ class Eval:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One episode: everything a worker process needs."""
 
     settings: Eval
@@ -123,10 +123,9 @@ def evaluate(command: Eval) -> None:
     named = suite_tasks(command.suite) if command.suite else command.tasks
     tasks = named or trained_tasks(checkpoint)
     _check_tasks(tasks)
-    jobs = _jobs(command, checkpoint, tasks)
-    missing = [job for job in jobs if not is_complete(job.path, job.header())]
-    _run_all(missing, command.workers, len(jobs))
-    outcomes = {task: [_outcome(job) for job in jobs if job.task == task] for task in tasks}
+    jobs = episode_jobs(command, checkpoint, tasks)
+    run_missing(jobs, command.workers)
+    outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
     _report(command, checkpoint, outcomes)
 
 
@@ -136,10 +135,10 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
             raise did_you_mean("task", task, task_names())
 
 
-def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
+def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[Job]:
     from streamvla.policy import identify
 
-    executor = _executor(command, _policy(checkpoint))
+    executor = _executor(command, policy_of(checkpoint))
     identity = identify(checkpoint)
     name = f"{checkpoint.stem}-{identity['sha256'][:8]}"
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
@@ -149,7 +148,7 @@ def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]
     folder = command.out / name / slug(executor) / setting
     seeds = range(command.seed, command.seed + command.episodes)
     return [
-        _Job(command, checkpoint, identity, task, seed, folder / task / f"{seed}.jsonl")
+        Job(command, checkpoint, identity, task, seed, folder / task / f"{seed}.jsonl")
         for task in tasks
         for seed in seeds
     ]
@@ -167,19 +166,21 @@ def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
     )
 
 
-def _outcome(job: _Job) -> RunMetrics:
+def outcome_of(job: Job) -> RunMetrics:
     period_ns = named_profile(job.settings.profile).execute_ns
-    space = _policy(job.checkpoint).spec.action_space
+    space = policy_of(job.checkpoint).spec.action_space
     return metrics_of(read_trace(job.path).events, period_ns, job.settings.pacing, space)
 
 
 # --- worker processes ------------------------------------------------------------------------
 
 
-def _run_all(jobs: list[_Job], workers: int, total: int) -> None:
-    """Run the missing episodes; Ctrl-C keeps every finished one."""
+def run_missing(every: list[Job], workers: int) -> None:
+    """Run the episodes that have no complete trace yet; Ctrl-C keeps every finished one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    total = len(every)
+    jobs = [job for job in every if not is_complete(job.path, job.header())]
     if not jobs:
         return
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
@@ -213,10 +214,10 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def _run_job(job: _Job) -> None:
+def _run_job(job: Job) -> None:
     """One episode in a worker: policy and robot are kept for the next."""
     command = job.settings
-    policy, robot = _policy(job.checkpoint), _robot(job.task, command.instructions, command.asked)
+    policy, robot = policy_of(job.checkpoint), _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
     profile = named_profile(command.profile)
     executor = _executor(command, policy, job.seed)
@@ -233,7 +234,7 @@ def _run_job(job: _Job) -> None:
     os.replace(partial, job.path)
 
 
-def _policy(checkpoint: Path) -> Policy:
+def policy_of(checkpoint: Path) -> Policy:
     from streamvla.policy import load_policy
 
     if checkpoint not in _policies:
@@ -257,8 +258,8 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
-    horizon = _policy(checkpoint).spec.horizon
-    executor = _executor(command, _policy(checkpoint))
+    horizon = policy_of(checkpoint).spec.horizon
+    executor = _executor(command, policy_of(checkpoint))
     rows = [
         (
             task,

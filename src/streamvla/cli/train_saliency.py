@@ -47,7 +47,7 @@ class TrainSaliency:
     longest_lead: int = 6
     holdout_per_task: int = 6
     miss_rate: float = 0.1
-    tail: float = 0.01
+    tail: float = 0.05
     tasks: tuple[str, ...] = ()
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

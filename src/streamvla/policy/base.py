@@ -143,13 +143,20 @@ class ModelPolicy(ABC):
         Raises:
             ConfigError: no predictor is attached.
         """
+        many = replace(sight, seen=sight.seen.expand(len(motions), -1, -1, -1))
+        saliency, changes = self.anticipate_batch(many, motions)
+        return Anticipation(saliency, list(changes.unsqueeze(1)))
+
+    def anticipate_batch(
+        self, sight: Sight, motions: np.ndarray
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """What (b, d) motions would change in b sights: (b, v) saliency, (b, v, l, w) changes."""
         if self.predictor is None:
             raise ConfigError(NO_ANTICIPATION)
         with torch.inference_mode():
-            motion = self._tensor(self.normalisation.normalise_action_state(motions))  # (m, d)
-            changes = self.predictor(sight.seen.expand(len(motions), -1, -1, -1), motion)
-            saliency = saliency_of(changes).double().cpu().numpy()  # (m, v)
-        return Anticipation(saliency, list(changes.unsqueeze(1)))
+            motion = self._tensor(self.normalisation.normalise_action_state(motions))
+            changes = self.predictor(sight.seen, motion)
+            return saliency_of(changes).double().cpu().numpy(), changes
 
     def contextualise(self, sight: Sight, change: torch.Tensor | None = None) -> PolicyContext:
         """The context of a sight, or of what it will be after a change (b, v, l, w)."""

@@ -99,7 +99,7 @@ class SaliencyTraining:
     longest_lead: int = 6
     holdout_per_task: int = 6
     miss_rate: float = 0.1
-    tail: float = 0.01
+    tail: float = 0.05
     size: SaliencySize = field(default_factory=SaliencySize)
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(lr=1e-3, warmup_steps=200)
