@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from streamvla.cli.bench_handoff import _numbered, _verify
 from streamvla.cli.main import execute
+from streamvla.core.errors import RingError
 
 
 def figures_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -35,12 +38,47 @@ def test_handoff_verifies_what_it_counts(capsys):
     assert figures["torn_or_lost"] == 0
     assert figures["records"] == 5000
     assert {"visible_p99_us", "woken_p99_us", "records_per_s"} <= set(figures)
+    assert figures["pops"] >= 5000 / 1024
+    assert figures["single_pops"] == 200
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda records: records[[0, 2, 3]],  # lost
+        lambda records: records[[0, 1, 1, 2]],  # repeated
+        lambda records: records[[1, 0, 2, 3]],  # out of order
+        lambda records: torn(records),
+    ],
+)
+def test_handoff_would_notice(damage):
+    """A record that is lost, repeated, out of order or torn ends the benchmark in RingError."""
+    _verify(_numbered(7, 4), 7)
+    with pytest.raises(RingError, match="torn or lost"):
+        _verify(damage(_numbered(7, 4)), 7)
+
+
+def torn(records: np.ndarray) -> np.ndarray:
+    records["values"][2, 3:] = 0
+    return records
 
 
 def test_runtime_gives_plain_figures(capsys):
     """The runtime's own cost, as plain numbers under plain names."""
     figures = figures_of(capsys, "runtime", "--ticks", "200", "--samples", "200")
     assert {"tick_p50_us", "tick_p99_us", "simulated_ticks_per_s"} <= set(figures)
+
+
+def test_policy_compares_the_methods(capsys):
+    """All three methods at one size; an action of action flow takes a fifth of chunk flow's work,
+    whose ten passes over ten tokens give ten actions."""
+    figures = figures_of(capsys, "policy", "--generations", "2")
+    assert set(figures["methods"]) == {"action-flow", "chunk-flow", "regression"}
+    flow, chunk = (figures["methods"][name] for name in ("action-flow", "chunk-flow"))
+    assert {"encode_p50_ms", "first_action_p50_ms", "action_p50_ms"} <= set(flow)
+    assert 5 * flow["action_mflop"] < chunk["action_mflop"]
+    assert flow["parameters"] == pytest.approx(chunk["parameters"], rel=0.01)
+    assert figures["first_action_ratio"] > 0
 
 
 @pytest.mark.parametrize(
@@ -51,6 +89,7 @@ def test_runtime_gives_plain_figures(capsys):
         (("realtime", "--priority", "100"), "priority 100"),
         (("handoff", "--batch", "0"), "batch 0"),
         (("handoff", "--records", "1"), "at least 100"),
+        (("policy", "--generations", "0"), "generations 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(capsys, arguments, message):

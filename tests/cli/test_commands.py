@@ -95,10 +95,10 @@ def test_a_wrong_setting_ends_in_one_line_and_exit_2(
 
 def test_a_truncated_checkpoint_is_refused_by_name(capsys, tmp_path):
     """A checkpoint cut in half: exit code 2 and an error naming the file."""
-    from streamvla.policy.shipped import SHIPPED
+    from streamvla.policy import resolve_checkpoint
 
     cut = tmp_path / "cut.safetensors"
-    cut.write_bytes(SHIPPED.read_bytes()[:100_000])
+    cut.write_bytes(resolve_checkpoint().read_bytes()[:100_000])
     code, _, err = run(capsys, "run", "--checkpoint", str(cut), "--out", str(tmp_path / "out"))
     assert code == 2
     assert "cut.safetensors" in err

@@ -218,10 +218,11 @@ def test_one_setting_trains_it_and_the_checkpoint_stands_alone(source, tmp_path,
     from streamvla.policy import load_policy
     from streamvla.training.trainer import PretrainedSize, Trainer
 
-    size = PretrainedSize(str(source), None, 16, 8, 2, train)
+    size = PretrainedSize(str(source), None, 16, 8, 2)
     config = replace(
         small_config(write_toy_dataset(tmp_path / "toy", 4), tmp_path / "out"),
         model=size,
+        train=train,
         autocast=True,
     )
     trainer = Trainer(config, load_dataset(config.dataset), VirtualClock())

@@ -59,11 +59,12 @@ class Scenario:
     late: LateRule | None = None
     validity_ns: int | None = None
     standing: np.ndarray | None = None
+    chunk_passes: int = 0
 
     def episode(self, trace: TraceSink) -> Episode:
         period_ns = self.profile.execute_ns
         robot = StillRobot(self.space, period_ns, standing=self.standing)
-        policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script)
+        policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script, self.chunk_passes)
         streamer = Streamer(
             self.space,
             self.horizon,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods import METHODS
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import SamplingConfig
 from streamvla.training.optimiser import OptimiserConfig
@@ -46,4 +48,6 @@ def small_config(dataset: Path, out: Path) -> TrainConfig:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(small_config(Path(sys.argv[1]), Path(sys.argv[2])))
+    config = small_config(Path(sys.argv[1]), Path(sys.argv[2]))
+    methods = tuple(METHODS[name](horizon=5) for name in sys.argv[3:])
+    train(replace(config, methods=methods or config.methods))

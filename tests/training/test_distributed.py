@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,20 +83,32 @@ def test_shares_of_a_step_average_to_the_whole(method, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_loss_curve_of_one(tmp_path):
-    """Under torchrun with two processes every logged loss equals that of one, batch for batch."""
+@pytest.mark.parametrize("methods", [METHODS[:1], tuple(METHODS)])
+def test_two_processes_give_the_loss_curve_of_one(tmp_path, methods):
+    """Under torchrun with two processes the losses are those of one, batch for batch.
+
+    The first to rounding; later ones within 0.5 %, because Adam makes whole steps of the rounding
+    errors that some gradients consist of. Without averaged gradients they differ by 2 to 13 %.
+    """
     dataset = write_toy_dataset(tmp_path / "toy")
-    train(small_config(dataset, tmp_path / "one"))
+    train(replace(small_config(dataset, tmp_path / "one"), methods=tuple(methods)))
+    names = [method.name for method in methods]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "tests.training.small", str(dataset), str(tmp_path / "two")),
+        *("-m", "tests.training.small", str(dataset), str(tmp_path / "two"), *names),
     ]
     root = Path(__file__).parents[2]
     subprocess.run(command, check=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-    def curve(name: str) -> list[float]:
+    def curve(name: str) -> list[dict[str, float]]:
         lines = (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line)["loss"] for line in lines]
+        logged = [json.loads(line) for line in lines]
+        return [{"loss": line["loss"], **line["losses"]} for line in logged]
 
-    assert len(curve("two")) == 12
-    assert curve("two") == pytest.approx(curve("one"), rel=1e-3)
+    one, two = curve("one"), curve("two")
+    assert len(two) == 12
+    assert two[0] == pytest.approx(one[0], rel=1e-5)
+    for alone, together in zip(one, two, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], rel=5e-3)
+    for path in (tmp_path / "one").glob("*.safetensors"):
+        assert (tmp_path / "two" / path.name).exists()

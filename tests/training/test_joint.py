@@ -129,6 +129,22 @@ def test_init_gives_context_to_all_and_the_expert_to_its_own_method(joint, tmp_p
             assert torch.equal(tensor, given[key] if taken else untrained[key]), (name, key)
 
 
+def test_the_expert_alone_learns_on_a_context_that_stays(joint, tmp_path):
+    """With train "expert" every weight outside the expert is the given policy's to the bit."""
+    start = train(replace(joint, out=tmp_path / "start", methods=(METHODS[0],))).policy
+    given = load_checkpoint(start).weights
+    alone = replace(joint, out=tmp_path / "alone", init=start, train="expert")
+    policies = train(alone).policies
+    for path in policies.values():
+        weights = load_checkpoint(path).weights
+        context = [name for name in weights if not name.startswith("expert.")]
+        assert all(torch.equal(weights[name], given[name]) for name in context)
+    learned = load_checkpoint(policies["action-flow"]).weights["expert.to_step.weight"]
+    assert not torch.equal(learned, given["expert.to_step.weight"])
+    with pytest.raises(ConfigError, match="without a policy to start from"):
+        replace(alone, init=None)
+
+
 def test_init_without_read_outs_leaves_them_fresh(joint, tmp_path):
     """A policy of data without places starts a training with places; other sizes are refused."""
     alone = replace(joint, out=tmp_path / "alone", methods=(METHODS[0],), seeded_keypoints=0.0)

@@ -1,4 +1,4 @@
-"""`streamvla bench WHAT`: what the runtime costs and how it keeps time, on this machine."""
+"""`streamvla bench WHAT`: what runtime and policies cost, and how time is kept, here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from tyro.conf import subcommand
 
 from streamvla.cli.bench_faults import BenchFaults, bench_faults
 from streamvla.cli.bench_handoff import BenchHandoff, bench_handoff
+from streamvla.cli.bench_policy import BenchPolicy, bench_policy
 from streamvla.cli.bench_realtime import BenchRealtime, bench_realtime
 from streamvla.cli.bench_runtime import BenchRuntime, bench_runtime
 
 _BENCHES: dict[type, Callable[[Any], None]] = {
     BenchRuntime: bench_runtime,
+    BenchPolicy: bench_policy,
     BenchRealtime: bench_realtime,
     BenchHandoff: bench_handoff,
     BenchFaults: bench_faults,
@@ -23,7 +25,7 @@ _BENCHES: dict[type, Callable[[Any], None]] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the runtime on this machine.
+    """Measure the runtime, or policies, on this machine.
 
     Attributes:
         what: which of its promises.
@@ -31,6 +33,7 @@ class Bench:
 
     what: (
         Annotated[BenchRuntime, subcommand("runtime", prefix_name=False)]
+        | Annotated[BenchPolicy, subcommand("policy", prefix_name=False)]
         | Annotated[BenchRealtime, subcommand("realtime", prefix_name=False)]
         | Annotated[BenchHandoff, subcommand("handoff", prefix_name=False)]
         | Annotated[BenchFaults, subcommand("faults", prefix_name=False)]

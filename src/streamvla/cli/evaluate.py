@@ -8,7 +8,7 @@ import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from streamvla.cli.methods import EarlyOptions, label, parse_executor, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
@@ -32,17 +32,21 @@ from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
 
+Method = Literal["action-flow", "chunk-flow", "regression"]
+
 
 @dataclass(frozen=True)
 class Eval:
     """Evaluate a policy in simulation, in virtual time: the world moves while the model thinks.
 
     Attributes:
-        checkpoint: the policy; default the one that ships.
+        checkpoint: the policy, or a folder with one of `method`; default what ships.
+        method: of the policy: action-flow, chunk-flow or regression; default the checkpoint's.
         suite: evaluate on all tasks of a suite.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
-        executor: synchronous[:h] or action-flow[:lead|:auto].
+        executor: synchronous[:h] or action-flow[:lead|:auto]; default action-flow for a policy that
+            streams, synchronous for one that gives chunks.
         profile: stage times of the latency model.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         jitter: coefficient of variation of the stage times.
@@ -57,10 +61,11 @@ class Eval:
     """
 
     checkpoint: Path | None = None
+    method: Method | None = None
     suite: Suite | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 50
-    executor: str = "action-flow"
+    executor: str | None = None
     early: EarlyOptions = field(default_factory=EarlyOptions)
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
@@ -104,7 +109,8 @@ class Job:
 
     def header(self) -> dict[str, Any]:
         """What must agree for a finished trace to be taken instead of running again."""
-        left_out = {"suite", "tasks", "episodes", "seed", "workers", "out", "json", "checkpoint"}
+        left_out = {"checkpoint", "method", "suite", "tasks", "episodes", "seed"}
+        left_out |= {"workers", "out", "json"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         return {
             "command": "eval",
@@ -119,7 +125,7 @@ def evaluate(command: Eval) -> None:
     """Run the command and print its figures."""
     from streamvla.policy import resolve_checkpoint, trained_tasks
 
-    checkpoint = resolve_checkpoint(command.checkpoint)
+    checkpoint = resolve_checkpoint(command.checkpoint, command.method)
     named = suite_tasks(command.suite) if command.suite else command.tasks
     tasks = named or trained_tasks(checkpoint)
     _check_tasks(tasks)
@@ -155,10 +161,12 @@ def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> lis
 
 
 def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
+    """The executor asked for, or the one that suits the policy."""
+    spec = policy.spec
     return parse_executor(
-        command.executor,
+        command.executor or ("synchronous" if spec.chunk_passes else "action-flow"),
         named_profile(command.profile),
-        policy.spec.horizon,
+        spec.horizon,
         command.early,
         policy,
         seed=seed,
@@ -255,10 +263,12 @@ def _robot(task: str, split: Split, asked: Asked) -> Any:
 
 
 def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics]]) -> None:
+    from streamvla.model.checkpoint import method_of
+
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
-    horizon = policy_of(checkpoint).spec.horizon
+    spec = policy_of(checkpoint).spec
     executor = _executor(command, policy_of(checkpoint))
     rows = [
         (
@@ -271,7 +281,7 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
         for task, figures in [*tasks.items(), ("all", everything)]
     ]
     print_table(
-        f"{label(executor, horizon)}; {named_profile(command.profile).label}; "
+        f"{label(executor, spec.horizon)}; {named_profile(command.profile).label}; "
         f"{command.pacing} pacing; {command.episodes} episodes a task",
         ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
         rows,
@@ -280,7 +290,8 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
         print_json(
             {
                 "command": "eval",
-                "executor": command.executor,
+                "method": method_of(checkpoint),
+                "executor": slug(executor),
                 "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "mean_success": mean_success,

@@ -121,7 +121,13 @@ def _method_rows(name: str, figures: Row) -> list[Row]:
 
 def _kind_rows(name: str, figures: Row) -> list[Row]:
     """One row per kind of fault of a `bench faults`, and all together."""
+    figures = figures.get("wall_clock", figures)
     return [{"run": row["kind"], **row} for row in (*figures["kinds"], figures)]
+
+
+def _policy_rows(name: str, figures: Row) -> list[Row]:
+    """One row per method of a `bench policy`."""
+    return [{"run": method, **row} for method, row in figures["methods"].items()]
 
 
 def _loop_rows(name: str, figures: Row) -> list[Row]:
@@ -133,6 +139,17 @@ def _loop_rows(name: str, figures: Row) -> list[Row]:
     }
     return [{"run": f"{name}, {loop}", **row} for loop, row in loops.items()]
 
+
+_CAMPAIGN = {
+    "run": Column("fault"),
+    "faults": Column("faults", 0),
+    "ticks": Column("ticks checked", 0),
+    "skipped_ticks": Column("ticks skipped", 0),
+    "broken": Column("episodes that broke a promise", 0),
+    "recovery_p50_ms": Column("recovery p50 (ms)", 0),
+    "recovery_max_ms": Column("recovery max (ms)", 0),
+    "recovery_max_cycles": Column("recovery max (observation cycles)", 2),
+}
 
 _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
 
@@ -205,26 +222,14 @@ RECIPES: dict[str, Recipe] = {
     "faults": Recipe(
         commands={"campaign": "bench faults --faults 1000 --json"},
         rows=_kind_rows,
-        columns={
-            "run": Column("fault"),
-            "faults": Column("faults", 0),
-            "ticks": Column("ticks checked", 0),
-            "broken": Column("episodes that broke a promise", 0),
-            "recovery_p50_ms": Column("recovery p50 (ms)", 0),
-            "recovery_max_ms": Column("recovery max (ms)", 0),
-            "recovery_max_cycles": Column("recovery max (observation cycles)", 2),
-        },
-        tables={
-            "main": (
-                "run",
-                "faults",
-                "ticks",
-                "broken",
-                "recovery_p50_ms",
-                "recovery_max_ms",
-                "recovery_max_cycles",
-            )
-        },
+        columns=_CAMPAIGN,
+        tables={"main": tuple(name for name in _CAMPAIGN if name != "skipped_ticks")},
+    ),
+    "faults-wall-clock": Recipe(
+        commands={"campaign": "bench faults --faults 0 --wall-clock 140 --json"},
+        rows=_kind_rows,
+        columns=_CAMPAIGN,
+        tables={"main": tuple(_CAMPAIGN)},
     ),
     "realtime": Recipe(
         commands={
@@ -265,6 +270,30 @@ RECIPES: dict[str, Recipe] = {
                 "single_records",
                 "single_records_per_s",
                 "torn_or_lost",
+            )
+        },
+    ),
+    "policies": Recipe(
+        commands={"this machine": "bench policy --generations 300 --json"},
+        rows=_policy_rows,
+        columns={
+            "run": Column("method"),
+            "parameters": Column("parameters", 0),
+            "encode_p50_ms": Column("observation encoded (ms)"),
+            "first_action_p50_ms": Column("then first action p50 (ms)"),
+            "first_action_p99_ms": Column("p99 (ms)"),
+            "action_p50_ms": Column("per action (ms)", 2),
+            "action_mflop": Column("MFLOP per action"),
+        },
+        tables={
+            "main": (
+                "run",
+                "parameters",
+                "encode_p50_ms",
+                "first_action_p50_ms",
+                "first_action_p99_ms",
+                "action_p50_ms",
+                "action_mflop",
             )
         },
     ),

@@ -299,7 +299,8 @@ class _Session:
         stages = estimate_stages(times).padded(self._profile)
         horizon, period_ns = self._policy.horizon, self._profile.execute_ns
         for executor in self._executors:
-            verdict = check_schedule(stages, period_ns, executor, horizon)
+            passes = self._policy.chunk_passes
+            verdict = check_schedule(stages, period_ns, executor, horizon, passes)
             print(f"{label(executor, horizon)}: {verdict.sentence()}", flush=True)
 
     def _resolve_profile(self) -> LatencyProfile:

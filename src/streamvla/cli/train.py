@@ -47,7 +47,9 @@ class Train:
         seed: of weights, batches and noise.
         device: auto, cpu or cuda.
         threads: PyTorch threads; default as PyTorch chooses.
-        seeded_keypoints: share of vision keypoints that start on what stands out in the images.
+        seeded_keypoints: share of vision keypoints that start on what stands out in the images;
+            default 0.5, and 0 with --init.
+        train: all, or the expert alone on the context of --init or of a pretrained backbone.
         init: start from this policy's weights (of another method: all but the expert's).
         resume: go on from the training state in `out`.
         json: print the result as one JSON object on the last line.
@@ -77,7 +79,8 @@ class Train:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
-    seeded_keypoints: float = 0.5
+    seeded_keypoints: float | None = None
+    train: Literal["all", "expert"] = "all"
     init: Path | None = None
     resume: bool = False
     json: bool = False
@@ -150,6 +153,7 @@ def train_config(command: Train) -> TrainConfig:
         device=command.device,
         threads=command.threads,
         seeded_keypoints=command.seeded_keypoints,
+        train=command.train,
         init=command.init,
         resume=command.resume,
     )

@@ -28,7 +28,7 @@ from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError, did_you_mean
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
-from streamvla.data.expert import Expert, make_expert
+from streamvla.data.expert import Expert, TaughtRobot, make_expert
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import (
@@ -193,7 +193,7 @@ def episode_seed(base: int, task: str, index: int) -> int:
 
 
 def collect_episode(
-    robot: SawyerRobot, expert: Expert, seed: int, noise: NoiseConfig, pilot: Pilot | None = None
+    robot: TaughtRobot, expert: Expert, seed: int, noise: NoiseConfig, pilot: Pilot | None = None
 ) -> Episode | None:
     """One demonstration, or None when the expert failed within `MAX_STEPS`.
 

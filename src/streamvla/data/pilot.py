@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from streamvla.core.interfaces import FlowStart, Observation, Policy, check_fit
-from streamvla.robots.sawyer import SPEC, SawyerRobot
+from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot, check_fit
+from streamvla.robots.sawyer import SPEC
 
 LATEST_HANDOVER = 60
 """The expert takes over at a step drawn evenly from 0 to this."""
@@ -44,7 +44,7 @@ class Pilot:
         self._state = self._policy.spec.action_space.initial_state()
         self._coming = iter(())
 
-    def act(self, robot: SawyerRobot, capture: Any, now_ns: int) -> np.ndarray:
+    def act(self, robot: Robot, capture: Any, now_ns: int) -> np.ndarray:
         """The next action (d,), for a robot at the instant of `capture`."""
         action = next(self._coming, None)
         if action is None:

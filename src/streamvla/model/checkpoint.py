@@ -106,12 +106,41 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         save_file(plain, partial, metadata={_KEY: json.dumps(header)})
 
 
+def method_of(path: Path) -> str | None:
+    """The name of the method in a policy file; None for other tensors, a training state's say.
+
+    Raises:
+        CheckpointError: missing, truncated, or not ours.
+    """
+    header = _read_header(path)
+    if "spec" not in header:
+        return None
+    method = header.get("method", {"name": ActionFlowConfig.name})
+    return str(method["name"]) if isinstance(method, dict) and "name" in method else None
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file that `save_tensors` wrote.
 
     Raises:
         CheckpointError: missing, truncated, not ours, or of another schema version.
     """
+    header = _read_header(path)
+    version = header.get("schema_version")
+    if version not in _READABLE:
+        raise CheckpointError(
+            f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}. Use the streamvla "
+            "version that wrote it, or train again."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _corrupt(path, error) from error
+    return header, tensors
+
+
+def _read_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(
             f"no checkpoint at {path}. Train one with `streamvla train`, or check the path."
@@ -119,24 +148,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = json.loads(metadata[_KEY]) if _KEY in metadata else None
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or corrupt ({error}). Copy it again, or train again."
-        ) from error
+        raise _corrupt(path, error) from error
     if not isinstance(header, dict):
         raise CheckpointError(
             f"{path}: a safetensors file, but not written by streamvla (no {_KEY!r} header). "
             "Use a checkpoint made by `streamvla train`."
         )
-    version = header.get("schema_version")
-    if version not in _READABLE:
-        raise CheckpointError(
-            f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}. Use the streamvla "
-            "version that wrote it, or train again."
-        )
-    return header, tensors
+    return header
+
+
+def _corrupt(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: truncated or corrupt ({error}). Copy it again, or train again."
+    )
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Observation, Robot, check_fit
+from streamvla.core.interfaces import Observation, Robot, check_fit, standing_at
 from streamvla.policy.base import ModelPolicy
 
 
@@ -63,7 +63,7 @@ def roll_out(
     for index, (robot, seed) in enumerate(zip(robots, seeds, strict=True)):
         check_fit(policy.spec, robot.spec)
         robot.reset(seed, 0, period_ns)
-        episodes.append(_Running(index, robot, policy.spec.action_space.initial_state()))
+        episodes.append(_Running(index, robot, standing_at(robot)))
     running = list(episodes)
     for step in range(0, steps, policy.spec.horizon):
         last = min(policy.spec.horizon, steps - step)

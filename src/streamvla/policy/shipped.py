@@ -1,25 +1,61 @@
-"""The checkpoint that ships with the package."""
+"""Which checkpoint: the one given, or the one that ships for a method."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from streamvla.core.errors import CheckpointError
-from streamvla.model.checkpoint import load_checkpoint
+from streamvla.core.errors import CheckpointError, did_you_mean
+from streamvla.model.checkpoint import load_checkpoint, method_of
+from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods import METHODS
 
-SHIPPED = Path(__file__).parent / "checkpoints" / "metaworld6.safetensors"
+SHIPPED = Path(__file__).parent / "checkpoints"
 
 
-def resolve_checkpoint(path: Path | None) -> Path:
-    """`path`, or the shipped checkpoint when None; `CheckpointError` if there is no such file."""
-    resolved = SHIPPED if path is None else path
-    if not resolved.is_file():
+def resolve_checkpoint(path: Path | None = None, method: str | None = None) -> Path:
+    """The file of the policy to use.
+
+    Args:
+        path: a policy file, or a folder that holds some (a training's); None for those that ship.
+        method: which of a folder's policies; None for the only one, of those that ship for action
+            flow matching. A file must hold this method.
+
+    Raises:
+        ConfigError: there is no such method.
+        CheckpointError: there is no such file, or none or several of the method.
+    """
+    if method is not None and method not in METHODS:
+        raise did_you_mean("method", method, METHODS)
+    if path is None:
+        return _in_folder(SHIPPED, method or ActionFlowConfig.name)
+    if path.is_dir():
+        return _in_folder(path, method)
+    if not path.is_file():
         raise CheckpointError(
-            f"no checkpoint at {resolved}. Train one with `streamvla train`, or leave "
+            f"no checkpoint at {path}. Train one with `streamvla train`, or leave "
             "--checkpoint out to use the one that ships."
         )
-    return resolved
+    if method is not None and method_of(path) != method:
+        raise CheckpointError(
+            f"{path} holds {method_of(path) or 'no policy'}, not {method}; leave the method out, "
+            "or give a checkpoint of it"
+        )
+    return path
+
+
+def _in_folder(folder: Path, method: str | None) -> Path:
+    policies = {path: method_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    found = [path for path, name in policies.items() if name and method in (None, name)]
+    if len(found) == 1:
+        return found[0]
+    held = ", ".join(f"{path.name} ({name})" for path, name in policies.items() if name)
+    wanted = "of one method" if method is None else f"for {method}"
+    raise CheckpointError(
+        f"{folder} holds {'several' if found else 'no'} policies {wanted} "
+        f"(has {held or 'none'}). Name the file, or the method; `streamvla train --method …` "
+        "makes one."
+    )
 
 
 def identify(path: Path) -> dict[str, str]:

@@ -156,6 +156,16 @@ def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[
     yield from policy.generate(context, start)
 
 
+def generate_job(policy: Policy, index: int) -> tuple[int, int]:
+    """The next generate job, from flow step `index`: (expert passes, actions it gives).
+
+    streams          g│a0  g│a1  g│a2 …                    H jobs of one pass
+    chunk_passes 10  g g g g g g g g g g│a0 a1 a2 …        one job of ten
+    """
+    passes = policy.spec.chunk_passes
+    return (passes, policy.spec.horizon - index) if passes else (1, 1)
+
+
 def describe(error: BaseException) -> str:
     """`KeyError: 'front'`: how a stage's exception stands in the trace."""
     return f"{type(error).__name__}: {error}"

@@ -24,7 +24,7 @@ from streamvla.runtime.stages import StageTimes
 
 @dataclass(frozen=True)
 class StageEstimates:
-    """What the stages are to be expected to take, ns: `T_o`, and `g` per flow step."""
+    """What the stages are to be expected to take, ns: `T_o`, and `g` per expert pass."""
 
     observe_ns: int
     generate_ns: int
@@ -98,18 +98,24 @@ class Feasibility:
 
 
 def check_schedule(
-    stages: StageEstimates, period_ns: int, executor: Executor, horizon: int
+    stages: StageEstimates,
+    period_ns: int,
+    executor: Executor,
+    horizon: int,
+    chunk_passes: int = 0,
 ) -> Feasibility:
     """Whether `executor` can keep the robot supplied when encoder and generator share a device.
+
+    `chunk_passes`: how the policy gives its `horizon` actions (`PolicySpec.chunk_passes`).
 
     >>> from streamvla.runtime.executors import ActionFlow
     >>> estimates = StageEstimates(107_000_000, 33_000_000)
     >>> check_schedule(estimates, 50_000_000, ActionFlow(3), 10).feasible
     True
     """
-    work_ns = stages.observe_ns + horizon * stages.generate_ns
+    work_ns = stages.observe_ns + (chunk_passes or horizon) * stages.generate_ns
     cycle_ns = executor.executed(horizon) * period_ns
-    first_ns = stages.observe_ns + stages.generate_ns
+    first_ns = stages.observe_ns + (chunk_passes or 1) * stages.generate_ns
     waits = {
         f"the accelerator's work of {work_ns / NS_PER_MS:.0f} ms does not fit into "
         f"{cycle_ns / NS_PER_MS:.0f} ms of motion": work_ns - cycle_ns,

@@ -26,6 +26,7 @@ from streamvla.runtime.episode import (
     close_trace,
     describe,
     end_reason,
+    generate_job,
     lazily_generate,
     make_sighting,
 )
@@ -302,27 +303,30 @@ class _SimulatedRun:
     def _generate(self, command: StartGenerate) -> None:
         context = self._contexts.pop(command.observation)
         actions = lazily_generate(self._episode.policy, context, command.start)
-        self._submit_step(command.generation, command.start.index, actions)
+        self._submit_job(command.generation, command.start.index, actions)
 
-    def _submit_step(self, generation: int, index: int, actions: Iterator[np.ndarray]) -> None:
-        """Queue one flow step; each step queues the next, so an observation can come between."""
+    def _submit_job(self, generation: int, index: int, actions: Iterator[np.ndarray]) -> None:
+        """Queue one generate job; it queues the next, so an observation can come between."""
+        passes, count = generate_job(self._episode.policy, index)
         started_ns = self.now_ns
 
         def start(now_ns: int) -> int:
             nonlocal started_ns
             started_ns = self.told_ns
-            return self._latency.generate_ns()
+            return sum(self._latency.generate_ns() for _ in range(passes))
 
         def done(now_ns: int) -> None:
             if generation in self._cancelled:
                 return
             try:
-                values = next(actions)
+                made = [next(actions) for _ in range(count)]
             except Exception as error:
                 self._handle(StageFailed(self.told_ns, "generate", describe(error)))
                 return
-            self._handle(Generated(self.told_ns, started_ns, generation, index, values))
-            if index + 1 < self._episode.policy.spec.horizon and generation not in self._cancelled:
-                self._submit_step(generation, index + 1, actions)
+            for i, values in enumerate(made, index):
+                self._handle(Generated(self.told_ns, started_ns, generation, i, values))
+            following = index + count
+            if following < self._episode.policy.spec.horizon and generation not in self._cancelled:
+                self._submit_job(generation, following, actions)
 
         self._generator.submit(start, done)

@@ -19,7 +19,7 @@ from streamvla.core.clock import SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of, require_anticipation
 from streamvla.runtime.early import Saliency, Sighting
-from streamvla.runtime.episode import describe, lazily_generate, observation_of
+from streamvla.runtime.episode import describe, generate_job, lazily_generate, observation_of
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartGenerate, StartObserve
 
@@ -100,7 +100,7 @@ class Stages(Protocol):
 
 @dataclass(frozen=True)
 class StageTimes:
-    """What one observation cost here, ns: `observe_ns`, and `generate_ns` per flow step."""
+    """What one observation cost here, ns: `observe_ns`, and `generate_ns` per expert pass."""
 
     observe_ns: int
     generate_ns: tuple[int, ...]
@@ -126,8 +126,10 @@ def measure_once(
     marks.append(clock.now_ns())
     for _ in policy.generate(context, FlowStart(state)):
         marks.append(clock.now_ns())
-    steps = tuple(after - before for before, after in pairwise(marks))
-    return StageTimes(steps[0], steps[1:])
+    observe_ns, *steps = (after - before for before, after in pairwise(marks))
+    if passes := policy.spec.chunk_passes:
+        steps = [sum(steps) // passes] * passes
+    return StageTimes(observe_ns, tuple(steps))
 
 
 # --- carrying them out -----------------------------------------------------------------------
@@ -224,7 +226,7 @@ class Accelerator:
 
 
 class StageRunner:
-    """Runs the stages of one episode on an accelerator, one flow step a job.
+    """Runs the stages of one episode on an accelerator, one flow step or chunk a job.
 
     Args:
         report: gets every result, on the thread that made it.
@@ -280,33 +282,36 @@ class StageRunner:
         self._encoder.submit(job)
 
     def generate(self, command: StartGenerate) -> None:
-        """Queue the first flow step of a generation, from a context that was reported ready."""
+        """Queue the first job of a generation, from a context that was reported ready."""
         context = self._contexts.pop(command.observation)
         actions = lazily_generate(self._policy, context, command.start)
         now_ns = self._clock.now_ns()
-        self._submit_step(command.generation, command.start.index, actions, now_ns)
+        self._submit_job(command.generation, command.start.index, actions, now_ns)
 
-    def _submit_step(
+    def _submit_job(
         self, generation: int, index: int, actions: Iterator[np.ndarray], ready_ns: int
     ) -> None:
-        """Queue one flow step, which can start at `ready_ns`.
+        """Queue one generate job, which can start at `ready_ns`.
 
-        Each step queues the next, so an observation can come between.
+        Each job queues the next, so an observation can come between.
         """
+        passes, count = generate_job(self._policy, index)
 
         def job() -> None:
             if self._abandoned or generation in self._cancelled:
                 return
             started_ns = max(ready_ns, self._generator.free_ns)
             try:
-                values = next(actions)
+                made = [next(actions) for _ in range(count)]
             except Exception as error:
                 self._report(StageError("generate", describe(error)))
                 return
-            self._occupy(self._generator, started_ns, self._profile.generate_ns)
-            self._report(ActionMade(started_ns, generation, index, values))
-            if index + 1 < self._policy.spec.horizon:
-                self._submit_step(generation, index + 1, actions, self._generator.free_ns)
+            self._occupy(self._generator, started_ns, passes * self._profile.generate_ns)
+            for i, values in enumerate(made, index):
+                self._report(ActionMade(started_ns, generation, i, values))
+            following = index + count
+            if following < self._policy.spec.horizon:
+                self._submit_job(generation, following, actions, self._generator.free_ns)
 
         self._generator.submit(job)
 

@@ -1,5 +1,6 @@
 """Training of streaming policies from demonstrations."""
 
-from streamvla.training.trainer import TrainConfig, TrainResult, train
+from streamvla.training.batches import SamplingConfig
+from streamvla.training.trainer import ModelSize, TrainConfig, TrainResult, train
 
-__all__ = ["TrainConfig", "TrainResult", "train"]
+__all__ = ["ModelSize", "SamplingConfig", "TrainConfig", "TrainResult", "train"]

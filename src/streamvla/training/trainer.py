@@ -44,7 +44,7 @@ from streamvla.model.checkpoint import (
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.generation import GenerationConfig, require_option
 from streamvla.model.methods import Method, method_to_json
-from streamvla.model.models import Model, ModelConfig, make_models
+from streamvla.model.models import Model, ModelConfig, context_modules, make_models
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.pretrained import PretrainedVLA, pretrained_config
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
@@ -71,6 +71,7 @@ STATE_NAME = "training_state.safetensors"
 LOG_NAME = "log.jsonl"
 
 NormalisationKind = Literal["shared", "unshared"]
+Trained = Literal["all", "expert"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,6 @@ class PretrainedSize:
     Attributes:
         source: a folder with config.json, tokenizer.json and weights, or a name on the hub.
         layers: how many of the language model's, from the first; None for all.
-        train: "all", or "expert" to leave the vision-language model as it is.
     """
 
     source: str
@@ -103,7 +103,6 @@ class PretrainedSize:
     expert_width: int = 384
     condition_width: int = 128
     expansion: int = 4
-    train: Literal["all", "expert"] = "all"
     proprioception: bool = True
 
 
@@ -121,6 +120,8 @@ class TrainConfig:
             each with an expert of its own; horizon and action states must agree.
         normalisation: "shared", or the ablation "unshared" (`Normalisation.unshared`).
         all_delta: treat absolute dimensions as deltas, as StreamingVLA does (ablation).
+        train: "all", or "expert": what makes the context stays as `init`, or as the pretrained
+            vision-language model, has it.
         jitter: strength of colour jitter, 0 for none.
         future_weight: of the foreseen states in the loss, 0 for none.
         places_weight: of the places of things in the loss, where the dataset tells them.
@@ -130,7 +131,8 @@ class TrainConfig:
         autocast: compute in bfloat16 where it helps; weights stay float32.
         threads: of PyTorch; None leaves them as they are.
         save_every_s: seconds between saves.
-        seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`).
+        seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`);
+            None: half of them in a fresh model, none of those of `init`.
         init: a policy to start from: its normalisation, its context's weights, and its expert's
             where the method is the same; None for a fresh start.
         resume: go on from OUT/training_state.safetensors.
@@ -144,6 +146,7 @@ class TrainConfig:
     model: ModelSize | PretrainedSize = field(default_factory=ModelSize)
     methods: tuple[Method, ...] = (ActionFlowConfig(),)
     normalisation: NormalisationKind = "shared"
+    train: Trained = "all"
     all_delta: bool = False
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -158,7 +161,7 @@ class TrainConfig:
     log_every: int = 50
     holdout_every: int = 1000
     save_every_s: float = 300.0
-    seeded_keypoints: float = 0.5
+    seeded_keypoints: float | None = None
     init: Path | None = None
     resume: bool = False
 
@@ -171,7 +174,7 @@ class TrainConfig:
             ("threads", self.threads is None or self.threads >= 1, "at least 1, or none given"),
             ("future_weight", 0 <= self.future_weight < math.inf, "a finite number ≥ 0"),
             ("places_weight", 0 <= self.places_weight < math.inf, "a finite number ≥ 0"),
-            ("seeded_keypoints", 0 <= self.seeded_keypoints <= 1, "a share from 0 to 1"),
+            ("seeded_keypoints", 0 <= (self.seeded_keypoints or 0) <= 1, "a share from 0 to 1"),
             ("jitter", 0 <= self.jitter < math.inf, "a finite number ≥ 0"),
             ("save_every_s", self.save_every_s >= 0, "at least 0 seconds"),
         )
@@ -179,6 +182,12 @@ class TrainConfig:
             if not holds:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected {expected}")
         require_option("normalisation", self.normalisation, NormalisationKind)
+        require_option("train", self.train, Trained)
+        if self.train == "expert" and self.init is None and isinstance(self.model, ModelSize):
+            raise ConfigError(
+                "train is 'expert' without a policy to start from: the context would stay random. "
+                "Name one as init, or train all"
+            )
         names = [method.name for method in self.methods]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"training methods {names}: expected at least one, each once")
@@ -301,7 +310,7 @@ class Trainer:
         if config.init is not None:
             start = load_checkpoint(config.init, demonstrations.meta.action_space)
             self.provenance["init"] = dict(start.provenance)
-        self.normalisation = start.normalisation if start else self._fit_normalisation(training)
+        self.normalisation = self._fit_normalisation(training, start)
         self.probe = HoldoutProbe(
             demonstrations, held_out, config.generation.horizon, config.holdout_frames
         )
@@ -322,6 +331,9 @@ class Trainer:
         if start is not None:
             start_from(self.models, start, f"init {config.init}")
         self._seed_keypoints()
+        if config.train == "expert" and isinstance(self._first, StreamingVLA):
+            for _, module in context_modules(self._first):
+                module.requires_grad_(False)
         self.averages = copy.deepcopy(self.models)
         self._weights, self._average = nn.ModuleDict(self.models), nn.ModuleDict(self.averages)
         self._average.requires_grad_(False)
@@ -364,6 +376,8 @@ class Trainer:
         images = pixels_to_float(torch.cat([batch.pixels for batch in batches]))
         generator = torch.Generator().manual_seed(self.config.seed)
         share = self.config.seeded_keypoints
+        if share is None:
+            share = 0.5 if self.config.init is None else 0.0
         seed_keypoints(model.vision, images.to(self.device), share, generator)
 
     def prepare(self) -> None:
@@ -552,9 +566,14 @@ class Trainer:
                 "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
             }
 
-    def _fit_normalisation(self, episodes: Sequence[Episode]) -> Normalisation:
+    def _fit_normalisation(
+        self, episodes: Sequence[Episode], start: Checkpoint | None
+    ) -> Normalisation:
         actions = np.concatenate([episode.label for episode in episodes])
-        shared = Normalisation.fit(np.concatenate([each.state for each in episodes]), actions)
+        if start is not None:
+            shared = start.normalisation
+        else:
+            shared = Normalisation.fit(np.concatenate([each.state for each in episodes]), actions)
         if self.config.normalisation == "shared":
             return shared
         sums = [self.demonstrations.action_states(episode) for episode in episodes]
@@ -570,7 +589,7 @@ class Trainer:
             "places_dim": len(meta.place_names),
         }
         if isinstance(size, PretrainedSize):
-            return pretrained_config(**robot, **vars(size))
+            return pretrained_config(**robot, train=self.config.train, **vars(size))
         return VLAConfig(image_size=meta.image_size, **robot, **vars(size))
 
     def _new_models(self) -> dict[str, Model]:

@@ -1,0 +1,156 @@
+"""`streamvla bench policy`: what actions cost with each method; one backbone, machine and run.
+
+Models have their default size and random weights: times do not depend on what was learned. The
+methods take turns generation by generation, so a disturbance hits all of them alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamvla.cli.output import figure, print_json, print_table
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.clock import SystemClock
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
+from streamvla.core.provenance import machine
+
+if TYPE_CHECKING:
+    from streamvla.model.methods import Method
+    from streamvla.policy import ModelPolicy
+
+_SPACE = ActionSpace(
+    ("dx", "dy", "dz", "gripper"), ("delta", "delta", "delta", "absolute"), (-1.0,) * 4, (1.0,) * 4
+)
+_VIEWS, _IMAGE_SIZE, _STATE_DIM = ("one", "two"), (96, 96), 4
+_PERIOD_NS = 50_000_000
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class BenchPolicy:
+    """Measure how soon the first action comes, and what each costs, method beside method.
+
+    Attributes:
+        generations: timed, of each method.
+        threads: of PyTorch.
+        json: print the figures as one JSON object on the last line.
+    """
+
+    generations: int = 100
+    threads: int = 1
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.generations < 1 or self.threads < 1:
+            raise ConfigError(
+                f"generations {self.generations} and threads {self.threads} must be at least 1"
+            )
+
+
+def bench_policy(command: BenchPolicy) -> None:
+    """Run the command and print its figures."""
+    methods = measure_policies(command.generations, command.threads)
+    rows = [
+        (name, *(figure(each[name], 0 if name == "parameters" else 3) for each in methods.values()))
+        for name in next(iter(methods.values()))
+    ]
+    print_table(f"Policies on {machine()['cpu']}", ("figure", *methods), rows)
+    flow, chunk = methods["action-flow"], methods["chunk-flow"]
+    sooner = chunk["first_action_p50_ms"] / flow["first_action_p50_ms"]
+    print(f"Action flow gives its first action {sooner:.1f} times sooner than chunk flow.")
+    if command.json:
+        print_json(
+            {
+                "command": "bench policy",
+                "machine": machine(),
+                "threads": command.threads,
+                "generations": command.generations,
+                "methods": methods,
+                "first_action_ratio": sooner,
+                "action_flop_ratio": chunk["action_mflop"] / flow["action_mflop"],
+            }
+        )
+
+
+def measure_policies(generations: int, threads: int) -> dict[str, dict[str, float]]:
+    """Method → figures; times are from an encoded context on, `encode` apart.
+
+    "first_action" is what a robot waits for; "action" is a whole generation over H.
+    """
+    import torch
+
+    from streamvla.model.methods import METHODS
+
+    torch.set_num_threads(threads)
+    policies = {name: _policy(kind()) for name, kind in METHODS.items()}
+    times: dict[str, list[tuple[int, int, int]]] = {name: [] for name in policies}
+    for number in range(_WARM_UP + generations):
+        for name, policy in policies.items():
+            measured = _generation_ns(policy)
+            if number >= _WARM_UP:
+                times[name].append(measured)
+    return {name: _figures(policy, times[name]) for name, policy in policies.items()}
+
+
+def _policy(method: Method) -> ModelPolicy:
+    from streamvla.model.models import make_model
+    from streamvla.model.normalisation import Normalisation
+    from streamvla.model.vla import VLAConfig
+    from streamvla.policy import make_policy
+
+    spec = PolicySpec(
+        _SPACE, method.horizon, _VIEWS, _IMAGE_SIZE, _STATE_DIM, _PERIOD_NS, method.chunk_passes
+    )
+    config = VLAConfig(_SPACE.dim, _STATE_DIM, len(_VIEWS), _IMAGE_SIZE)
+    scale = Normalisation((0.0,) * _STATE_DIM, (1.0,) * _STATE_DIM, (1.0,) * _SPACE.dim)
+    return make_policy(make_model(config, method), spec, method, scale)
+
+
+def _observation() -> Observation:
+    images = {view: np.full((*_IMAGE_SIZE, 3), 100, np.uint8) for view in _VIEWS}
+    state = np.zeros(_STATE_DIM, np.float32)
+    return Observation(images, state, np.zeros(_SPACE.dim), "push the red button", 0)
+
+
+def _generation_ns(policy: ModelPolicy) -> tuple[int, int, int]:
+    """Time to encode; from there to the first action; and to the last."""
+    clock, observation = SystemClock(), _observation()
+    begin_ns = clock.now_ns()
+    context = policy.encode(observation)
+    encoded_ns = clock.now_ns()
+    actions = policy.generate(context, FlowStart(np.zeros(_SPACE.dim)))
+    next(actions)
+    first_ns = clock.now_ns()
+    for _ in actions:
+        pass
+    return encoded_ns - begin_ns, first_ns - encoded_ns, clock.now_ns() - encoded_ns
+
+
+def _figures(policy: ModelPolicy, times: list[tuple[int, int, int]]) -> dict[str, float]:
+    from streamvla.model.vla import parameter_count
+
+    encode, first, last = np.array(times).T / 1e6
+    horizon = policy.spec.horizon
+    return {
+        "parameters": float(parameter_count(policy.model)),
+        "encode_p50_ms": float(np.median(encode)),
+        "first_action_p50_ms": float(np.median(first)),
+        "first_action_p99_ms": float(np.percentile(first, 99)),
+        "action_p50_ms": float(np.median(last)) / horizon,
+        "action_mflop": _generation_flop(policy) / horizon / 1e6,
+    }
+
+
+def _generation_flop(policy: ModelPolicy) -> int:
+    """Floating-point operations of one generation's matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    context = policy.encode(_observation())
+    with FlopCounterMode(display=False) as counter:
+        for _ in policy.generate(context, FlowStart(np.zeros(_SPACE.dim))):
+            pass
+    return counter.get_total_flops()
