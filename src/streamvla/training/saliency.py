@@ -178,7 +178,9 @@ def train_saliency(config: SaliencyTraining) -> SaliencyResult:
         bar = progress.add_task("saliency", total=config.steps, completed=trainer.step, note="")
         while trainer.step < config.steps and not stop.is_set():
             note = trainer.advance()
-            progress.update(bar, completed=trainer.step, **({"note": note} if note else {}))
+            progress.update(bar, completed=trainer.step)
+            if note is not None:
+                progress.update(bar, note=note)
     finished = trainer.step >= config.steps
     calibration, why_not, figures = None, "", {}
     if finished:
@@ -233,9 +235,9 @@ class SaliencyTrainer:
     def _size(self) -> SaliencyConfig:
         with torch.inference_mode():
             seen = tokens_of(self.policy, self.training[0], [0])
-        return SaliencyConfig(
-            *seen.shape[1:], self.policy.spec.action_space.dim, **asdict(self.config.size)
-        )
+        views, tokens, width = seen.shape[1:]
+        sizes = asdict(self.config.size)
+        return SaliencyConfig(views, tokens, width, self.policy.spec.action_space.dim, **sizes)
 
     def prepare(self) -> None:
         """Check what lies at the predictor's path, and resume if asked to."""
@@ -565,8 +567,8 @@ def gate_figures(
     the share of accepted pairs with a large change in any view.
     """
     lead = np.concatenate([each.lead for each in pairs])
-    accepted = [(each.predicted <= np.array(threshold)).all(axis=1) for each in pairs]
-    large = [each.change > np.array(bound) for each in pairs]
+    accepted = [np.all(each.predicted <= np.array(threshold), axis=1) for each in pairs]
+    large = [np.asarray(each.change > np.array(bound)) for each in pairs]
     everywhere, beyond = np.concatenate(accepted), np.concatenate(large)
     missed = []
     for view in range(len(bound)):
