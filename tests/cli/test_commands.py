@@ -73,6 +73,12 @@ def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
         (("run", "--checkpoint", "no-such-file"), "no checkpoint at no-such-file"),
         (("eval", "--tasks", "drawer-opn"), "did you mean 'drawer-open'"),
         (("eval", "--executor", "chunk"), "unknown executor 'chunk'"),
+        (("eval", "--early", "adaptive"), "train-saliency"),
+        (("eval", "--early", "action-norm"), "--norm"),
+        (("eval", "--early", "random", "--rate", "2"), "rate 2.0 must be 0 to 1"),
+        (("eval", "--compensation", "state+clok-shift"), "did you mean 'clock-shift'"),
+        (("grid", "--leads", "0"), "each ≥ 1"),
+        (("train-saliency", "--dataset", "no-such-folder"), "no-such-folder"),
         (("eval", "--seed", "5"), "evaluation seeds start at 1000000"),
         (("eval", "--suite", "language", "--tasks", "reach"), "expected one of the two"),
         (("collect", "--tasks", "reech"), "did you mean 'reach'"),
@@ -117,7 +123,10 @@ def test_help_names_every_command(capsys):
         execute(["--help"])
     assert exited.value.code == 0
     out = capsys.readouterr().out
-    for name in ("simulate", "run", "eval", "collect", "train", "bench", "results"):
+    for name in (
+        *("simulate", "run", "eval", "grid", "collect", "train", "train-saliency", "bench"),
+        "results",
+    ):
         assert name in out
 
 

@@ -16,6 +16,7 @@ from streamvla.testing.fakes import unit_space
 from streamvla.trace import (
     ActionReady,
     Dropped,
+    EarlyDecided,
     Ended,
     ObserveReady,
     ObserveRequested,
@@ -227,3 +228,34 @@ def test_streaming_and_replaying_agree() -> None:
     for event in events:
         accumulator.record(event)
     assert accumulator.result() == metrics_of(events, PAPER.execute_ns, "grid", ARM)
+
+
+def early(observation: int, *, accepted: bool) -> EarlyDecided:
+    return EarlyDecided(0, observation, 3, accepted, "", 0, (2.0,), (1.0,))
+
+
+def test_a_refused_look_counts_under_refused_and_nowhere_else():
+    """Of four looks one is refused: rate and mean lead are over the other two later ones."""
+    events = [
+        ObserveRequested(0, 0, 0),
+        ObserveReady(5, 0, 0),
+        ObserveRequested(10, 1, 3),
+        early(1, accepted=False),
+        ObserveRequested(20, 2, 0),
+        ObserveReady(25, 2, 20),
+        ObserveRequested(30, 3, 3),
+        ObserveReady(35, 3, 30),
+        early(3, accepted=True),
+    ]
+    metrics = metrics_of(events, 50, "grid")
+    assert (metrics.refused_observations, metrics.early_observations) == (1, 1)
+    assert metrics.mean_lead == pytest.approx(1.5)
+    assert metrics.to_json()["early_accept_rate"] == pytest.approx(0.5)
+    assert aggregate([metrics, metrics])["early_accept_rate"] == pytest.approx(0.5)
+
+
+def test_a_refusal_without_a_look_takes_nothing_away():
+    """Rules that refuse before capturing leave the counts alone."""
+    events = [ObserveRequested(0, 0, 0), early(-1, accepted=False), ObserveRequested(10, 1, 0)]
+    metrics = metrics_of(events, 50, "grid")
+    assert (metrics.refused_observations, metrics.mean_lead) == (0, 0.0)

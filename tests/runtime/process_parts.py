@@ -13,7 +13,7 @@ from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import RobotError
 from streamvla.core.interfaces import Frames
 from streamvla.runtime.privileges import RealtimeSettings
-from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
+from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, StillRobot, unit_space
 
 SPACE = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
 PERIOD_NS = ms_to_ns(20)
@@ -107,6 +107,14 @@ def _wander(observation, start, index) -> np.ndarray:
 
 def wandering_policy() -> ScriptedPolicy:
     return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, _wander)
+
+
+def _as_far_as_it_moves(observation, motion) -> list[float]:
+    return [abs(motion[0])]
+
+
+def anticipating_policy() -> AnticipatingPolicy:
+    return AnticipatingPolicy(SPACE, HORIZON, PERIOD_NS, _wander, _as_far_as_it_moves)
 
 
 def policy_that_raises() -> ScriptedPolicy:

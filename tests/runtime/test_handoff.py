@@ -43,6 +43,8 @@ def test_a_record_says_what_was_put_in(delivered):
         ActionMade(0, 0, 0, None),  # pyright: ignore[reportArgumentType]
         ActionMade(0, 0, 0, np.array(["a", "b", "c"])),
         ContextReady(0, np.zeros((1, 3))),
+        ContextReady(0, saliency=((0.5, 0.2),)),
+        ContextReady(0, saliency=((0.5, 0.2),), refused=True),
     ],
 )
 def test_what_has_another_shape_is_no_record(result):

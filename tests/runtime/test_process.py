@@ -23,6 +23,7 @@ from streamvla.core.errors import (
     StageFailedError,
     TraceError,
 )
+from streamvla.runtime.early import Adaptive
 from streamvla.runtime.episode import EpisodeLimits
 from streamvla.runtime.executors import ActionFlow, Synchronous
 from streamvla.runtime.faults import parse_faults
@@ -34,6 +35,7 @@ from streamvla.runtime.simulated import run_simulated
 from streamvla.runtime.streamer import Streamer
 from streamvla.trace import (
     CameraFrozen,
+    EarlyDecided,
     Ended,
     Failed,
     FaultInjected,
@@ -109,6 +111,26 @@ def test_one_command_a_tick_reaches_the_robot_and_the_trace_says_which(driver, d
     assert len(result.ticks) == result.statistics.ticks == len(ticks)
     assert [event.due_ns for event in sent(trace)] == result.ticks.due_ns.tolist()
     assert {"policy"} <= {event.source for event in sent(trace)}
+
+
+def test_early_observations_are_judged_across_processes(diary, tmp_path):
+    """Accepted and refused looks come back with their saliency, and motion goes on either way."""
+    with process_driver(partial(parts.DiaryRobot, diary), parts.anticipating_policy) as driver:
+        rule = Adaptive((0.9,), ("camera",))
+        driver.run(plan_for(tmp_path / "trace.jsonl", executor=ActionFlow(3, rule), seconds=2))
+    trace = read_trace(tmp_path / "trace.jsonl")
+    decisions = [event for event in trace.events if isinstance(event, EarlyDecided)]
+    assert {event.accepted for event in decisions} == {True, False}
+    assert all((event.saliency[0] <= 0.9) == event.accepted for event in decisions)
+    generations = {event.generation for event in sent(trace)}
+    assert max(generations) > 4
+
+
+def test_a_policy_that_cannot_look_ahead_ends_in_a_stop(driver, tmp_path):
+    """The adaptive rule on a policy without a predictor is a stage failure with the remedy."""
+    executor = ActionFlow(3, Adaptive((1.0,)))
+    with pytest.raises(StageFailedError, match="train-saliency"):
+        driver.run(plan_for(tmp_path / "trace.jsonl", executor=executor, seconds=2))
 
 
 @pytest.mark.parametrize("executor", [Synchronous(4), ActionFlow(0)])

@@ -74,7 +74,8 @@ def test_held_out_errors_of_several_methods_are_told_apart(joint):
     parts = line["losses"]
     assert len(parts) == 10
     weighted = (
-        error * (0.5 if name.endswith(("future", "places")) else 1.0) for name, error in parts.items()
+        error * (0.5 if name.endswith(("future", "places")) else 1.0)
+        for name, error in parts.items()
     )
     assert line["loss"] == pytest.approx(sum(weighted), rel=1e-5)
 

@@ -6,22 +6,28 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from streamvla.cli.methods import label, parse_method, require_seconds, slug
+from streamvla.cli.methods import EarlyOptions, label, parse_executor, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import Policy, PolicySpec, check_fit
+from streamvla.core.interfaces import Policy, check_fit
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import Suite, make_robot, suite_tasks, task_names
-from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
-from streamvla.runtime.executors import Executor
+from streamvla.runtime import (
+    Episode,
+    EpisodeLimits,
+    Executor,
+    Streamer,
+    named_profile,
+    run_simulated,
+)
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
@@ -44,6 +50,7 @@ class Eval:
         profile: stage times of the latency model.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         jitter: coefficient of variation of the stage times.
+        concurrent: encode and generate on an accelerator each, instead of sharing one.
         seconds: an episode's limit, on the robot's clock.
         instructions: phrasings the policy was trained on, or held out.
         asked: the episode's own goal; another goal of the same scene, which success then means
@@ -59,9 +66,11 @@ class Eval:
     tasks: tuple[str, ...] = ()
     episodes: int = 50
     executor: str | None = None
+    early: EarlyOptions = field(default_factory=EarlyOptions)
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
     jitter: float = 0.0
+    concurrent: bool = False
     seconds: float = 15.0
     seed: int = FIRST_EVALUATION_SEED
     instructions: Split = "train"
@@ -88,7 +97,7 @@ class Eval:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One episode: everything a worker process needs."""
 
     settings: Eval
@@ -120,10 +129,9 @@ def evaluate(command: Eval) -> None:
     named = suite_tasks(command.suite) if command.suite else command.tasks
     tasks = named or trained_tasks(checkpoint)
     _check_tasks(tasks)
-    jobs = _jobs(command, checkpoint, tasks)
-    missing = [job for job in jobs if not is_complete(job.path, job.header())]
-    _run_all(missing, command.workers, len(jobs))
-    outcomes = {task: [_outcome(job) for job in jobs if job.task == task] for task in tasks}
+    jobs = episode_jobs(command, checkpoint, tasks)
+    run_missing(jobs, command.workers)
+    outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
     _report(command, checkpoint, outcomes)
 
 
@@ -133,36 +141,54 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
             raise did_you_mean("task", task, task_names())
 
 
-def _jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[_Job]:
+def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[Job]:
     from streamvla.policy import identify
 
-    executor = _executor(command, _policy(checkpoint).spec)
+    executor = _executor(command, policy_of(checkpoint))
     identity = identify(checkpoint)
     name = f"{checkpoint.stem}-{identity['sha256'][:8]}"
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
-    setting = "-".join([command.profile, command.pacing, *variant])
+    setting = "-".join(
+        [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
+    )
     folder = command.out / name / slug(executor) / setting
     seeds = range(command.seed, command.seed + command.episodes)
     return [
-        _Job(command, checkpoint, identity, task, seed, folder / task / f"{seed}.jsonl")
+        Job(command, checkpoint, identity, task, seed, folder / task / f"{seed}.jsonl")
         for task in tasks
         for seed in seeds
     ]
 
 
-def _outcome(job: _Job) -> RunMetrics:
+def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
+    """The executor asked for, or the one that suits the policy."""
+    spec = policy.spec
+    return parse_executor(
+        command.executor or ("synchronous" if spec.chunk_passes else "action-flow"),
+        named_profile(command.profile),
+        spec.horizon,
+        command.early,
+        policy,
+        seed=seed,
+        shared_accelerator=not command.concurrent,
+    )
+
+
+def outcome_of(job: Job) -> RunMetrics:
     period_ns = named_profile(job.settings.profile).execute_ns
-    space = _policy(job.checkpoint).spec.action_space
+    space = policy_of(job.checkpoint).spec.action_space
     return metrics_of(read_trace(job.path).events, period_ns, job.settings.pacing, space)
 
 
 # --- worker processes ------------------------------------------------------------------------
 
 
-def _run_all(jobs: list[_Job], workers: int, total: int) -> None:
-    """Run the missing episodes; Ctrl-C keeps every finished one."""
+def run_missing(every: list[Job], workers: int) -> None:
+    """Run the episodes that have no complete trace yet; Ctrl-C keeps every finished one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    total = len(every)
+    jobs = [job for job in every if not is_complete(job.path, job.header())]
     if not jobs:
         return
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
@@ -196,26 +222,27 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def _run_job(job: _Job) -> None:
+def _run_job(job: Job) -> None:
     """One episode in a worker: policy and robot are kept for the next."""
     command = job.settings
-    policy, robot = _policy(job.checkpoint), _robot(job.task, command.instructions, command.asked)
+    policy, robot = policy_of(job.checkpoint), _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
     profile = named_profile(command.profile)
-    executor = _executor(command, policy.spec)
+    executor = _executor(command, policy, job.seed)
     partial = job.path.with_suffix(".partial")
     with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
         robot.reset(job.seed, 0, profile.execute_ns)
         space, horizon = policy.spec.action_space, policy.spec.horizon
         streamer = Streamer(space, horizon, executor, command.pacing, trace)
         limits = EpisodeLimits(ms_to_ns(command.seconds * 1000))
-        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits)
+        serial = not command.concurrent
+        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits, serial)
         jittered = JitteredLatency(profile, command.jitter, job.seed)
         run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
     os.replace(partial, job.path)
 
 
-def _policy(checkpoint: Path) -> Policy:
+def policy_of(checkpoint: Path) -> Policy:
     from streamvla.policy import load_policy
 
     if checkpoint not in _policies:
@@ -235,20 +262,14 @@ def _robot(task: str, split: Split, asked: Asked) -> Any:
 # --- figures ---------------------------------------------------------------------------------
 
 
-def _executor(command: Eval, spec: PolicySpec) -> Executor:
-    """The executor asked for, or the one that suits the policy."""
-    text = command.executor or ("synchronous" if spec.chunk_passes else "action-flow")
-    return parse_method(text, named_profile(command.profile), spec.horizon)
-
-
 def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics]]) -> None:
     from streamvla.model.checkpoint import method_of
 
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
-    spec = _policy(checkpoint).spec
-    executor = _executor(command, spec)
+    spec = policy_of(checkpoint).spec
+    executor = _executor(command, policy_of(checkpoint))
     rows = [
         (
             task,
@@ -271,6 +292,7 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
                 "command": "eval",
                 "method": method_of(checkpoint),
                 "executor": slug(executor),
+                "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "mean_success": mean_success,
                 "tasks": {task: _task_figures(figures) for task, figures in tasks.items()},

@@ -11,10 +11,12 @@ import tyro
 from streamvla.cli.bench import Bench, bench
 from streamvla.cli.collect import Collect, collect_command
 from streamvla.cli.evaluate import Eval, evaluate
+from streamvla.cli.grid import Grid, run_grid
 from streamvla.cli.results import Results, results
 from streamvla.cli.run import Run, run
 from streamvla.cli.simulate import Simulate, simulate
 from streamvla.cli.train import Train, train_command
+from streamvla.cli.train_saliency import TrainSaliency, train_saliency_command
 from streamvla.core.errors import StreamVLAError
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
@@ -23,6 +25,8 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "eval": (Eval, evaluate),
     "collect": (Collect, collect_command),
     "train": (Train, train_command),
+    "train-saliency": (TrainSaliency, train_saliency_command),
+    "grid": (Grid, run_grid),
     "bench": (Bench, bench),
     "results": (Results, results),
 }

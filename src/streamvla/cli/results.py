@@ -151,6 +151,59 @@ _CAMPAIGN = {
     "recovery_max_cycles": Column("recovery max (observation cycles)", 2),
 }
 
+
+def _cell_rows(name: str, figures: Row) -> list[Row]:
+    """One row per cell of a `grid`."""
+    return figures["cells"]
+
+
+_HEADLINES = {
+    "no early observation": "--executor action-flow:0",
+    "always, lead 2, uncompensated": "--executor action-flow:2 --compensation none",
+    "adaptive, fully compensated": "--executor action-flow:auto --early adaptive",
+    "synchronous": "--executor synchronous",
+}
+_EARLY = "eval --suite metaworld --episodes 50 --json"
+
+
+def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
+    """The headline rows of early observation at one profile."""
+    rows = {
+        name.replace("lead 2", f"lead {lead}"): arguments.replace(":2", f":{lead}")
+        for name, arguments in _HEADLINES.items()
+    }
+    return Recipe(
+        commands={
+            name: f"{_EARLY} --profile {profile} {flags}{arguments}"
+            for name, arguments in rows.items()
+        },
+        columns={
+            "run": Column("schedule"),
+            "mean_success": Column("success", 1, percent=True, interval="success_ci"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "t_action_ms": Column("T_action (ms)", 2),
+            "early_accept_rate": Column("observed early", 0, percent=True),
+            "mean_lead": Column("mean lead", 2),
+            "smoothness.sparc": Column("SPARC", 2),
+            "seam_ratio": Column("seam / step", 2),
+        },
+        tables={
+            "main": (
+                "run",
+                "mean_success",
+                "halt_ms_per_observation",
+                "t_action_ms",
+                "early_accept_rate",
+                "mean_lead",
+                "smoothness.sparc",
+                "seam_ratio",
+            )
+        },
+    )
+
+
+_REACTION = "eval --tasks reach-moved --episodes 200 --seconds 6 --json"
+
 _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
 
 RECIPES: dict[str, Recipe] = {
@@ -217,6 +270,69 @@ RECIPES: dict[str, Recipe] = {
                 "halt_ratio",
                 "success_difference",
             ),
+        },
+    ),
+    "early": _early_recipe("paper-20hz", 2),
+    "early-event": _early_recipe("paper-20hz", 2, "--pacing event "),
+    "early-edge": _early_recipe("edge-20hz", 5, "--concurrent "),
+    "early-grid": Recipe(
+        commands={
+            "grid": "grid --unaugmented runs/unaugmented/policy.safetensors --dataset "
+            "datasets/metaworld6 --figure docs/assets/early-grid.svg --json"
+        },
+        rows=_cell_rows,
+        columns={
+            "run": Column("cell"),
+            "success": Column("success", 0, percent=True, interval="success_ci"),
+            "success_difference": Column(
+                "paired difference", 0, percent=True, interval="success_difference_ci"
+            ),
+            "action_error": Column("held-out action error", 4),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "t_action_ms": Column("T_action (ms)"),
+            "early_accept_rate": Column("observed early", 0, percent=True),
+            "mean_lead": Column("mean lead", 2),
+        },
+        tables={
+            "main": (
+                "run",
+                "success",
+                "success_difference",
+                "action_error",
+                "halt_ms_per_observation",
+                "t_action_ms",
+                "early_accept_rate",
+            )
+        },
+    ),
+    "reaction": Recipe(
+        commands={
+            "synchronous": f"{_REACTION} --executor synchronous",
+            "action flow, no early observation": f"{_REACTION} --executor action-flow:0",
+            "action flow, early observation": f"{_REACTION} --executor action-flow:auto",
+            "as fast as possible": f"{_REACTION} --replan as-fast-as-possible",
+            "as fast as possible, an accelerator each": f"{_REACTION} --concurrent "
+            "--replan as-fast-as-possible",
+        },
+        columns={
+            "run": Column("executor"),
+            "reaction_ms.p50": Column("reaction p50 (ms)", 0),
+            "reaction_ms.p99": Column("p99 (ms)", 0),
+            "reaction_ms.mean": Column("mean (ms)", 0),
+            "reaction_ms.count": Column("episodes", 0),
+            "mean_success": Column("success", 0, percent=True, interval="success_ci"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+        },
+        tables={
+            "main": (
+                "run",
+                "reaction_ms.p50",
+                "reaction_ms.p99",
+                "reaction_ms.mean",
+                "reaction_ms.count",
+                "mean_success",
+                "halt_ms_per_observation",
+            )
         },
     ),
     "faults": Recipe(

@@ -8,7 +8,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,11 +21,19 @@ from streamvla.cli.drivers import (
     load_policy_on_one_thread,
     make_driver,
 )
-from streamvla.cli.methods import AUTO, label, parse_method, require_seconds, slug
+from streamvla.cli.methods import (
+    AUTO,
+    EarlyOptions,
+    label,
+    parse_executor,
+    require_seconds,
+    seeded,
+    slug,
+)
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
-from streamvla.core.interfaces import Policy, PolicySpec, Robot
+from streamvla.core.interfaces import Policy, Robot
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
@@ -64,6 +72,7 @@ class Run:
         checkpoint: the policy; default the one that ships.
         task: tasks to run, in turn; default all the policy was trained on.
         instruction: say this to the policy instead of the task's own phrasing.
+        early: of the action-flow executors among the methods.
         methods: synchronous[:h] or action-flow[:lead|:auto], compared in this order; the first is
             what ratios refer to.
         profile: paper-20hz, paper-a800, edge-20hz (emulated: stages padded), or measured.
@@ -92,6 +101,7 @@ class Run:
     task: tuple[str, ...] = ()
     instruction: str | None = None
     methods: tuple[str, ...] = ("synchronous", "synchronous:5", f"action-flow:{AUTO}")
+    early: EarlyOptions = field(default_factory=EarlyOptions)
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
     fallback: Literal["hold", "decelerate"] = "hold"
@@ -147,7 +157,7 @@ def run(command: Run) -> None:
             raise did_you_mean("task", task, task_names())
     policy = load_policy_on_one_thread(checkpoint)
     with closing(_driver(command, checkpoint, policy)) as driver:
-        session = _Session(command, policy.spec, identify(checkpoint), driver, tasks)
+        session = _Session(command, policy, identify(checkpoint), driver, tasks)
         if not command.resume:
             _clear(command.out)
         try:
@@ -181,21 +191,22 @@ class _Session:
     def __init__(
         self,
         command: Run,
-        policy: PolicySpec,
+        policy: Policy,
         identity: dict[str, str],
         driver: Driver,
         tasks: tuple[str, ...],
     ) -> None:
         self._command = command
-        self._policy = policy
+        self._policy = policy.spec
         self._identity = identity
         self._driver = driver
         self._tasks = tasks
         self._task = ""
         self._profile = self._resolve_profile()
-        horizon = policy.horizon
+        horizon = policy.spec.horizon
         self._executors = [
-            parse_method(method, self._profile, horizon) for method in command.methods
+            parse_executor(method, self._profile, horizon, command.early, policy)
+            for method in command.methods
         ]
         names = [label(executor, horizon) for executor in self._executors]
         if len(set(names)) < len(names):
@@ -252,8 +263,9 @@ class _Session:
     def _plan(self, number: int, executor: Executor, robot: Robot, filmed: bool) -> EpisodePlan:
         space, horizon = self._policy.action_space, self._policy.horizon
         pacing, rule = self._command.pacing, self._rule(robot)
+        drawn = seeded(executor, self._command.seed + number)
         return EpisodePlan(
-            streamer=partial(Streamer, space, horizon, executor, pacing, fallback=rule),
+            streamer=partial(Streamer, space, horizon, drawn, pacing, fallback=rule),
             trace=self._path(number, executor),
             header={**self._header(number, executor), "commit": commit()},
             pacing=pacing,

@@ -6,14 +6,14 @@ robot.capture ─► robot.observe ─► policy.encode ─► policy.generate �
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import RobotError, SpecMismatchError
+from streamvla.core.errors import ConfigError, RobotError, SpecMismatchError
 from streamvla.core.limits import MotionLimits
 
 
@@ -138,6 +138,7 @@ class PolicySpec:
         chunk_passes: 0 for a policy that streams, one action per pass of its expert; n > 0 for one
             that gives the whole chunk after n passes. Drivers then run a generation as one job of
             n passes instead of H jobs of one.
+        anticipates: whether it is an `AnticipatingPolicy`.
     """
 
     action_space: ActionSpace
@@ -147,6 +148,7 @@ class PolicySpec:
     state_dim: int
     control_period_ns: int
     chunk_passes: int = 0
+    anticipates: bool = False
 
 
 class Policy(Protocol):
@@ -166,6 +168,56 @@ class Policy(Protocol):
         call (`PolicySpec.chunk_passes`).
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Anticipation:
+    """What a policy expects its cameras to show once some motions are executed.
+
+    Attributes:
+        saliency: (m, v) for each of m motions and v views the size ‖Δ‖₂ of the expected change.
+        changes: one per motion, for `AnticipatingPolicy.contextualise`.
+    """
+
+    saliency: np.ndarray
+    changes: Sequence[Any]
+
+
+class AnticipatingPolicy(Policy, Protocol):
+    """A policy that can tell how much what it sees will have changed, and correct for it.
+
+    `encode(observation)` is `contextualise(look(observation))`. A *motion* is what pending actions
+    will have done: their sum in delta dimensions, the last of them in absolute ones.
+    """
+
+    def look(self, observation: Observation) -> Any:
+        """What the cameras show, before it becomes a context (vision tokens)."""
+        ...
+
+    def anticipate(self, sight: Any, motions: np.ndarray) -> Anticipation:
+        """What each of (m, d) motions would change in a sight."""
+        ...
+
+    def contextualise(self, sight: Any, change: Any = None) -> Any:
+        """The context of a sight, or of what it will be after a change."""
+        ...
+
+
+def require_anticipation(policy: Policy) -> AnticipatingPolicy:
+    """The policy, if it anticipates.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not policy.spec.anticipates:
+        raise ConfigError(NO_ANTICIPATION)
+    return cast(AnticipatingPolicy, policy)
+
+
+NO_ANTICIPATION = (
+    "the policy has no saliency predictor, which the adaptive rule and the compensation 'context' "
+    "need: train one with `streamvla train-saliency --checkpoint …`, or choose another rule"
+)
 
 
 def goal_of(context: Any) -> np.ndarray | None:
@@ -199,6 +251,14 @@ def standing_at(robot: Robot) -> np.ndarray:
             f"one for each of {', '.join(space.names)}"
         )
     return np.where(space.is_delta(), space.initial_state(), measured)
+
+
+def stimulus_of(robot: Any) -> int | None:
+    """The latest instant, ns, at which the world changed so that the robot should react.
+
+    A robot that knows it states it by an attribute `stimulus_ns`; None: nothing happened yet.
+    """
+    return getattr(robot, "stimulus_ns", None)
 
 
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS, NS_PER_S
 from streamvla.evaluation.smoothness import motion_dims
-from streamvla.evaluation.svg import LEFT, RIGHT, Scale, document, line, rect, text, time_axis
+from streamvla.evaluation.svg import LEFT, RIGHT, Scale, document, line, mark, rect, text, time_axis
 from streamvla.evaluation.timeline import TimelineRun
 from streamvla.trace.events import FaultInjected, Sent
 
@@ -82,6 +84,91 @@ def speed_svg(runs: Sequence[tuple[TimelineRun, ActionSpace]]) -> str:
         body += _step_curve(curve, scale, base, _PLOT / fastest)
     label = "Commanded speed over time. " + " ".join(f"{run.label}." for run, _ in runs)
     return document("speed", _PANEL * len(runs) + 24, label, body)
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One cell of a grid of early observation: halt in ms per observation, success as a share."""
+
+    rule: str
+    lead: int
+    compensation: str
+    halt_ms: float
+    success: float
+    interval: tuple[float, ...]
+
+
+_RULE_MARKS = {
+    "none": ("other", "circle"),
+    "always": ("halt", "square"),
+    "random": ("observe", "diamond"),
+    "action-norm": ("generate", "triangle"),
+    "adaptive": ("execute", "circle"),
+}
+_CELL_PANEL, _CELL_PLOT, _LEGEND = 190, 140, 36
+
+
+def success_halt_svg(points: Sequence[GridPoint], compensations: Sequence[str]) -> str:
+    """Success against halting for every cell: one panel a compensation, the lead in the mark.
+
+    A cell without early observation is drawn in every panel of its policy ("training" in both
+    names, or in neither). Thin lines: 95 % intervals of success.
+    """
+    shown = [name for name in compensations if any(p.compensation == name for p in points)]
+    scale = Scale(max((p.halt_ms for p in points), default=0.0) * 1.05 + 1.0)
+    least = min((low for p in points for low in p.interval[:1]), default=0.0)
+    floor = math.floor(10 * max(0.0, least - 0.02)) / 10
+    bands = [
+        (_LEGEND + _CELL_PANEL * i + _CELL_PANEL - _CELL_PLOT, _LEGEND + _CELL_PANEL * (i + 1))
+        for i in range(len(shown))
+    ]
+    body = [*_legend(points), *time_axis(scale, bands, "ms halt")]
+    for name, (top, base) in zip(shown, bands, strict=True):
+        body += _success_axis(name, top, base, floor)
+        for point in points:
+            if point.compensation == name or _is_reference(point, name):
+                body += _cell_mark(point, scale, top, base, floor)
+    label = "Success against halting per observation. " + " ".join(
+        f"{p.rule}, lead {p.lead}, {p.compensation}: {100 * p.success:.0f} %, {p.halt_ms:.0f} ms."
+        for p in points
+    )
+    return document("grid", _LEGEND + _CELL_PANEL * len(shown) + 30, label, body)
+
+
+def _is_reference(point: GridPoint, panel: str) -> bool:
+    """Whether a cell without early observation belongs into a panel too."""
+    return point.rule == "none" and ("training" in point.compensation) == ("training" in panel)
+
+
+def _legend(points: Sequence[GridPoint]) -> list[str]:
+    parts, x = [], LEFT
+    for rule in _RULE_MARKS:
+        if any(point.rule == rule for point in points):
+            parts += [mark(x + 8, 18, 7, *_RULE_MARKS[rule]), text(x + 22, 23, rule, "name")]
+            x += 60 + 9 * len(rule)
+    return parts
+
+
+def _success_axis(name: str, top: float, base: float, floor: float) -> list[str]:
+    parts = [text(LEFT, top - 12, name, "name")]
+    for share in np.arange(round(10 * floor), 11) / 10:
+        y = base - (base - top) * (share - floor) / (1 - floor or 1)
+        parts.append(line(LEFT, y, RIGHT, y, "grid"))
+        if share in (floor, 1.0) or round(10 * share) % 2 == 0:
+            parts.append(text(LEFT - 12, y + 4, f"{100 * share:.0f} %", anchor="end"))
+    return parts
+
+
+def _cell_mark(point: GridPoint, scale: Scale, top: float, base: float, floor: float) -> list[str]:
+    def height(share: float) -> float:
+        return base - (base - top) * (max(share, floor) - floor) / (1 - floor or 1)
+
+    x, y = scale(point.halt_ms), height(point.success)
+    low, high = (height(share) for share in point.interval)
+    colour, shape = _RULE_MARKS[point.rule]
+    title = f"{point.rule}, lead {point.lead}, {point.compensation}: {100 * point.success:.0f} %"
+    number = [text(x, y + 4, str(point.lead), "mark", anchor="middle")] if point.lead else []
+    return [line(x, low, x, high, "end"), mark(x, y, 9, colour, shape, title), *number]
 
 
 def _speeds(run: TimelineRun, space: ActionSpace) -> list[tuple[float, float]]:

@@ -30,8 +30,13 @@ With fewer than two generations there is no window, and its figures are None.
 - `generate_ms`: one flow step, that is, one action.
 - `command_interval_ms`: between successive commands; its `std` is the jitter.
 - `send_lateness_ms`: grid pacing only, instant of sending − the tick's due instant.
-- `early_observations`: observations requested while actions were still pending; `mean_lead`:
-  mean number pending, over all observations but the first.
+- `early_observations`: observations requested while actions were still pending;
+  `early_accept_rate`: their share, and `mean_lead`: the mean number pending, both over all
+  observations but the first. An observation that was looked at and refused counts under
+  `refused_observations` and nowhere else here.
+- `reaction_ms`: from a `Stimulus` to the first policy command that depends on it: the first one
+  whose observation was captured at or after it. A stimulus without one, or overtaken by another,
+  counts under `unanswered_stimuli`.
 - `seam_jump`: ‖aᵢ − aᵢ₋₁‖ over the motion dimensions between the last action of one generation
   and the first of the next, in action units; `step_jump` the same within a generation, and
   `seam_ratio` the quotient of the means: 1 means a seam nobody feels.
@@ -67,6 +72,7 @@ from streamvla.trace.events import (
     ActionReady,
     CameraFrozen,
     Dropped,
+    EarlyDecided,
     Ended,
     GenerateRequested,
     HealthChanged,
@@ -76,6 +82,7 @@ from streamvla.trace.events import (
     ObserveStarted,
     Rejected,
     Sent,
+    Stimulus,
     TraceEvent,
 )
 from streamvla.trace.spans import Pacing, idle_before_ns
@@ -122,6 +129,8 @@ class RunMetrics:
     frozen_cameras: int
     longest_halt_ms: float
     early_observations: int
+    refused_observations: int
+    unanswered_stimuli: int
     mean_lead: float | None
     action_age_ms: Distribution
     loop_time_ms: Distribution
@@ -130,9 +139,15 @@ class RunMetrics:
     generate_ms: Distribution
     command_interval_ms: Distribution
     send_lateness_ms: Distribution
+    reaction_ms: Distribution
     seam_jump: Distribution
     step_jump: Distribution
     smoothness: Smoothness
+
+    @property
+    def later_observations(self) -> int:
+        """Observations but the first, and but those refused."""
+        return max(0, self.observations - 1 - self.refused_observations)
 
     @property
     def t_action_ms(self) -> float | None:
@@ -160,6 +175,7 @@ _DISTRIBUTIONS = (
     "generate_ms",
     "command_interval_ms",
     "send_lateness_ms",
+    "reaction_ms",
     "seam_jump",
     "step_jump",
 )
@@ -172,6 +188,8 @@ _COUNTS = (
     "starved_ticks",
     "frozen_cameras",
     "early_observations",
+    "refused_observations",
+    "unanswered_stimuli",
 )
 
 
@@ -234,7 +252,7 @@ class MetricsAccumulator:
         self._pacing: Pacing = pacing
         self._steady = _SteadyState()
         self._motion = None if space is None else _Motion(space, period_ns, pacing)
-        self._samples = {name: Samples() for name in _DISTRIBUTIONS[:7]}
+        self._samples = {name: Samples() for name in _DISTRIBUTIONS[:-2]}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._dropped: dict[str, int] = {}
         self._rejected: dict[str, int] = {}
@@ -249,6 +267,8 @@ class MetricsAccumulator:
         self._requested_ns: dict[int, int] = {}
         self._encoding_since_ns: dict[int, int] = {}
         self._leads = 0
+        self._pending: dict[int, int] = {}
+        self._stimulus_ns: int | None = None
         self._longest_ns = 0
         self._ended: Ended | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -258,6 +278,8 @@ class MetricsAccumulator:
             ObserveStarted: self._on_observe_started,
             ObserveReady: self._on_observe_ready,
             GenerateRequested: self._on_generate_requested,
+            EarlyDecided: self._on_early_decided,
+            Stimulus: self._on_stimulus,
             Dropped: self._on_dropped,
             Rejected: self._on_rejected,
             Intervened: self._on_intervened,
@@ -276,10 +298,11 @@ class MetricsAccumulator:
 
     def result(self) -> RunMetrics:
         """The figures of everything recorded so far."""
-        later_observations = self._counts["observations"] - 1
+        counts = self._counts
+        later = counts["observations"] - 1 - counts["refused_observations"]
         motion = self._motion
         measured: dict[str, Any] = {
-            **self._counts,
+            **counts,
             **{name: samples.distribution() for name, samples in self._samples.items()},
         }
         return RunMetrics(
@@ -295,7 +318,7 @@ class MetricsAccumulator:
             interventions=dict(self._interventions),
             health_ticks=dict(self._health_ticks),
             longest_halt_ms=self._longest_ns / NS_PER_MS,
-            mean_lead=_per(self._leads, later_observations, unit=1),
+            mean_lead=_per(self._leads, later, unit=1),
             seam_jump=motion.seams.distribution() if motion else Distribution.of([]),
             step_jump=motion.steps.distribution() if motion else Distribution.of([]),
             smoothness=motion.smoothness() if motion else Smoothness(None, None, None, None),
@@ -323,6 +346,10 @@ class MetricsAccumulator:
     def _on_policy_command(self, event: Sent) -> None:
         self._counts["actions"] += 1
         self._sample("action_age_ms", event.t_ns - event.captured_ns)
+        if self._stimulus_ns is not None and event.captured_ns >= self._stimulus_ns:
+            self._sample("reaction_ms", event.t_ns - self._stimulus_ns)
+            self._counts["unanswered_stimuli"] -= 1
+            self._stimulus_ns = None
         idle_ns = 0
         if self._last_policy is None:
             self._first_policy_ns = event.t_ns
@@ -342,6 +369,7 @@ class MetricsAccumulator:
             self._sample("loop_time_ms", event.t_ns - self._last_request_ns)
             self._leads += event.pending
             self._counts["early_observations"] += event.pending > 0
+            self._pending[event.observation] = event.pending
         self._last_request_ns = event.t_ns
         self._requested_ns[event.observation] = event.t_ns
         self._counts["observations"] += 1
@@ -353,9 +381,24 @@ class MetricsAccumulator:
             self._sample("observe_wait_ms", event.t_ns - requested_ns)
 
     def _on_observe_ready(self, event: ObserveReady) -> None:
+        self._pending.pop(event.observation, None)
         started_ns = self._encoding_since_ns.pop(event.observation, None)
         if started_ns is not None:
             self._sample("observe_ms", event.t_ns - started_ns)
+
+    def _on_early_decided(self, event: EarlyDecided) -> None:
+        if event.accepted or event.observation < 0:
+            return
+        pending = self._pending.pop(event.observation, 0)
+        self._requested_ns.pop(event.observation, None)
+        self._encoding_since_ns.pop(event.observation, None)
+        self._leads -= pending
+        self._counts["early_observations"] -= pending > 0
+        self._counts["refused_observations"] += 1
+
+    def _on_stimulus(self, event: Stimulus) -> None:
+        self._stimulus_ns = event.t_ns
+        self._counts["unanswered_stimuli"] += 1
 
     def _on_generate_requested(self, event: GenerateRequested) -> None:
         self._counts["generations"] += 1
@@ -490,6 +533,11 @@ def _figures(runs: Sequence[RunMetrics]) -> dict[str, Any]:
         "interventions": _tally_sums(run.interventions for run in runs),
         "health_ticks": _tally_sums(run.health_ticks for run in runs),
         "mean_lead": _pooled_lead(runs),
+        "early_accept_rate": _per(
+            sum(run.early_observations for run in runs),
+            sum(run.later_observations for run in runs),
+            unit=1,
+        ),
         **{name: distribution.to_json() for name, distribution in pooled.items()},
         "seam_ratio": _quotient(pooled["seam_jump"].mean, pooled["step_jump"].mean),
         "smoothness": _mean_smoothness([run.smoothness for run in runs]),
@@ -497,7 +545,7 @@ def _figures(runs: Sequence[RunMetrics]) -> dict[str, Any]:
 
 
 def _pooled_lead(runs: Sequence[RunMetrics]) -> float | None:
-    led = [(run.mean_lead, run.observations - 1) for run in runs if run.mean_lead is not None]
+    led = [(run.mean_lead, run.later_observations) for run in runs if run.mean_lead is not None]
     return _per(sum(lead * later for lead, later in led), sum(later for _, later in led), unit=1)
 
 

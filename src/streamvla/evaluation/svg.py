@@ -21,6 +21,7 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-seri
 .sv text{font-size:13px;fill:var(--sv-soft);font-variant-numeric:tabular-nums}
 .sv .sv-name{font-size:15px;font-weight:600;fill:var(--sv-ink)}
 .sv .sv-halt-text{font-size:12px;font-weight:600;fill:var(--sv-halt)}
+.sv .sv-mark{font-size:11px;font-weight:700;fill:var(--sv-paper)}
 .sv .sv-paper{fill:var(--sv-paper)}.sv .sv-track{fill:var(--sv-track)}
 .sv .sv-grid{stroke:var(--sv-grid)}
 .sv .sv-observe{fill:var(--sv-observe)}.sv .sv-generate{fill:var(--sv-generate)}
@@ -90,6 +91,22 @@ def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start"
     """Text whose baseline is at `y`."""
     paint = f' class="sv-{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:g}" text-anchor="{anchor}"{paint}>{escape(content)}</text>'
+
+
+_SHAPES = {
+    "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+    "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+    "triangle": ((0, -1.3), (1.25, 1), (-1.25, 1)),
+}
+
+
+def mark(x: float, y: float, size: float, kind: str, shape: str, title: str = "") -> str:
+    """A mark of a scatter plot; shape and colour differ together, so either tells."""
+    told = f"<title>{escape(title)}</title>"
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:g}" class="sv-{kind}">{told}</circle>'
+    corners = " ".join(f"{x + size * u:.1f},{y + size * v:.1f}" for u, v in _SHAPES[shape])
+    return f'<polygon points="{corners}" class="sv-{kind}">{told}</polygon>'
 
 
 def line(x0: float, y0: float, x1: float, y1: float, kind: str) -> str:

@@ -145,9 +145,19 @@ class PretrainedVLA(nn.Module):
         Shapes: images (b, v, 3, y, x) in [−1, 1], words (b, l) from `tokenise`, state (b, s)
         normalised, command (b, d) at unit scale.
         """
+        return self.contextualise(self.look(images, words), words, state, command)
+
+    def look(self, images: Tensor, words: Tensor) -> Tensor:
+        """(b, v, 3, y, x) in [−1, 1] → (b, v, l, w) tokens of every view, whatever the words."""
+        return self._see(images).unflatten(1, (images.shape[1], -1))
+
+    def contextualise(
+        self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor
+    ) -> PrefixCache:
+        """The context of what was seen (as `StreamingVLA.contextualise`)."""
         if not self.config.proprioception:
             state = torch.zeros_like(state)
-        seen = self._see(images)  # (b, v·l, w)
+        seen = seen.flatten(1, 2)  # (b, v·l, w)
         told = self.language_model.get_input_embeddings()(words.clamp(min=0))  # (b, l, w)
         felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
         tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)

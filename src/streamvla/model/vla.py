@@ -99,9 +99,7 @@ class StreamingVLA(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.vision = VisionEncoder(
-            c.views, c.image_size, c.width, c.channels, c.asked_keypoints
-        )
+        self.vision = VisionEncoder(c.views, c.image_size, c.width, c.channels, c.asked_keypoints)
         self.instruction = InstructionEncoder(c.width)
         self.from_state = nn.Linear(c.state_dim, c.width)
         self.from_command = nn.Linear(c.action_dim, c.width)
@@ -119,11 +117,13 @@ class StreamingVLA(nn.Module):
 
         Args:
             images: (b, v, 3, y, x) in [−1, 1].
-            words: (b, l) hashed words (`hash_words`).
-            state: (b, s) measured proprioception, normalised.
-            command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
+            words, state, command: as for `contextualise`.
         """
-        return self.encode_and_locate(images, words, state, command)[0]
+        return self.contextualise(self.look(images, words), words, state, command)
+
+    def look(self, images: Tensor, words: Tensor) -> Tensor:
+        """(b, v, 3, y, x) in [−1, 1], (b, l) hashed words → (b, v, l', w) tokens of every view."""
+        return self._look(images, words)[0]
 
     def encode_and_locate(
         self, images: Tensor, words: Tensor, state: Tensor, command: Tensor
@@ -132,16 +132,34 @@ class StreamingVLA(nn.Module):
 
         A read-out for training; p = 0 where the model has none.
         """
+        seen, located = self._look(images, words)
+        places = located[:, :0] if self.to_places is None else self.to_places(located)
+        return self.contextualise(seen, words, state, command), places
+
+    def _look(self, images: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        tokens, located = self.vision.look(images, mean_word(*self.instruction(words)))
+        return tokens.unflatten(1, (images.shape[1], -1)), located
+
+    def contextualise(
+        self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor
+    ) -> PrefixCache:
+        """The context of what was seen.
+
+        Args:
+            seen: (b, v, l, w) from `look`.
+            words: (b, l) hashed words (`hash_words`).
+            state: (b, s) measured proprioception, normalised.
+            command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
+        """
         if not self.config.proprioception:
             state = torch.zeros_like(state)
+        seen = seen.flatten(1, 2)  # (b, v·l, w)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
-        seen, located = self.vision.look(images, mean_word(told, is_word))  # (b, v·l, w)
         felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
         tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)  # (b, l, w)
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
-        places = located[:, :0] if self.to_places is None else self.to_places(located)
-        return self.backbone(tokens, present), places
+        return self.backbone(tokens, present)
 
     def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
         """The method's expert; for action flow matching (x, tau, prefix) → the next step.

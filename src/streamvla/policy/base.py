@@ -5,17 +5,24 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from streamvla.core.errors import ConfigError, SpecMismatchError
-from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
+from streamvla.core.interfaces import (
+    NO_ANTICIPATION,
+    Anticipation,
+    FlowStart,
+    Observation,
+    PolicySpec,
+)
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.methods import Method
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
+from streamvla.model.saliency import SaliencyPredictor, saliency_of
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
@@ -42,8 +49,34 @@ class PolicyContext:
     seeds: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """b observations before they become contexts.
+
+    Attributes:
+        seen: (b, v, l, w) vision tokens.
+        words, state, command: the rest of what the context is made of.
+        captured, origin, seeds: as in `PolicyContext`.
+    """
+
+    seen: torch.Tensor
+    words: torch.Tensor
+    state: torch.Tensor
+    command: torch.Tensor
+    captured: np.ndarray
+    origin: np.ndarray
+    seeds: tuple[int, ...]
+
+
 class ModelPolicy(ABC):
-    """`Policy` with a model behind it; a method says how actions come from a context."""
+    """`Policy` with a model behind it; a method says how actions come from a context.
+
+    With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too.
+
+    Attributes:
+        predictor: of what a motion changes; None: it does not anticipate.
+        thresholds: η of every view, as the predictor was calibrated; () if it was not.
+    """
 
     def __init__(
         self,
@@ -63,6 +96,25 @@ class ModelPolicy(ABC):
         self.normalisation = normalisation
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
+        self.predictor: SaliencyPredictor | None = None
+        self.thresholds: tuple[float, ...] = ()
+
+    def attach(self, predictor: SaliencyPredictor, thresholds: tuple[float, ...] = ()) -> None:
+        """Anticipate with this predictor from now on.
+
+        Raises:
+            ConfigError: it was made for other views or actions.
+        """
+        found = (predictor.config.views, predictor.config.action_dim)
+        expected = (len(self.spec.views), self.spec.action_space.dim)
+        if found != expected:
+            raise ConfigError(
+                f"a saliency predictor for {found[0]} views and {found[1]} action dimensions; the "
+                f"policy has {expected[0]} and {expected[1]}. Train one for this policy."
+            )
+        self.predictor = predictor.to(self.device).eval()
+        self.thresholds = thresholds
+        self.spec = replace(self.spec, anticipates=True)
 
     def encode(self, observation: Observation) -> PolicyContext:
         """The context of one observation.
@@ -81,22 +133,62 @@ class ModelPolicy(ABC):
         for actions in self.generate_batch(context, start.action_state[None], start.index):
             yield actions[0]
 
+    def look(self, observation: Observation) -> Sight:
+        """What the cameras of one observation show, as tokens (errors as for `encode`)."""
+        return self.look_batch([observation])
+
+    def anticipate(self, sight: Sight, motions: np.ndarray) -> Anticipation:
+        """What each of (m, d) motions, robot units, would change in the sight of one observation.
+
+        Raises:
+            ConfigError: no predictor is attached.
+        """
+        many = replace(sight, seen=sight.seen.expand(len(motions), -1, -1, -1))
+        saliency, changes = self.anticipate_batch(many, motions)
+        return Anticipation(saliency, list(changes.unsqueeze(1)))
+
+    def anticipate_batch(
+        self, sight: Sight, motions: np.ndarray
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """What (b, d) motions would change in b sights: (b, v) saliency, (b, v, l, w) changes."""
+        if self.predictor is None:
+            raise ConfigError(NO_ANTICIPATION)
+        with torch.inference_mode():
+            motion = self._tensor(self.normalisation.normalise_action_state(motions))
+            changes = self.predictor(sight.seen, motion)
+            return saliency_of(changes).double().cpu().numpy(), changes
+
+    def contextualise(self, sight: Sight, change: torch.Tensor | None = None) -> PolicyContext:
+        """The context of a sight, or of what it will be after a change (b, v, l, w)."""
+        with torch.inference_mode():
+            seen = sight.seen if change is None else sight.seen + change
+            prefix = self.model.contextualise(seen, sight.words, sight.state, sight.command)
+        return PolicyContext(prefix, sight.captured, sight.origin, sight.seeds)
+
     def encode_batch(self, observations: Sequence[Observation]) -> PolicyContext:
         """The context of b observations in one pass (several simulated episodes at once)."""
+        return self.contextualise(self.look_batch(observations))
+
+    def look_batch(self, observations: Sequence[Observation]) -> Sight:
+        """What the cameras of b observations show, as tokens."""
         for observation in observations:
             check_observation(observation, self.spec)
         captured = np.stack([each.action_state for each in observations])  # (b, d)
         origin = flow_origin(self.spec.action_space, captured, self.method.state_origin)
         state = np.stack([each.state for each in observations])  # (b, s)
         with torch.inference_mode():
-            prefix = self.model.encode(
-                pixels_to_float(stack_pixels(observations, self.spec).to(self.device)),
-                self.model.tokenise([each.instruction for each in observations]).to(self.device),
+            pixels = stack_pixels(observations, self.spec).to(self.device)
+            words = self.model.tokenise([each.instruction for each in observations])
+            words = words.to(self.device)
+            return Sight(
+                self.model.look(pixels_to_float(pixels), words),
+                words,
                 self._tensor(self.normalisation.normalise_state(state)),
                 self._tensor(self.normalisation.normalise_action_state(captured - origin)),
+                captured,
+                origin,
+                tuple(_seed(observation) for observation in observations),
             )
-        seeds = tuple(_seed(observation) for observation in observations)
-        return PolicyContext(prefix, captured, origin, seeds)
 
     def generate_batch(
         self, context: PolicyContext, action_states: np.ndarray, index: int = 0

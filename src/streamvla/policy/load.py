@@ -18,6 +18,7 @@ from streamvla.model.regression import RegressionConfig
 from streamvla.policy.action_flow import ActionFlowPolicy
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.chunk import ChunkFlowPolicy, RegressionPolicy
+from streamvla.policy.saliency import load_saliency, saliency_path
 
 
 def make_policy(
@@ -42,14 +43,21 @@ def load_policy(
     action_space: ActionSpace | None = None,
     device: torch.device | str = "cpu",
 ) -> ModelPolicy:
-    """The policy in a checkpoint file.
+    """The policy in a checkpoint file; with its saliency predictor, if one lies beside it.
 
     Args:
         action_space: of the robot it shall drive; None to accept any.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or not a streamvla checkpoint.
+        CheckpointError: the file is missing, damaged, or not a streamvla checkpoint; or the
+            predictor beside it is, or belongs to another policy.
         SpecMismatchError: it was trained for another action space.
     """
     found = load_checkpoint(path, action_space)
-    return make_policy(found.build_model(), found.spec, found.method, found.normalisation, device)
+    policy = make_policy(found.build_model(), found.spec, found.method, found.normalisation, device)
+    beside = saliency_path(Path(path))
+    if beside.is_file():
+        saliency = load_saliency(beside, Path(path))
+        calibration = saliency.calibration
+        policy.attach(saliency.build(), () if calibration is None else calibration.threshold)
+    return policy

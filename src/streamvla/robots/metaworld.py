@@ -13,10 +13,12 @@ import numpy as np
 from streamvla.core.errors import ConfigError, RobotError, did_you_mean
 from streamvla.robots.gl import import_mujoco
 from streamvla.robots.instructions import Asked, Phrasings, Split
+from streamvla.robots.jump import farthest
 from streamvla.robots.metaworld_tasks import GREEN, HIDDEN, TASKS, MetaWorldTask
 from streamvla.robots.sawyer import SawyerRobot
 
 GOAL_RADIUS_M = 0.03
+REACH = "reach"
 
 
 class MetaWorldRobot(SawyerRobot):
@@ -28,13 +30,16 @@ class MetaWorldRobot(SawyerRobot):
         task: a name of `TASKS`.
         split: which phrasings of the instruction to draw from, "train" or "heldout".
         asked: "own" or "blank"; a scene with one goal has no other to ask for.
+        moved: the goal is moved in the middle of the episode, and only then counts ("reach").
 
     Raises:
         ConfigError: unknown task or split, or `asked` is "swapped".
         RobotError: the simulator or an offscreen OpenGL library is missing.
     """
 
-    def __init__(self, task: str, split: Split = "train", asked: Asked = "own") -> None:
+    def __init__(
+        self, task: str, split: Split = "train", asked: Asked = "own", *, moved: bool = False
+    ) -> None:
         if task not in TASKS:
             raise did_you_mean("task", task, TASKS)
         if asked == "swapped":
@@ -42,8 +47,11 @@ class MetaWorldRobot(SawyerRobot):
                 f"task {task!r} has one goal, so its instruction cannot be swapped for another's: "
                 "expected asked 'own' or 'blank'; the language scenes have several goals each"
             )
+        if moved and task != REACH:
+            raise ConfigError(f"the goal of task {task!r} cannot be moved; expected {REACH!r}")
         self._environment = _make_environment(TASKS[task])
-        super().__init__(task, self._environment.model, self._environment.data, split, asked)
+        model, data = self._environment.model, self._environment.data
+        super().__init__(task, model, data, split, asked, moved=moved)
         self._observation = np.zeros(39)
         self._success = False
 
@@ -53,9 +61,12 @@ class MetaWorldRobot(SawyerRobot):
 
     @property
     def success(self) -> bool:
-        """Meta-World's own success flag, true from the first environment step that set it."""
+        """Meta-World's own success flag, true from the first environment step that set it.
+
+        Not before the goal was moved, if it will be.
+        """
         self._running()
-        return self._success
+        return self._success and self._jump is None
 
     @property
     def privileged_observation(self) -> np.ndarray:
@@ -83,6 +94,15 @@ class MetaWorldRobot(SawyerRobot):
     def _substep(self, command: np.ndarray) -> None:
         self._observation, _, _, _, info = self._environment.step(command)
         self._success = self._success or bool(info["success"])
+
+    def _move_goal(self, stream: np.random.Generator) -> None:
+        environment = self._environment
+        space = environment.goal_space
+        candidates = stream.uniform(space.low, space.high, (8, 3))
+        environment._target_pos = farthest(environment._target_pos, candidates)
+        environment.model.site("goal").pos = environment._target_pos
+        self._observation = environment._get_obs()
+        self._success = False
 
     def _measured(self) -> np.ndarray:
         return self._observation[:4]

@@ -15,6 +15,7 @@ from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, RobotError
 from streamvla.core.interfaces import Frames, RobotSpec
 from streamvla.core.limits import MotionLimits
+from streamvla.robots.jump import GoalJump, farthest
 from streamvla.robots.schedule import CommandSchedule
 
 SUBSTEPS_PER_COMMAND = 4
@@ -58,9 +59,20 @@ class PointCapture:
 
 
 class PointRobot:
-    """A point in the unit square (metres) that should reach a dot. Implements `Robot`."""
+    """A point in the unit square (metres) that should reach a dot. Implements `Robot`.
 
-    def __init__(self) -> None:
+    Args:
+        moved: the dot is moved once in the middle of the episode, and only then counts.
+
+    Attributes:
+        stimulus_ns: when the dot was moved; None: not yet, or never.
+    """
+
+    def __init__(self, *, moved: bool = False) -> None:
+        self.stimulus_ns: int | None = None
+        self._moved = moved
+        self._jump: GoalJump | None = None
+        self._steps = 0
         self._schedule: CommandSchedule | None = None
         self._position = np.zeros(2)
         self._goal = np.zeros(2)
@@ -94,6 +106,12 @@ class PointRobot:
         self._position, self._goal = stream.uniform(0.1, 0.9, size=(2, 2))
         self._gripper = 0.0
         self._success = False
+        self._steps, self.stimulus_ns = 0, None
+        self._jump = (
+            GoalJump.draw(seed, now_ns, command_duration_ns, SUBSTEPS_PER_COMMAND)
+            if self._moved
+            else None
+        )
 
     def command(self, values: np.ndarray, now_ns: int) -> None:
         """Put one command (3,) in force for the next four sub-steps.
@@ -115,7 +133,16 @@ class PointRobot:
             self._position = np.clip(self._position + step, 0.0, 1.0)
             self._gripper = float(command[2])
             distance = np.linalg.norm(self._position - self._goal)
-            self._success = self._success or bool(distance <= SUCCESS_RADIUS_M)
+            reached = bool(distance <= SUCCESS_RADIUS_M) and self._jump is None
+            self._success = self._success or reached
+            self._steps += 1
+            if self._jump is not None and self._steps == self._jump.step:
+                self._move_goal(self._jump)
+
+    def _move_goal(self, jump: GoalJump) -> None:
+        candidates = jump.stream.uniform(0.1, 0.9, size=(8, 2))
+        self._goal = farthest(self._goal, candidates)
+        self.stimulus_ns, self._jump = jump.instant_ns, None
 
     def capture(self) -> PointCapture:
         self._running()

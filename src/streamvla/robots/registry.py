@@ -7,13 +7,15 @@ from typing import Literal
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Robot
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.metaworld import MetaWorldRobot
+from streamvla.robots.metaworld import REACH, MetaWorldRobot
 from streamvla.robots.metaworld_tasks import TASKS
 from streamvla.robots.point import PointRobot
 from streamvla.robots.sawyer import SawyerRobot
 from streamvla.robots.tabletop.robot import FAMILIES, TabletopRobot
 
 POINT = "point"
+MOVED = "-moved"
+"""Behind a task's name: its goal is moved in the middle of the episode."""
 
 Suite = Literal["metaworld", "language", "all"]
 
@@ -37,8 +39,8 @@ def suite_tasks(name: str) -> tuple[str, ...]:
 
 
 def task_names() -> tuple[str, ...]:
-    """Every name `make_robot` knows: the tasks of all suites, then the point."""
-    return (*SUITES["all"], POINT)
+    """Every name `make_robot` knows: the tasks of all suites, the point, and moved goals."""
+    return (*SUITES["all"], POINT, POINT + MOVED, REACH + MOVED)
 
 
 def training_instructions(task: str) -> tuple[str, ...]:
@@ -68,10 +70,12 @@ def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot
         ConfigError: unknown task or split, or a task that cannot be asked so.
         RobotError: the simulator or an offscreen OpenGL library is missing.
     """
-    if task == POINT:
+    if task in (POINT, POINT + MOVED):
         if asked != "own":
             raise ConfigError(f"asked {asked!r}: the point has one instruction, expected 'own'")
-        return PointRobot()
+        return PointRobot(moved=task != POINT)
+    if task == REACH + MOVED:
+        return MetaWorldRobot(REACH, split, asked, moved=True)
     return make_sawyer(task, split, asked)
 
 

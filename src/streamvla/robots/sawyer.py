@@ -7,7 +7,7 @@ gripper as it is (`robots.schedule`). A policy trained on one of these robots fi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from streamvla.core.errors import ConfigError, RobotError, did_you_mean
 from streamvla.core.interfaces import Frames, RobotSpec
 from streamvla.core.limits import MotionLimits
 from streamvla.robots.instructions import Asked, Phrasings, Split, check_asked, check_split
+from streamvla.robots.jump import GoalJump
 from streamvla.robots.rendering import Camera, SceneLayout, ScenePose, SceneRenderer
 from streamvla.robots.schedule import CommandSchedule
 
@@ -81,12 +82,25 @@ class SawyerRobot(ABC):
         model, data: of the MuJoCo scene; `_begin` and `_substep` move them.
         split: which phrasings of the instruction to draw from.
         asked: what to ask for: the episode's own goal, another one, or nothing.
+        moved: the goal is moved once in the middle of the episode, and only then counts.
+
+    Attributes:
+        stimulus_ns: when the goal was moved; None: not yet, or never.
 
     Raises:
         ConfigError: unknown split, or unknown value of `asked`.
     """
 
-    def __init__(self, task: str, model: Any, data: Any, split: Split, asked: Asked) -> None:
+    def __init__(
+        self,
+        task: str,
+        model: Any,
+        data: Any,
+        split: Split,
+        asked: Asked,
+        *,
+        moved: bool = False,
+    ) -> None:
         check_split(split)
         check_asked(asked)
         self._task = task
@@ -96,6 +110,10 @@ class SawyerRobot(ABC):
         self._asked: Asked = asked
         self._renderer = SceneRenderer(model)
         self._episode: _Episode | None = None
+        self._moved = moved
+        self._jump: GoalJump | None = None
+        self._steps = 0
+        self.stimulus_ns: int | None = None
 
     @abstractmethod
     def _begin(self, seed: int) -> None:
@@ -104,6 +122,10 @@ class SawyerRobot(ABC):
     @abstractmethod
     def _substep(self, command: np.ndarray) -> None:
         """Let a command (4,) act for 12.5 ms of the scene's time, and note what it reached."""
+
+    def _move_goal(self, stream: np.random.Generator) -> None:
+        """Put the goal elsewhere, and forget that it was reached."""
+        raise ConfigError(f"task {self._task!r} has no goal that can be moved; expected 'reach'")
 
     @abstractmethod
     def _measured(self) -> np.ndarray:
@@ -158,6 +180,12 @@ class SawyerRobot(ABC):
         schedule = CommandSchedule(ACTION_SPACE, SUBSTEPS_PER_COMMAND, now_ns, command_duration_ns)
         self._begin(seed)
         self._episode = _Episode(seed, SceneLayout.of(self._model), schedule)
+        self._steps, self.stimulus_ns = 0, None
+        self._jump = (
+            GoalJump.draw(seed, now_ns, command_duration_ns, SUBSTEPS_PER_COMMAND)
+            if self._moved
+            else None
+        )
 
     def command(self, values: np.ndarray, now_ns: int) -> None:
         """Put one command (4,) in force: it acts for the next four sub-steps.
@@ -179,6 +207,14 @@ class SawyerRobot(ABC):
         """
         for command in self._running().schedule.due(now_ns):
             self._substep(command)
+            self._steps += 1
+            if self._jump is not None and self._steps == self._jump.step:
+                self._jump_now(self._jump)
+
+    def _jump_now(self, jump: GoalJump) -> None:
+        self._move_goal(jump.stream)
+        self._episode = replace(self._running(), layout=SceneLayout.of(self._model))
+        self.stimulus_ns, self._jump = jump.instant_ns, None
 
     def capture(self) -> SawyerCapture:
         """Freeze this instant (tens of microseconds; no rendering)."""

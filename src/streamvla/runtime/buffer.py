@@ -125,6 +125,13 @@ class RollingBuffer:
         self._actions.clear()
         return actions
 
+    def keep_first(self, count: int) -> tuple[PlannedAction, ...]:
+        """Take out all but the first `count`, and say what they were."""
+        dropped = tuple(self._actions)[count:]
+        for _ in dropped:
+            self._actions.pop()
+        return dropped
+
     def pop(self, tick: int) -> Popped:
         """What `tick` gets."""
         if isinstance(self._rule, Shift):

@@ -17,6 +17,7 @@ from streamvla.runtime.episode import (
     Controlled,
     EndReason,
     EpisodeResult,
+    StimulusLog,
     close_trace,
     describe,
     end_reason,
@@ -64,6 +65,7 @@ class ControlLoop:
     ) -> None:
         self.ticks = TickLog()
         self._episode = episode
+        self._stimuli = StimulusLog(episode.robot, episode.trace)
         self._clock = clock
         self._stages = stages
         self._start_ns = start_ns
@@ -132,7 +134,16 @@ class ControlLoop:
             case ObserveBegun():
                 self._episode.trace.record(ObserveStarted(now_ns, result.observation))
             case ContextReady():
-                self._handle(Observed(now_ns, result.observation, result.goal, result.frozen))
+                self._handle(
+                    Observed(
+                        now_ns,
+                        result.observation,
+                        result.goal,
+                        result.frozen,
+                        result.saliency,
+                        result.refused,
+                    )
+                )
             case ActionMade():
                 self._handle(
                     Generated(
@@ -170,6 +181,7 @@ class ControlLoop:
 
     def _look_for_end(self, now_ns: int) -> bool:
         self._episode.robot.advance_to(now_ns)
+        self._stimuli.look()
         if self._episode.watch is not None:
             self._episode.watch(now_ns)
         self._over = self._over or end_reason(self._episode, now_ns - self._start_ns)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot
+from streamvla.core.interfaces import (
+    FlowStart,
+    Frames,
+    Observation,
+    Policy,
+    Robot,
+    stimulus_of,
+)
 from streamvla.runtime.cameras import CameraWatch, FrozenCamera
+from streamvla.runtime.early import Foresee, Sighting, sighting_of
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartObserve, Streamer
-from streamvla.trace import Ended, TraceSink
+from streamvla.trace import Ended, Stimulus, TraceSink
 from streamvla.trace.spans import Pacing
 
 EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
@@ -93,41 +101,50 @@ class EpisodeResult:
     duration_ns: int
 
 
-class Encoded(NamedTuple):
-    """What the observe stage made: the policy's context, and the views found frozen."""
-
-    context: Any
-    frozen: tuple[str, ...]
-
-
-def make_context(
+def make_sighting(
     episode: Episode,
     cameras: CameraWatch,
     command: StartObserve,
     capture: Any,
     captured_ns: int,
-) -> Encoded:
-    """The observe stage of an episode (see `context_of`)."""
+) -> Sighting:
+    """The observe stage of an episode: frames, then context or refusal (`sighting_of`)."""
     instruction = episode.instruction or episode.robot.instruction
-    state = command.action_state
-    return context_of(
-        episode.robot, episode.policy, cameras, capture, state, instruction, captured_ns
+    observation = observation_of(
+        episode.robot, capture, command.action_state, instruction, captured_ns
     )
+    return watched_sighting(episode.policy, cameras, observation, command.foresee)
 
 
-def context_of(
-    robot: Robot,
-    policy: Policy,
-    cameras: CameraWatch,
-    capture: Any,
-    action_state: np.ndarray,
-    instruction: str,
-    captured_ns: int,
-) -> Encoded:
-    """Capture → frames → observation → context; `action_state` is (d,)."""
+def watched_sighting(
+    policy: Policy, cameras: CameraWatch, observation: Observation, foresee: Foresee | None
+) -> Sighting:
+    """`sighting_of`, and which cameras are frozen."""
+    frozen = cameras.look(Frames(observation.images, observation.state))
+    return replace(sighting_of(policy, observation, foresee), frozen=frozen)
+
+
+def observation_of(
+    robot: Robot, capture: Any, action_state: np.ndarray, instruction: str, captured_ns: int
+) -> Observation:
+    """Capture → frames → observation; `action_state` is (d,)."""
     frames = robot.observe(capture)
-    observation = Observation(frames.images, frames.state, action_state, instruction, captured_ns)
-    return Encoded(policy.encode(observation), cameras.look(frames))
+    return Observation(frames.images, frames.state, action_state, instruction, captured_ns)
+
+
+class StimulusLog:
+    """Puts what happens in the world into the trace; look at it on every control instant."""
+
+    def __init__(self, robot: Robot, trace: TraceSink) -> None:
+        self._robot = robot
+        self._trace = trace
+        self._latest_ns: int | None = None
+
+    def look(self) -> None:
+        stimulus_ns = stimulus_of(self._robot)
+        if stimulus_ns is not None and stimulus_ns != self._latest_ns:
+            self._latest_ns = stimulus_ns
+            self._trace.record(Stimulus(stimulus_ns, "the goal was moved"))
 
 
 def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:

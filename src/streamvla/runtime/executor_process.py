@@ -195,7 +195,12 @@ class _ProcessStages:
     def observe(self, command: StartObserve, capture: Any, captured_ns: int) -> None:
         self._intake.send(
             ObserveRequest(
-                command.observation, command.action_state, capture, self._instruct(), captured_ns
+                command.observation,
+                command.action_state,
+                capture,
+                self._instruct(),
+                captured_ns,
+                command.foresee,
             )
         )
 

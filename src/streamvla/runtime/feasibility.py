@@ -16,61 +16,10 @@ from dataclasses import dataclass
 
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
+from streamvla.runtime.estimates import WARM_UP, DecayingEstimate
 from streamvla.runtime.executors import Executor
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.stages import StageTimes
-
-WARM_UP = 1
-"""Measurements left out at first: rendering contexts, compilation and caches are cold."""
-
-
-class DecayingEstimate:
-    """Mean and deviation of a latency in which the past fades: one spike is forgotten.
-
-    Each measurement weighs half as much after `half_life` more of them, so a spike of S above the
-    rest lifts the mean by about S·ln2/half_life at first and by half of that a half-life later
-    (the deviation, a root, takes two half-lives for that).
-
-    Args:
-        half_life: measurements, > 0.
-        warm_up: how many are left out at first.
-    """
-
-    def __init__(self, half_life: float = 16.0, warm_up: int = WARM_UP) -> None:
-        if not half_life > 0 or warm_up < 0:
-            raise ConfigError(
-                f"decaying estimate: half-life {half_life} must be > 0 and warm-up {warm_up} ≥ 0"
-            )
-        self._keep = 0.5 ** (1 / half_life)
-        self._skip = warm_up
-        self._weight = 0.0
-        self._mean = 0.0
-        self._variance = 0.0
-
-    def add(self, duration_ns: int) -> None:
-        """Take one measurement."""
-        if self._skip > 0:
-            self._skip -= 1
-            return
-        self._weight = self._keep * self._weight + 1
-        share = 1 / self._weight
-        surprise = duration_ns - self._mean
-        self._mean += share * surprise
-        self._variance = (1 - share) * (self._variance + share * surprise**2)
-
-    @property
-    def known(self) -> bool:
-        """Whether anything but warm-up was measured."""
-        return self._weight > 0
-
-    @property
-    def mean_ns(self) -> float:
-        return self._mean
-
-    @property
-    def cautious_ns(self) -> int:
-        """Mean plus two deviations: what a schedule should leave room for."""
-        return round(self._mean + 2 * math.sqrt(self._variance))
 
 
 @dataclass(frozen=True)

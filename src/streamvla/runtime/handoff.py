@@ -2,7 +2,8 @@
 
     executor ── ObserveRequest, StartGenerate, CancelGenerate ──►  model      (channel)
              ◄── contexts ready, actions: fixed-size records ────             (ring, and a bell)
-             ◄── what fits no record: errors, misshapen actions ─             (channel)
+             ◄── what fits no record: errors, misshapen actions,
+                 what was foreseen ──────────────────────────────             (channel)
 
 Both count episodes: what a suspended model still sends for an earlier one is ignored.
 """
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from streamvla.runtime.cameras import FrozenCamera
+from streamvla.runtime.early import Foresee
 from streamvla.runtime.faults import FaultPlan
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.stages import (
@@ -53,13 +55,14 @@ class EndEpisode:
 
 @dataclass(frozen=True, slots=True)
 class ObserveRequest:
-    """Make the context of this capture; `action_state` is (d,)."""
+    """Make the context of this capture; `action_state` is (d,), `foresee` as in `StartObserve`."""
 
     observation: int
     action_state: np.ndarray
     capture: Any
     instruction: str
     captured_ns: int
+    foresee: Foresee | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +147,8 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
             return False
         case ActionMade(values=values):
             return _is_vector(record, values)
-        case ContextReady(goal=goal, frozen=frozen):
-            return not frozen and (goal is None or _is_vector(record, goal))
+        case ContextReady(goal=goal, frozen=frozen, saliency=saliency):
+            return not (frozen or saliency) and (goal is None or _is_vector(record, goal))
     return True
 
 

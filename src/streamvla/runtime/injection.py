@@ -16,6 +16,7 @@ import numpy as np
 
 from streamvla.core.clock import Clock, SystemClock
 from streamvla.core.interfaces import (
+    Anticipation,
     FlowStart,
     Frames,
     Observation,
@@ -23,7 +24,9 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    require_anticipation,
     standing_at,
+    stimulus_of,
 )
 from streamvla.runtime.episode import Episode
 from streamvla.runtime.faults import BAD_ACTIONS, Fault, FaultPlan
@@ -108,6 +111,17 @@ class FaultyPolicy:
         self._misbehave()
         return self._policy.encode(observation)
 
+    def look(self, observation: Observation) -> Any:
+        self._misbehave()
+        return require_anticipation(self._policy).look(observation)
+
+    def anticipate(self, sight: Any, motions: np.ndarray) -> Anticipation:
+        return require_anticipation(self._policy).anticipate(sight, motions)
+
+    def contextualise(self, sight: Any, change: Any = None) -> Any:
+        self._misbehave()
+        return require_anticipation(self._policy).contextualise(sight, change)
+
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):
             self._misbehave()
@@ -181,6 +195,10 @@ class FaultyRobot:
 
     def standing(self) -> np.ndarray:
         return standing_at(self._robot)
+
+    @property
+    def stimulus_ns(self) -> int | None:
+        return stimulus_of(self._robot)
 
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
         self._has_latest = False

@@ -37,6 +37,9 @@ class LatencyProfile:
         generate_ns: `g = T_g / H`, per action.
         execute_ns: `e = T_e / H`, per action: the control period.
         emulated: stages are padded up to these times; false when they are what was measured.
+        look_ns: the part of `T_o` until the cameras' tokens are there: all that a refused
+            observation costs, besides predictor calls. None for all of it.
+        predict_ns: one call of the saliency predictor, on top of `T_o`.
     """
 
     name: str
@@ -44,17 +47,40 @@ class LatencyProfile:
     generate_ns: int
     execute_ns: int
     emulated: bool = True
+    look_ns: int | None = None
+    predict_ns: int = 0
 
     def __post_init__(self) -> None:
+        if self.predict_ns < 0 or not 0 <= (self.look_ns or 0) <= self.observe_ns:
+            raise ConfigError(
+                f"latency profile {self.name!r}: a prediction of {self.predict_ns} ns must be ≥ 0, "
+                f"a look of {self.look_ns} ns no longer than observing, {self.observe_ns} ns"
+            )
         if self.observe_ns < 0 or self.generate_ns < 0 or self.execute_ns <= 0:
             raise ConfigError(
                 f"latency profile {self.name!r}: observe {self.observe_ns} ns and generate "
                 f"{self.generate_ns} ns must be ≥ 0, execute {self.execute_ns} ns must be > 0"
             )
 
-    def zero_halt_lead(self) -> int:
-        """The smallest lead `n` with `n·e ≥ T_o + g` (StreamingVLA, appendix C)."""
-        return math.ceil((self.observe_ns + self.generate_ns) / self.execute_ns)
+    def zero_halt_lead(self, *, predicts: bool = False) -> int:
+        """The smallest lead `n` with `n·e ≥ T_o + g` (StreamingVLA, appendix C).
+
+        Args:
+            predicts: each observation is foreseen, which takes one call of the predictor.
+        """
+        observe_ns = self.observe_ns + self.predict_ns * predicts
+        return math.ceil((observe_ns + self.generate_ns) / self.execute_ns)
+
+    def sighting_ns(self, observe_ns: int, calls: int, *, refused: bool) -> int:
+        """How long an observe stage takes that would take `observe_ns` for a whole context.
+
+        Args:
+            calls: of the predictor.
+            refused: it ended after the look.
+        """
+        if refused and self.look_ns is not None and self.observe_ns:
+            observe_ns = round(observe_ns * (self.look_ns / self.observe_ns))
+        return observe_ns + calls * self.predict_ns
 
     @property
     def label(self) -> str:
@@ -66,7 +92,14 @@ class LatencyProfile:
 
 
 def profile_ms(
-    name: str, observe: float, generate: float, execute: float, *, emulated: bool = True
+    name: str,
+    observe: float,
+    generate: float,
+    execute: float,
+    *,
+    emulated: bool = True,
+    look: float | None = None,
+    predict: float = 0.0,
 ) -> LatencyProfile:
     """A profile from milliseconds.
 
@@ -78,19 +111,24 @@ def profile_ms(
             f"stage times must be finite milliseconds, got {observe}, {generate}, {execute}"
         )
     times = (ms_to_ns(observe), ms_to_ns(generate), ms_to_ns(execute))
-    return LatencyProfile(name, *times, emulated=emulated)
+    look_ns = None if look is None else ms_to_ns(look)
+    return LatencyProfile(
+        name, *times, emulated=emulated, look_ns=look_ns, predict_ns=ms_to_ns(predict)
+    )
 
 
 PROFILES: dict[str, LatencyProfile] = {
     profile.name: profile
     for profile in (
-        profile_ms("paper-a800", 58, 18, 27),
-        profile_ms("paper-20hz", 107, 33, 50),
-        profile_ms("edge-20hz", 214, 33, 50),
+        profile_ms("paper-a800", 58, 18, 27, look=18, predict=3),
+        profile_ms("paper-20hz", 107, 33, 50, look=33, predict=3),
+        profile_ms("edge-20hz", 214, 33, 50, look=65, predict=3),
     )
 }
 """Emulated profiles. `paper-a800` is StreamingVLA's own (π0.5, LIBERO, A800); `paper-20hz` has the
-same ratios at a 20 Hz robot; `edge-20hz` has an observer twice as slow."""
+same ratios at a 20 Hz robot; `edge-20hz` has an observer twice as slow. Looking is the image
+encoders' share of observing in π0 (arXiv 2410.24164, table of inference times: 14 of 46 ms);
+predicting is what our predictor takes (`docs/how-to/early-observation.md`)."""
 
 
 def named_profile(name: str) -> LatencyProfile:

@@ -17,7 +17,8 @@ from streamvla.core.clock import SystemClock, ms_to_ns
 from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.channel import Channel
-from streamvla.runtime.episode import context_of
+from streamvla.runtime.early import Sighting
+from streamvla.runtime.episode import observation_of, watched_sighting
 from streamvla.runtime.handoff import (
     AwaitIdle,
     BeginEpisode,
@@ -110,19 +111,17 @@ class _Served:
         )
 
     def observe(self, request: ObserveRequest) -> None:
-        self.runner.observe(
-            request.observation,
-            request.captured_ns,
-            lambda: context_of(
+        def make() -> Sighting:
+            observation = observation_of(
                 self._robot,
-                self._policy,
-                self._cameras,
                 request.capture,
                 request.action_state,
                 request.instruction,
                 request.captured_ns,
-            ),
-        )
+            )
+            return watched_sighting(self._policy, self._cameras, observation, request.foresee)
+
+        self.runner.observe(request.observation, request.captured_ns, make)
 
 
 class _ModelServer:

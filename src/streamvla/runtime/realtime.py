@@ -16,10 +16,10 @@ from typing import Any
 
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Policy, Robot
+from streamvla.core.interfaces import Policy, Robot, require_anticipation
 from streamvla.runtime.cameras import CameraWatch
 from streamvla.runtime.control import ControlLoop
-from streamvla.runtime.episode import Episode, EpisodeResult, make_context
+from streamvla.runtime.episode import Episode, EpisodeResult, make_sighting
 from streamvla.runtime.faults import NO_FAULTS, FaultPlan
 from streamvla.runtime.injection import FaultClock, JumpingClock, inject
 from streamvla.runtime.loop_statistics import TickLog
@@ -98,6 +98,8 @@ class RealtimeDriver:
                 f"the episode wants serial={episode.serial}, this driver has it otherwise; make "
                 f"it with RealtimeDriver(serial={episode.serial})"
             )
+        if episode.streamer.anticipates:
+            require_anticipation(episode.policy)
         start_ns = self._clock.now_ns() if start_ns is None else start_ns
         clock = self._clock
         if faults:
@@ -141,7 +143,7 @@ class _ThreadStages:
         self._runner.observe(
             command.observation,
             captured_ns,
-            lambda: make_context(self._episode, self._cameras, command, capture, captured_ns),
+            lambda: make_sighting(self._episode, self._cameras, command, capture, captured_ns),
         )
 
     def take(self) -> StageResult | None:

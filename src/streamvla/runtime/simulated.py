@@ -15,18 +15,20 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.clock import VirtualClock
-from streamvla.core.interfaces import goal_of, standing_at
+from streamvla.core.interfaces import goal_of, require_anticipation, standing_at
 from streamvla.runtime.cameras import CameraWatch
+from streamvla.runtime.early import Sighting
 from streamvla.runtime.episode import (
     EndReason,
     Episode,
     EpisodeResult,
+    StimulusLog,
     close_trace,
     describe,
     end_reason,
     generate_job,
     lazily_generate,
-    make_context,
+    make_sighting,
 )
 from streamvla.runtime.faults import NO_FAULTS, FaultPlan
 from streamvla.runtime.injection import FaultClock, FaultyLatency, JumpingClock, inject
@@ -70,8 +72,11 @@ def run_simulated(
 
     Raises:
         StageFailedError: a stage died; the robot was brought to its safe stop first.
-        ConfigError: a fault that only a process can have.
+        ConfigError: a fault that only a process can have; an executor that looks ahead and a policy
+            that cannot.
     """
+    if episode.streamer.anticipates:
+        require_anticipation(episode.policy)
     clock = clock or VirtualClock()
     if faults:
         faults.require_in_process()
@@ -112,6 +117,7 @@ class _SimulatedRun:
         self, episode: Episode, latency: LatencyModel, clock: VirtualClock, faults: FaultPlan
     ) -> None:
         self._episode = episode
+        self._stimuli = StimulusLog(episode.robot, episode.trace)
         self._latency = latency
         self._clock = clock
         self._start_ns = clock.now_ns()
@@ -192,6 +198,7 @@ class _SimulatedRun:
 
     def _look_for_end(self) -> None:
         self._episode.robot.advance_to(self.now_ns)
+        self._stimuli.look()
         if self._episode.watch is not None:
             self._episode.watch(self.told_ns)
         self._over = end_reason(self._episode, self.now_ns - self._start_ns)
@@ -259,19 +266,37 @@ class _SimulatedRun:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))
             return
 
+        made: Sighting | Exception
+
         def start(now_ns: int) -> int:
+            nonlocal made
             self._episode.trace.record(ObserveStarted(self.told_ns, command.observation))
-            return self._latency.observe_ns()
+            duration_ns = self._latency.observe_ns()
+            try:  # now, because a refusal is quicker
+                made = make_sighting(self._episode, self._cameras, command, capture, captured_ns)
+            except Exception as error:
+                made = error
+                return duration_ns
+            profile = self._episode.profile
+            return profile.sighting_ns(duration_ns, made.calls, refused=made.refused)
 
         def done(now_ns: int) -> None:
-            try:
-                made = make_context(self._episode, self._cameras, command, capture, captured_ns)
-            except Exception as error:
-                self._handle(StageFailed(self.told_ns, "observe", describe(error)))
+            if isinstance(made, Exception):
+                self._handle(StageFailed(self.told_ns, "observe", describe(made)))
                 return
-            self._contexts[command.observation] = made.context
+            if not made.refused:
+                self._contexts[command.observation] = made.context
             goal = goal_of(made.context)
-            self._handle(Observed(self.told_ns, command.observation, goal, made.frozen))
+            self._handle(
+                Observed(
+                    self.told_ns,
+                    command.observation,
+                    goal,
+                    made.frozen,
+                    made.saliency,
+                    made.refused,
+                )
+            )
 
         self._encoder.submit(start, done)
 

@@ -17,15 +17,9 @@ import numpy as np
 
 from streamvla.core.clock import SystemClock
 from streamvla.core.errors import StageFailedError
-from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of
-from streamvla.runtime.cameras import CameraWatch, FrozenCamera
-from streamvla.runtime.episode import (
-    Encoded,
-    context_of,
-    describe,
-    generate_job,
-    lazily_generate,
-)
+from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of, require_anticipation
+from streamvla.runtime.early import Saliency, Sighting
+from streamvla.runtime.episode import describe, generate_job, lazily_generate, observation_of
 from streamvla.runtime.latency import LatencyProfile
 from streamvla.runtime.streamer import StartGenerate, StartObserve
 
@@ -46,11 +40,16 @@ class ObserveBegun:
 @dataclass(frozen=True, slots=True)
 class ContextReady:
     """The context of the observation is there, with the goal (d,) it states, if any, and the views
-    that are frozen."""
+    that are frozen.
+
+    Or the observation was `refused`; `saliency` is that of `early.Sighting`.
+    """
 
     observation: int
     goal: np.ndarray | None = None
     frozen: tuple[str, ...] = ()
+    saliency: tuple[Saliency, ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,20 @@ class StageTimes:
 def measure_once(
     clock: SystemClock, robot: Robot, policy: Policy, capture: Any, instruction: str
 ) -> StageTimes:
-    """Run every stage once, here and now, on what `capture` shows."""
+    """Run every stage once, here and now, on what `capture` shows.
+
+    A policy that anticipates does so once, whether or not the executor will ask for it.
+    """
     state = policy.spec.action_space.initial_state()
     marks = [clock.now_ns()]
-    cameras = CameraWatch(FrozenCamera())
-    context, _ = context_of(robot, policy, cameras, capture, state, instruction, marks[0])
+    observation = observation_of(robot, capture, state, instruction, marks[0])
+    if policy.spec.anticipates:
+        able = require_anticipation(policy)
+        sight = able.look(observation)
+        able.anticipate(sight, state[None])
+        context = able.contextualise(sight)
+    else:
+        context = policy.encode(observation)
     marks.append(clock.now_ns())
     for _ in policy.generate(context, FlowStart(state)):
         marks.append(clock.now_ns())
@@ -250,8 +258,8 @@ class StageRunner:
         """Make no further action of this generation."""
         self._cancelled.add(generation)
 
-    def observe(self, observation: int, captured_ns: int, make: Callable[[], Encoded]) -> None:
-        """Queue an observe stage: `make` carries it out."""
+    def observe(self, observation: int, captured_ns: int, make: Callable[[], Sighting]) -> None:
+        """Queue an observe stage: `make` gives the context, or refuses."""
 
         def job() -> None:
             if self._abandoned:
@@ -259,13 +267,17 @@ class StageRunner:
             started_ns = max(captured_ns, self._encoder.free_ns)
             self._report(ObserveBegun(observation))
             try:
-                context, frozen = make()
+                made = make()
             except Exception as error:
                 self._report(StageError("observe", describe(error)))
                 return
-            self._occupy(self._encoder, started_ns, self._profile.observe_ns)
-            self._contexts[observation] = context
-            self._report(ContextReady(observation, goal_of(context), frozen))
+            profile = self._profile
+            target_ns = profile.sighting_ns(profile.observe_ns, made.calls, refused=made.refused)
+            self._occupy(self._encoder, started_ns, target_ns)
+            if not made.refused:
+                self._contexts[observation] = made.context
+            goal = goal_of(made.context)
+            self._report(ContextReady(observation, goal, made.frozen, made.saliency, made.refused))
 
         self._encoder.submit(job)
 

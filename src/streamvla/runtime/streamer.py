@@ -23,20 +23,33 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart
 from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
-from streamvla.runtime.executors import Executor
+from streamvla.runtime.early import (
+    Adaptive,
+    Always,
+    EarlyObserver,
+    Foresee,
+    Never,
+    Saliency,
+    leads_to_cover,
+    smaller_lead,
+)
+from streamvla.runtime.executors import ActionFlow, Compensation, Executor
 from streamvla.runtime.governor import Fallback, Governor, Hold, Ruling, SimpleGovernor, unusable
 from streamvla.runtime.health import Health, HealthState, HealthThresholds
 from streamvla.runtime.interventions import InterventionLog
 from streamvla.runtime.ladder import Ladder, LadderGovernor
+from streamvla.runtime.lead import LeadPlanner
 from streamvla.trace import (
     ActionReady,
     CameraFrozen,
     CameraThawed,
     Dropped,
+    EarlyDecided,
     Failed,
     Finished,
     GenerateRequested,
     HealthChanged,
+    LeadChosen,
     ObserveReady,
     ObserveRequested,
     Rearmed,
@@ -86,16 +99,19 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The context of an observation is ready.
+    """The context of an observation is ready, or the observation was refused.
 
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
     `frozen` names the views whose camera is frozen (`runtime.cameras`).
+    `saliency` is that of `early.Sighting`.
     """
 
     now_ns: int
     observation: int
     goal: np.ndarray | None = None
     frozen: tuple[str, ...] = ()
+    saliency: tuple[Saliency, ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +164,14 @@ Event = Started | Tick | Free | Observed | Generated | StageFailed | Interrupted
 
 @dataclass(frozen=True, slots=True)
 class StartObserve:
-    """Capture the world now and encode it; `action_state` (d,) belongs into the observation."""
+    """Capture the world now and encode it; `action_state` (d,) belongs into the observation.
+
+    `foresee`: what an early observation shall tell of the motion still pending.
+    """
 
     observation: int
     action_state: np.ndarray
+    foresee: Foresee | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +212,24 @@ Command = StartObserve | StartGenerate | CancelGenerate | Send | Stop
 
 
 @dataclass(slots=True)
+class _Capture:
+    """An observation: when it was captured, after which commands, with how much pending."""
+
+    now_ns: int
+    action_state: np.ndarray  # (d,)
+    actions_sent: int  # of the policy
+    pending: int
+
+
+@dataclass(slots=True)
 class _Generation:
     """A generation under way: its next expected flow step, and what waits for release."""
 
     number: int
     observation: int
     captured_ns: int
+    requested_ns: int
+    first_index: int
     next_index: int
     held: list[PlannedAction]
     first_tick: int | None = None  # the control tick its first action was planned for
@@ -238,10 +270,14 @@ class Streamer:
     ) -> None:
         late = late or Shift()
         _check_settings(pacing, late, validity_ns)
+        _check_replanning(executor, late)
         self._space = space
         self._horizon = horizon
         self._executor = executor
         self._executed = executor.executed(horizon)
+        self._compensation = _compensation_of(executor)
+        self._early = _make_early(executor, space)
+        self._planner = _make_planner(executor, horizon)
         self._pacing: Pacing = pacing
         self._trace = trace
         self._governor = _make_governor(space, fallback or Hold(), pacing)
@@ -256,8 +292,13 @@ class Streamer:
         self._next_tick = 0
         self._planned_until = 0  # the first control tick that no action was planned for yet
         self._action_state = space.initial_state()  # (d,) after everything sent
+        self._actions_sent = 0  # of the policy
         self._observations = 0
-        self._captured_ns: dict[int, int] = {}
+        self._refused = 0  # observations that were looked at and refused
+        self._captures: dict[int, _Capture] = {}
+        self._lead = -1  # aimed at in this cycle
+        self._next_lead = self._planner.lead  # lower than that after a refusal
+        self._last_due: tuple[int, int] | None = None  # tick and instant of the tick before
         self._encoding: int | None = None  # the observation being encoded
         self._ready: int | None = None  # the observation whose context waits to be used
         self._generation: _Generation | None = None
@@ -265,10 +306,18 @@ class Streamer:
         self._bad_generations = 0
         self._free_since_ns: int | None = None  # event pacing: idle since then; None: executing
         self._sent = 0
+        self._sent_ns = 0  # of the latest action
+        self._sent_at_capture = -1  # commands, at the latest one
         self._failure: StageFailedError | None = None
         self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
         self._latched = False  # the safe stop is on; only `Rearm` ends it
         self._outdated: int | None = None  # an observation from before the safe stop
+        self._supplied = False  # grid pacing: the latest tick had an action
+
+    @property
+    def anticipates(self) -> bool:
+        """Whether the policy must be an `AnticipatingPolicy`."""
+        return self._executor.anticipates
 
     @property
     def latched(self) -> bool:
@@ -297,7 +346,7 @@ class Streamer:
         return (
             not executing
             and self._max_observations is not None
-            and self._observations >= self._max_observations
+            and self._observations - self._refused >= self._max_observations
             and self._encoding is None
             and self._ready is None
             and self.pending() == 0
@@ -353,6 +402,7 @@ class Streamer:
 
     def _on_tick(self, event: Tick) -> list[Command]:
         """Exactly one command leaves, whatever the model does."""
+        self._note_period(event)
         observe = self._observe_if_wanted(event.now_ns)
         self._next_tick = event.tick + 1
         action = self._next_action(event.now_ns, event.tick)
@@ -369,7 +419,8 @@ class Streamer:
             if action is not None:
                 self._drop(event.now_ns, action.generation, action.index, "refused")
             send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
-        self._note_health(event, supplied=ruling.source == "policy")
+        self._supplied = ruling.source == "policy"
+        self._note_health(event, supplied=self._supplied)
         if self._failure is not None:
             return [send, Stop(self._failure)] if self._governor.at_rest else [send]
         if self._governor.latched and not self._latched:
@@ -377,6 +428,13 @@ class Streamer:
         if ruling.source == "fallback" and self._moved_from(before):
             observe += self._abandon_generation(event.now_ns, "a fallback controller took over")
         return [send, *observe]
+
+    def _note_period(self, event: Tick) -> None:
+        if self._last_due is not None:
+            tick, due_ns = self._last_due
+            if event.tick > tick:
+                self._planner.executed((event.due_ns - due_ns) // (event.tick - tick))
+        self._last_due = event.tick, event.due_ns
 
     def _moved_from(self, state: np.ndarray) -> bool:
         return not np.allclose(self._action_state, state, rtol=0, atol=_STILL)
@@ -404,6 +462,7 @@ class Streamer:
         """The robot takes the next action if there is one, and idles otherwise."""
         self._trace.record(Finished(event.now_ns))
         self._free_since_ns = event.due_ns
+        self._planner.executed(event.now_ns - self._sent_ns)
         if self._failure is not None:
             return self._stop_at_once(event.now_ns, event.due_ns)
         observe = self._observe_if_wanted(event.now_ns)
@@ -424,6 +483,8 @@ class Streamer:
     ) -> Send:
         values = ruling.values
         self._commit(values)
+        self._actions_sent += 1
+        self._sent_ns = now_ns
         self._trace.record(
             Sent(
                 now_ns,
@@ -457,33 +518,172 @@ class Streamer:
     # --- observing -----------------------------------------------------------------------------
 
     def _observe_if_wanted(self, now_ns: int) -> list[Command]:
-        """Observe when no more than `lead` actions are pending and no other context is due."""
+        """Observe when no context is due already, and the executor wants to look now."""
         if self._latched or self._encoding is not None or self._ready is not None:
             return []
-        if self._max_observations is not None and self._observations >= self._max_observations:
+        made = self._observations - self._refused
+        if self._max_observations is not None and made >= self._max_observations:
             return []
         pending = self.pending()
-        if pending > self._executor.lead:
-            return []
+        if self._executor.replans:
+            return self._replan(now_ns, pending) if self._may_replan(now_ns) else []
+        if pending == 0:
+            return self._observe(now_ns, pending)
+        return self._observe_early(now_ns, pending) if pending <= self._next_lead else []
+
+    def _observe_early(self, now_ns: int, pending: int) -> list[Command]:
+        """Ask the rule. Pending actions that are not made yet are taken to repeat the last one."""
+        actions: list[np.ndarray] = []
+        if self._early.needs_plan:
+            if not self._buffer:
+                return []
+            actions = [self._space.clip(each.values) for each in self._buffer]
+            actions += actions[-1:] * (pending - len(actions))
+        answer = self._early.ask(actions)
+        if answer.look:
+            number = self._observations if answer.cause else -1
+            if answer.cause:
+                self._decided(now_ns, number, pending, answer.cause, accepted=True)
+            return self._observe(now_ns, pending, answer.foresee)
+        self._next_lead = answer.next_lead
+        self._decided(now_ns, -1, pending, answer.cause, accepted=False)
+        return []
+
+    def _observe(self, now_ns: int, pending: int, foresee: Foresee | None = None) -> list[Command]:
         number = self._observations
         self._observations += 1
         self._encoding = number
-        self._captured_ns[number] = now_ns
+        self._sent_at_capture = self._sent
+        self._captures[number] = _Capture(now_ns, self._action_state, self._actions_sent, pending)
         self._trace.record(ObserveRequested(now_ns, number, pending))
-        return [StartObserve(number, self._action_state)]
+        return [StartObserve(number, self._action_state, foresee)]
+
+    def _decided(
+        self,
+        now_ns: int,
+        observation: int,
+        lead: int,
+        cause: str,
+        *,
+        accepted: bool,
+        saliency: Saliency = (),
+    ) -> None:
+        rule = self._early.rule
+        threshold = rule.threshold if isinstance(rule, Adaptive) else ()
+        next_lead = lead if accepted else self._next_lead
+        self._trace.record(
+            EarlyDecided(now_ns, observation, lead, accepted, cause, next_lead, saliency, threshold)
+        )
 
     def _on_observed(self, event: Observed) -> list[Command]:
-        captured_ns = self._captured_ns[event.observation]
-        self._trace.record(ObserveReady(event.now_ns, event.observation, captured_ns))
-        self._note_cameras(event)
+        capture = self._captures[event.observation]
         self._encoding = None
-        if self._latched:
-            return []
-        if event.observation == self._outdated:
+        self._note_cameras(event)
+        outdated = self._latched or event.observation == self._outdated
+        if event.refused or outdated:
+            del self._captures[event.observation]
+        if event.refused:
+            return self._on_refused(event, capture, outdated)
+        self._trace.record(ObserveReady(event.now_ns, event.observation, capture.now_ns))
+        if outdated:
             return self._observe_if_wanted(event.now_ns)
+        self._planner.observed(event.now_ns - capture.now_ns, refused=False)
+        if event.saliency and isinstance(self._early.rule, Adaptive):
+            cause = "saliency within its threshold"
+            self._decided(
+                event.now_ns,
+                event.observation,
+                capture.pending,
+                cause,
+                accepted=True,
+                saliency=event.saliency[0],
+            )
         self._governor.aim(event.goal)
         self._ready = event.observation
+        if self._executor.replans:
+            return self._take_over(event.now_ns)
         return self._generate_if_possible(event.now_ns)
+
+    def _on_refused(self, event: Observed, capture: _Capture, outdated: bool) -> list[Command]:
+        """Schedule the largest smaller lead that passes; look at once only if nothing is left.
+
+        Otherwise the next look is on a control instant, when exactly that many are pending.
+        """
+        rule = self._early.rule
+        if not isinstance(rule, Adaptive):
+            raise ValueError(f"observation {event.observation} was refused under {rule}")
+        self._refused += 1
+        self._planner.observed(event.now_ns - capture.now_ns, refused=True)
+        least = self._planner.least_lead_to_look
+        self._next_lead = smaller_lead(rule, event.saliency, self.pending(), least)
+        cause = rule.objection(event.saliency[0]) or "refused"
+        self._decided(
+            event.now_ns,
+            event.observation,
+            capture.pending,
+            cause,
+            accepted=False,
+            saliency=event.saliency[0],
+        )
+        idle = not self._supplied if self._pacing == "grid" else self._free_since_ns is not None
+        return self._observe_if_wanted(event.now_ns) if idle or outdated else []
+
+    # --- replanning as fast as possible --------------------------------------------------------
+
+    def _may_replan(self, now_ns: int) -> bool:
+        """Whether the encoder can be spared: a command was sent since the last capture, every
+        context gives an action first, and what is made can bridge the next observation if
+        generating must wait for it."""
+        if self._sent == self._sent_at_capture:
+            return False
+        generation = self._generation
+        if generation is None:
+            return True
+        if generation.next_index == generation.first_index:
+            return False
+        return not self._shared or self._bridged(now_ns)
+
+    @property
+    def _shared(self) -> bool:
+        return isinstance(self._executor, ActionFlow) and self._executor.shared_accelerator
+
+    def _bridged(self, now_ns: int) -> bool:
+        """Whether observing and a first action fit into the actions that are made."""
+        observe_ns, first_ns, period_ns = self._planner.times
+        if observe_ns is None or first_ns is None or not period_ns:
+            return len(self._buffer) >= self._planner.lead
+        covered_ns = self._until_next_ns(now_ns, period_ns) + len(self._buffer) * period_ns
+        return covered_ns >= observe_ns + first_ns
+
+    def _replan(self, now_ns: int, pending: int) -> list[Command]:
+        """Look; on a shared accelerator what is not made by now would only be in the way."""
+        stop = []
+        if self._shared:
+            stop = self._abandon_generation(now_ns, "replaced by a newer context")
+        return [*stop, *self._observe(now_ns, pending)]
+
+    def _take_over(self, now_ns: int) -> list[Command]:
+        """The newest context plans anew behind the actions that are due before its first one."""
+        commands = self._abandon_generation(now_ns, "replaced by a newer context")
+        for action in self._buffer.keep_first(self._committed(now_ns)):
+            self._drop(now_ns, action.generation, action.index, "replaced by a newer context")
+        return [*commands, *self._generate_if_possible(now_ns)]
+
+    def _committed(self, now_ns: int) -> int:
+        """How many actions are due before a generation that starts now can have made its first."""
+        _, first_ns, period_ns = self._planner.times
+        if first_ns is None or not period_ns:
+            return len(self._buffer)
+        return leads_to_cover(first_ns - self._until_next_ns(now_ns, period_ns), period_ns)
+
+    def _until_next_ns(self, now_ns: int, period_ns: int) -> int:
+        """How long until the robot takes its next action."""
+        if self._pacing == "grid" and self._last_due is not None:
+            tick, due_ns = self._last_due
+            next_ns = due_ns + period_ns if self._next_tick > tick else due_ns
+        else:
+            next_ns = now_ns if self._free_since_ns is not None else self._sent_ns + period_ns
+        return max(0, next_ns - now_ns)
 
     def _note_cameras(self, event: Observed) -> None:
         for view in event.frozen:
@@ -503,13 +703,30 @@ class Streamer:
         observation, self._ready = self._ready, None
         number = self._generations
         self._generations += 1
-        captured_ns = self._captured_ns.pop(observation)
-        start = FlowStart(self._planned_state())
-        self._generation = _Generation(number, observation, captured_ns, start.index, [])
-        self._trace.record(
-            GenerateRequested(now_ns, number, observation, start.index, len(self._buffer))
+        capture = self._captures.pop(observation)
+        start = self._start(capture)
+        index = start.index
+        self._generation = _Generation(
+            number, observation, capture.now_ns, now_ns, index, index, []
         )
+        self._trace.record(GenerateRequested(now_ns, number, observation, index, len(self._buffer)))
+        self._begin_cycle(now_ns)
         return [StartGenerate(number, observation, start)]
+
+    def _start(self, capture: _Capture) -> FlowStart:
+        """Where the flow starts, given what was executed and is pending since the capture."""
+        since = self._actions_sent + len(self._buffer) - capture.actions_sent
+        index = min(since, self._horizon - 1) if self._compensation.clock_shift else 0
+        state = self._planned_state() if self._compensation.state else capture.action_state
+        return FlowStart(state, index)
+
+    def _begin_cycle(self, now_ns: int) -> None:
+        self._next_lead = self._planner.lead
+        if self._next_lead != self._lead:
+            self._lead = self._next_lead
+            times = (-1 if each is None else each for each in self._planner.times)
+            if isinstance(self._executor, ActionFlow) and self._executor.measured_lead:
+                self._trace.record(LeadChosen(now_ns, self._lead, *times))
 
     def _planned_state(self) -> np.ndarray:
         """(d,) the action state after everything sent and everything buffered."""
@@ -543,6 +760,8 @@ class Streamer:
         return self._accept(event, generation)
 
     def _accept(self, event: Generated, generation: _Generation) -> list[Command]:
+        if generation.next_index == generation.first_index:
+            self._planner.first_action_made(event.now_ns - generation.requested_ns)
         generation.next_index += 1
         last = generation.next_index == self._horizon
         if event.index < self._executed:
@@ -555,6 +774,8 @@ class Streamer:
             self._generation = None
             self._bad_generations = 0
         generate = self._generate_if_possible(event.now_ns) if last else []
+        if self._executor.replans:
+            generate += self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *generate]
 
     def _plan(self, event: Generated, generation: _Generation) -> PlannedAction:
@@ -674,6 +895,27 @@ def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> 
         raise ConfigError(
             f"{late} goes by control ticks, and event pacing has none: use Shift or grid pacing"
         )
+
+
+def _check_replanning(executor: Executor, late: LateRule) -> None:
+    if executor.replans and not isinstance(late, Shift):
+        raise ConfigError(f"{late} plans by control ticks; replanning at any time needs Shift")
+
+
+def _compensation_of(executor: Executor) -> Compensation:
+    return executor.compensation if isinstance(executor, ActionFlow) else Compensation()
+
+
+def _make_early(executor: Executor, space: ActionSpace) -> EarlyObserver:
+    rule = executor.early if isinstance(executor, ActionFlow) else Always()
+    return EarlyObserver(rule, space, correct=_compensation_of(executor).context)
+
+
+def _make_planner(executor: Executor, horizon: int) -> LeadPlanner:
+    if not isinstance(executor, ActionFlow) or isinstance(executor.early, Never):
+        return LeadPlanner(0)
+    most = min(executor.most_lead, horizon - 1)
+    return LeadPlanner(executor.lead, most if executor.measured_lead or executor.replans else None)
 
 
 def _make_governor(space: ActionSpace, rule: Fallback | Ladder, pacing: Pacing) -> Governor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.interfaces import (
+    Anticipation,
     FlowStart,
     Frames,
     Observation,
@@ -121,3 +123,39 @@ class ScriptedPolicy:
     def generate(self, context: Observation, start: FlowStart) -> Iterator[np.ndarray]:
         for index in range(start.index, self._spec.horizon):
             yield self._script(context, start, index)
+
+
+SaliencyScript = Callable[[Observation, np.ndarray], Sequence[float]]
+"""(observation, motion (d,)) → ‖Δ‖ of every view."""
+
+
+class AnticipatingPolicy(ScriptedPolicy):
+    """A scripted policy that foresees: its sight is the observation, its changes are the motions.
+
+    Attributes:
+        changes: what the contexts were corrected by, in order; None for not at all.
+    """
+
+    def __init__(
+        self,
+        space: ActionSpace,
+        horizon: int,
+        period_ns: int,
+        script: Script | None = None,
+        saliency: SaliencyScript | None = None,
+    ) -> None:
+        super().__init__(space, horizon, period_ns, script)
+        self._spec = replace(self._spec, anticipates=True)
+        self.changes: list[np.ndarray | None] = []
+        self._saliency: SaliencyScript = saliency or (lambda observation, motion: [0.0])
+
+    def look(self, observation: Observation) -> Observation:
+        return observation
+
+    def anticipate(self, sight: Observation, motions: np.ndarray) -> Anticipation:
+        rows = np.array([self._saliency(sight, motion) for motion in motions], dtype=float)
+        return Anticipation(rows, list(motions))
+
+    def contextualise(self, sight: Observation, change: np.ndarray | None = None) -> Observation:
+        self.changes.append(change)
+        return sight

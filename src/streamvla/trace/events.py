@@ -5,6 +5,8 @@ One observation's life, with the events that mark it:
     ObserveRequested ─ ObserveStarted ─ ObserveReady          (captured_ns = the request's instant)
                         GenerateRequested ─ ActionReady × H
                                              Sent × H ─ Finished × H
+
+One that was looked at early and refused ends with its `EarlyDecided` instead of ObserveReady.
 """
 
 from __future__ import annotations
@@ -33,6 +35,49 @@ class ObserveReady(NamedTuple):
     t_ns: int
     observation: int
     captured_ns: int
+
+
+class LeadChosen(NamedTuple):
+    """From now on the executor aims at observing with `lead` actions pending.
+
+    `observe_ns`, `first_action_ns` and `execute_ns` are the measured stage times it goes by; −1
+    where nothing was measured yet.
+    """
+
+    t_ns: int
+    lead: int
+    observe_ns: int
+    first_action_ns: int
+    execute_ns: int
+
+
+class EarlyDecided(NamedTuple):
+    """Whether to observe early, with `lead` actions pending, and why.
+
+    `observation` was looked at for that; −1 if the rule needs no look, and then nothing was
+    captured for a refusal. After a refusal the next look is taken with `next_lead` actions
+    pending; 0: when none is. `saliency` and `threshold` hold one number per view, and are empty
+    where the rule has none.
+    """
+
+    t_ns: int
+    observation: int
+    lead: int
+    accepted: bool
+    cause: str
+    next_lead: int
+    saliency: tuple[float, ...]
+    threshold: tuple[float, ...]
+
+
+class Stimulus(NamedTuple):
+    """Something happened in the world at `t_ns` that the robot should react to.
+
+    It is recorded at the control instant after it, so a few later events may stand before it.
+    """
+
+    t_ns: int
+    what: str
 
 
 class GenerateRequested(NamedTuple):
@@ -178,6 +223,9 @@ TraceEvent = (
     ObserveRequested
     | ObserveStarted
     | ObserveReady
+    | LeadChosen
+    | EarlyDecided
+    | Stimulus
     | GenerateRequested
     | ActionReady
     | Sent
@@ -200,6 +248,9 @@ EVENT_TYPES: dict[str, type] = {
         ObserveRequested,
         ObserveStarted,
         ObserveReady,
+        LeadChosen,
+        EarlyDecided,
+        Stimulus,
         GenerateRequested,
         ActionReady,
         Sent,

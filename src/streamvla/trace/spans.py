@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise, zip_longest
 from typing import Literal, NamedTuple
 
-from streamvla.trace.events import ActionReady, ObserveReady, ObserveStarted, Sent, TraceEvent
+from streamvla.trace.events import (
+    ActionReady,
+    EarlyDecided,
+    ObserveReady,
+    ObserveStarted,
+    Sent,
+    TraceEvent,
+)
 
 Pacing = Literal["event", "grid"]
 """`event`: the robot takes the next action the moment it is free; `grid`: a fixed control tick."""
@@ -39,12 +46,15 @@ class Halt(NamedTuple):
 
 
 def observe_spans(events: Iterable[TraceEvent]) -> Iterator[Span]:
-    """When the accelerator encoded each observation; an encoding without an end is left out."""
+    """When the accelerator encoded each observation, or looked at one that was then refused.
+
+    An encoding without an end is left out.
+    """
     started: dict[int, int] = {}
     for event in events:
         if isinstance(event, ObserveStarted):
             started[event.observation] = event.t_ns
-        elif isinstance(event, ObserveReady) and event.observation in started:
+        elif isinstance(event, ObserveReady | EarlyDecided) and event.observation in started:
             start_ns = started.pop(event.observation)
             yield Span(start_ns, event.t_ns, "observe", -1, event.observation, -1)
 

@@ -184,8 +184,12 @@ def _parse_event(path: Path, number: int, line: str) -> TraceEvent:
     try:
         fields = json.loads(line)
         kind = EVENT_TYPES[fields.pop("event")]
-        if "values" in fields:
-            fields["values"] = tuple(fields["values"])
+        fields = {name: _tuples(value) for name, value in fields.items()}
         return kind(**fields)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise TraceError(f"{path}, line {number}: not a trace event ({error})") from error
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where events have tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -80,9 +80,7 @@ class Objective(nn.Module):
         }
         images = self._jitter_colours(pixels_to_float(batch.pixels), generator)
         context: Any = self.models[next(iter(self.methods))]
-        prefix, located = context.encode_and_locate(
-            images, batch.words, batch.state, batch.command
-        )
+        prefix, located = context.encode_and_locate(images, batch.words, batch.state, batch.command)
         loss, parts = torch.zeros((), device=self.is_delta.device), {}
         if located.shape[-1]:
             missed = (located.float() - batch.places).square().mean()

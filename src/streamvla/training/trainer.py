@@ -272,7 +272,7 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     with joined_processes() as share:
         trainer = Trainer(config, demonstrations, clock or SystemClock(), share)
         trainer.prepare()
-        with _stop_on_interrupt() as stop, _progress(shown=share.is_main) as progress:
+        with stop_on_interrupt() as stop, progress_bar(shown=share.is_main) as progress:
             bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
             while trainer.step < config.steps and not share.any(stop.is_set()):
                 metrics = trainer.advance()
@@ -308,7 +308,7 @@ class Trainer:
         self.provenance: dict[str, Any] = dict(provenance())
         self.clock = clock
         self.share = share or Share()
-        self.device = _device(config.device)
+        self.device = device_named(config.device)
         self.methods = {method.name: method for method in config.methods}
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
         starts = {
@@ -642,7 +642,7 @@ def _of_shape(parameter: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     """ "auto" takes CUDA where there is some; of several processes each has its own device."""
     present = torch.cuda.is_available()
     if name == "cuda" and not present:
@@ -667,7 +667,7 @@ def _keep_log_until(path: Path, step: int) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
+def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that Ctrl-C sets, so that a training stops between two steps; twice kills."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -686,7 +686,7 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _progress(*, shown: bool) -> Progress:
+def progress_bar(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,0 +1,154 @@
+"""`streamvla train-saliency`: the predictor that lets a policy observe early, and its gate."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from streamvla.cli.output import print_json, print_table
+from streamvla.core.clock import NS_PER_MS, SystemClock
+from streamvla.core.errors import InterruptedRunError
+
+
+@dataclass(frozen=True)
+class TrainSaliency:
+    """Train the saliency predictor of a policy, and calibrate its gate; Ctrl-C saves.
+
+    Attributes:
+        checkpoint: the policy; default the one that ships. It stays as it is; the predictor goes
+            into a file beside it, which whoever loads the policy takes along.
+        dataset: demonstrations, best the policy's own.
+        calibration: other demonstrations to calibrate on, which neither has seen; default the last
+            `holdout_per_task` episodes of every task of the dataset.
+        test: train nothing; say what the calibrated gate does on this dataset.
+        out: the predictor's file, if not beside the policy.
+        steps: optimiser steps.
+        batch_size: frames a step.
+        longest_lead: pairs of frames 1 to so many actions apart.
+        holdout_per_task: episodes of every task that training leaves out.
+        miss_rate: what share of large changes the gate may accept, in expectation.
+        tail: changes are large beyond all but this share of those over the longest lead.
+        tasks: of the dataset; default all.
+        seed: of weights and batches.
+        device: auto, cpu or cuda.
+        threads: PyTorch threads; default as PyTorch chooses.
+        resume: go on from the state beside the predictor; a finished one is calibrated anew.
+        json: print the result as one JSON object on the last line.
+    """
+
+    checkpoint: Path | None = None
+    dataset: Path = Path("datasets/metaworld6")
+    calibration: Path | None = None
+    test: Path | None = None
+    out: Path | None = None
+    steps: int = 4000
+    batch_size: int = 32
+    longest_lead: int = 6
+    holdout_per_task: int = 6
+    miss_rate: float = 0.1
+    tail: float = 0.05
+    tasks: tuple[str, ...] = ()
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    resume: bool = False
+    json: bool = False
+
+
+def train_saliency_command(command: TrainSaliency) -> None:
+    """Run the command and print what the predictor explains and what the gate lets through.
+
+    Raises:
+        InterruptedRunError: Ctrl-C came before the last step.
+    """
+    from streamvla.policy import resolve_checkpoint
+    from streamvla.training.saliency import SaliencyTraining, examine_gate, train_saliency
+
+    checkpoint = resolve_checkpoint(command.checkpoint)
+    if command.test is not None:
+        figures = examine_gate(checkpoint, command.test, command.device)
+        _print_figures(figures)
+        if command.json:
+            print_json({"command": "train-saliency", "test": str(command.test), **figures})
+        return
+    config = SaliencyTraining(
+        checkpoint=checkpoint,
+        dataset=command.dataset,
+        calibration=command.calibration,
+        out=command.out,
+        steps=command.steps,
+        seed=command.seed,
+        tasks=command.tasks or None,
+        batch_size=command.batch_size,
+        longest_lead=command.longest_lead,
+        holdout_per_task=command.holdout_per_task,
+        miss_rate=command.miss_rate,
+        tail=command.tail,
+        device=command.device,
+        threads=command.threads,
+        resume=command.resume,
+    )
+    result = train_saliency(config)
+    if not result.finished:
+        raise InterruptedRunError(
+            f"stopped at step {result.step} of {config.steps}; go on with the same command and "
+            "--resume"
+        )
+    call_ms = _call_ms(checkpoint, result.path)
+    _print_figures(result.figures | (result.calibration.measured if result.calibration else {}))
+    print(f"{result.path}: step {result.step}; one call takes {call_ms:.1f} ms here")
+    if result.calibration is None:
+        print(f"not calibrated: {result.why_not}")
+    else:
+        eta = ", ".join(f"{value:.4g}" for value in result.calibration.threshold)
+        print(f"thresholds: {eta}, at a miss rate of at most {result.calibration.miss_rate:g}")
+    if command.json:
+        print_json(
+            {
+                "command": "train-saliency",
+                "predictor": str(result.path),
+                "step": result.step,
+                "call_ms": call_ms,
+                "calibration": asdict(result.calibration) if result.calibration else None,
+                "why_not_calibrated": result.why_not,
+                "figures": dict(result.figures),
+            }
+        )
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    """Per lead: the share of the change that is foreseen, and how often the gate accepts."""
+
+    def shares(values: list[float]) -> str:
+        return " / ".join(f"{100 * value:.0f} %" for value in values)
+
+    rates = figures.get("accept_rate", {})
+    rows = [
+        (lead, shares(explained), shares([rates[lead]]) if lead in rates else "–")
+        for lead, explained in figures["explained"].items()
+    ]
+    print_table("predictor, by lead", ("lead", "change foreseen, by view", "accepted"), rows)
+    if "miss_rate" in figures:
+        print(f"large changes accepted, by view: {shares(figures['miss_rate'])}")
+
+
+def _call_ms(checkpoint: Path, path: Path, calls: int = 30) -> float:
+    """Median time of one call for all views, on one thread as `run` has it."""
+    import numpy as np
+    import torch
+
+    from streamvla.policy.saliency import load_saliency
+
+    predictor = load_saliency(path, checkpoint).build()
+    c = predictor.config
+    seen, motion = torch.randn(1, c.views, c.tokens, c.token_width), torch.zeros(1, c.action_dim)
+    threads, clock, times = torch.get_num_threads(), SystemClock(), []
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        for _ in range(calls):
+            begun_ns = clock.now_ns()
+            predictor(seen, motion)
+            times.append(clock.now_ns() - begun_ns)
+    torch.set_num_threads(threads)
+    return float(np.median(times)) / NS_PER_MS

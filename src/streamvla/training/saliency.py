@@ -1,0 +1,643 @@
+"""Train and calibrate the saliency predictor of a policy (`model.saliency`).
+
+    frames      t ─────────────── t + j                      1 ≤ j ≤ longest lead
+    frozen vision      tokens_t          tokens_{t+j}
+    predictor          tokens_t, motion of actions t … t+j−1  →  Δ
+    loss               mean squared error of tokens_t + Δ against tokens_{t+j}
+
+Everything random in step n is drawn from (seed, n), so a resumed training follows the curve of an
+uninterrupted one. What the calibration guarantees, and why: docs/decisions/0020.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamvla.core.errors import CheckpointError, ConfigError, DatasetError
+from streamvla.data.fingerprint import fingerprint
+from streamvla.data.store import Demonstrations, Episode, load_dataset
+from streamvla.model.checkpoint import SCHEMA_VERSION, load_tensors, save_tensors
+from streamvla.model.saliency import (
+    Calibration,
+    SaliencyConfig,
+    SaliencyPredictor,
+    saliency_of,
+)
+from streamvla.policy.base import ModelPolicy
+from streamvla.policy.load import load_policy
+from streamvla.policy.saliency import (
+    SaliencyCheckpoint,
+    load_saliency,
+    saliency_path,
+    save_saliency,
+)
+from streamvla.policy.shipped import identify
+from streamvla.policy.transforms import pixels_to_float
+from streamvla.training.batches import split_holdout
+from streamvla.training.conformal import least_episodes, risk_controlled_threshold
+from streamvla.training.optimiser import (
+    OptimiserConfig,
+    learning_rate,
+    make_optimiser,
+    update_average,
+)
+from streamvla.training.provenance import provenance
+from streamvla.training.trainer import device_named, progress_bar, stop_on_interrupt
+
+_ENCODED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class SaliencySize:
+    """The sizes of `SaliencyConfig` that do not follow from the policy."""
+
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    expansion: int = 4
+    condition_width: int = 128
+
+
+@dataclass(frozen=True)
+class SaliencyTraining:
+    """One training.
+
+    Attributes:
+        checkpoint: the policy whose tokens are predicted; it stays as it is.
+        dataset: demonstrations, best the policy's own.
+        calibration: demonstrations to calibrate on that neither policy nor predictor has seen;
+            None for the last `holdout_per_task` episodes of every task of `dataset`.
+        out: the predictor's file; None for beside the policy.
+        steps: optimiser steps in all.
+        batch_size: frames t a step; `pairs` of them with different j each.
+        longest_lead: largest j.
+        holdout_per_task: episodes of every task that training leaves out.
+        miss_rate, tail: of the calibration (`Calibration`).
+        save_every: steps between saves.
+        resume: go on from the state beside the predictor's file.
+    """
+
+    checkpoint: Path
+    dataset: Path
+    calibration: Path | None = None
+    out: Path | None = None
+    steps: int = 4000
+    seed: int = 0
+    tasks: tuple[str, ...] | None = None
+    batch_size: int = 32
+    pairs: int = 2
+    longest_lead: int = 6
+    holdout_per_task: int = 6
+    miss_rate: float = 0.1
+    tail: float = 0.05
+    size: SaliencySize = field(default_factory=SaliencySize)
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(lr=1e-3, warmup_steps=200)
+    )
+    device: str = "auto"
+    autocast: bool = True
+    threads: int | None = None
+    save_every: int = 500
+    log_every: int = 50
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "pairs", "longest_lead", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"saliency {name} is {getattr(self, name)}; expected at least 1")
+        for name in ("miss_rate", "tail"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"saliency {name} is {getattr(self, name)}; expected 0 to 1")
+        if self.holdout_per_task < 1:
+            raise ConfigError(f"holdout_per_task is {self.holdout_per_task}; expected at least 1")
+
+    @property
+    def path(self) -> Path:
+        """The predictor's file."""
+        return self.out or saliency_path(self.checkpoint)
+
+    @property
+    def state_path(self) -> Path:
+        """What a training is resumed from."""
+        return self.path.with_suffix(".state.safetensors")
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the weights, as JSON."""
+        names = ("steps", "seed", "tasks", "batch_size", "pairs", "longest_lead")
+        more = ("holdout_per_task", "size", "optimiser", "autocast")
+        fields = asdict(self)
+        return json.loads(json.dumps({name: fields[name] for name in (*names, *more)}))
+
+
+@dataclass(frozen=True)
+class SaliencyResult:
+    """What a training came to.
+
+    Attributes:
+        finished: false when Ctrl-C stopped it; the same command with `resume` goes on.
+        calibration: None while unfinished, or if there is too little to calibrate on (`why_not`).
+        figures: of the predictor on the calibration episodes.
+    """
+
+    path: Path
+    step: int
+    finished: bool
+    calibration: Calibration | None
+    why_not: str
+    figures: Mapping[str, Any]
+
+
+def train_saliency(config: SaliencyTraining) -> SaliencyResult:
+    """Train until `steps` or Ctrl-C, then calibrate; either way predictor and state are saved.
+
+    A finished training that is resumed is calibrated again, with the settings given now.
+
+    Raises:
+        DatasetError: the dataset is missing, damaged, or too small.
+        ConfigError: the dataset does not fit the policy, or settings differ on resuming.
+        CheckpointError: policy or state are missing or damaged.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    policy = load_policy_alone(config.checkpoint, config.device)
+    demonstrations = load_dataset(config.dataset, config.tasks)
+    require_fit(policy, demonstrations)
+    trainer = SaliencyTrainer(config, policy, demonstrations)
+    trainer.prepare()
+    with stop_on_interrupt() as stop, progress_bar(shown=True) as progress:
+        bar = progress.add_task("saliency", total=config.steps, completed=trainer.step, note="")
+        while trainer.step < config.steps and not stop.is_set():
+            note = trainer.advance()
+            progress.update(bar, completed=trainer.step)
+            if note is not None:
+                progress.update(bar, note=note)
+    finished = trainer.step >= config.steps
+    calibration, why_not, figures = None, "", {}
+    if finished:
+        calibration, why_not, figures = trainer.calibrate()
+    trainer.save(calibration, figures)
+    return SaliencyResult(config.path, trainer.step, finished, calibration, why_not, figures)
+
+
+def load_policy_alone(checkpoint: Path, device: str = "auto") -> ModelPolicy:
+    """The policy; a predictor that may lie beside it is about to be replaced."""
+    from streamvla.model.checkpoint import load_checkpoint
+    from streamvla.policy.load import make_policy
+
+    found = load_checkpoint(checkpoint)
+    model = found.build_model()
+    return make_policy(model, found.spec, found.method, found.normalisation, device_named(device))
+
+
+def require_fit(policy: ModelPolicy, demonstrations: Demonstrations) -> None:
+    """Raise `ConfigError` unless the dataset shows what the policy was made for."""
+    meta, spec = demonstrations.meta, policy.spec
+    pairs = (
+        ("action space", spec.action_space, meta.action_space),
+        ("views", spec.views, tuple(meta.views)),
+        ("image size", spec.image_size, tuple(meta.image_size)),
+    )
+    for what, expected, found in pairs:
+        if expected != found:
+            raise ConfigError(f"the policy has {what} {expected}, the dataset {found}")
+
+
+class SaliencyTrainer:
+    """The state of one training: weights, their average, the optimiser, and the step count."""
+
+    def __init__(
+        self, config: SaliencyTraining, policy: ModelPolicy, demonstrations: Demonstrations
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.demonstrations = demonstrations
+        self.training, self.held_out = split_holdout(demonstrations, config.holdout_per_task)
+        self._frames = _eligible(self.training)
+        self.policy.model.requires_grad_(False)
+        torch.manual_seed(config.seed)
+        self.predictor = SaliencyPredictor(self._size()).to(policy.device)
+        self.average = copy.deepcopy(self.predictor).requires_grad_(False)
+        self.optimiser = make_optimiser(self.predictor, config.optimiser)
+        self.provenance: dict[str, Any] = dict(provenance())
+        self.step = 0
+        self._losses: list[float] = []
+
+    def _size(self) -> SaliencyConfig:
+        with torch.inference_mode():
+            seen = tokens_of(self.policy, self.demonstrations, self.training[0], [0])
+        views, tokens, width = seen.shape[1:]
+        sizes = asdict(self.config.size)
+        return SaliencyConfig(views, tokens, width, self.policy.spec.action_space.dim, **sizes)
+
+    def prepare(self) -> None:
+        """Check what lies at the predictor's path, and resume if asked to."""
+        path = self.config.state_path
+        if not self.config.resume:
+            if path.exists():
+                raise ConfigError(
+                    f"{path} holds a training already. Go on with --resume, or delete it."
+                )
+            return
+        header, tensors = load_tensors(path)
+        expected = {
+            "recipe": self.config.recipe(),
+            "policy": identify(self.config.checkpoint)["sha256"],
+            "dataset": json.loads(json.dumps(fingerprint(self.demonstrations))),
+        }
+        for name, value in expected.items():
+            if header.get(name) != value:
+                raise ConfigError(
+                    f"{path} was made with another {name}. Resume with the same one, or delete it."
+                )
+        self._restore(path, header, tensors)
+
+    def advance(self) -> str | None:
+        """One step; a note when it is due. Saves when that is due."""
+        self._losses.append(self._optimise())
+        self.step += 1
+        note = None
+        if self.step % self.config.log_every == 0:
+            note = f"{np.mean(self._losses):.3f} of the change unexplained"
+            self._losses = []
+        if self.step % self.config.save_every == 0 and self.step < self.config.steps:
+            self.save(None, {})
+        return note
+
+    def _optimise(self) -> float:
+        """Returns the squared error relative to the squared change."""
+        before, after, motion = self._batch(self.step)
+        self.predictor.train()
+        device = self.policy.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.autocast):
+            predicted = self.predictor(before, motion)
+        change = after - before
+        loss = (predicted.float() - change).square().mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), self.config.optimiser.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, self.config.steps, self.config.optimiser)
+        self.optimiser.step()
+        update_average(
+            self.average.parameters(),
+            self.predictor.parameters(),
+            self.step,
+            self.config.optimiser.ema_decay,
+        )
+        return float(loss.detach() / change.square().mean().clamp(min=1e-12))
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens now and later (b·m, v, l, w), and motions (b·m, d) at unit scale."""
+        config, rng = self.config, np.random.default_rng([self.config.seed, step])
+        tasks = list(self._frames)
+        images, motions, said = [], [], []
+        for task in rng.choice(len(tasks), config.batch_size):
+            frames = self._frames[tasks[task]]
+            index, t = (int(number) for number in frames[rng.integers(len(frames))])
+            episode = self.training[index]
+            longest = min(config.longest_lead, len(episode) - 1 - t)
+            leads = rng.integers(1, longest + 1, config.pairs)
+            images.append(_pixels(episode, self.policy, [t, *(t + leads)]))
+            phrasings = self.demonstrations.meta.instructions_of(episode)
+            said += [phrasings[rng.integers(len(phrasings))]] * (1 + config.pairs)
+            motions.append(np.stack([motion_of(self.demonstrations, episode, t, j) for j in leads]))
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.concatenate(images)).to(self.policy.device)
+            words = self.policy.model.tokenise(said).to(self.policy.device)
+            seen = self._look(pixels, words).unflatten(
+                0, (config.batch_size, -1)
+            )  # (b, 1+m, v, l, w)
+        seen = seen.clone()  # out of inference mode
+        before = seen[:, :1].expand(-1, config.pairs, -1, -1, -1).flatten(0, 1)
+        motion = self.policy.normalisation.normalise_action_state(np.concatenate(motions))
+        return before, seen[:, 1:].flatten(0, 1), torch.from_numpy(motion).to(self.policy.device)
+
+    def _look(self, pixels: Tensor, words: Tensor) -> Tensor:
+        device = self.policy.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.autocast):
+            return self.policy.model.look(pixels_to_float(pixels), words).float()
+
+    # --- calibrating ---------------------------------------------------------------------------
+
+    def calibrate(self) -> tuple[Calibration | None, str, dict[str, Any]]:
+        """Thresholds from episodes that neither policy nor predictor has seen.
+
+        Returns the calibration or why there is none, and the predictor's figures.
+        """
+        config = self.config
+        held_out, source = self.held_out, self.demonstrations
+        if config.calibration is not None:
+            source = load_dataset(config.calibration, config.tasks)
+            require_fit(self.policy, source)
+            held_out = list(source.episodes)
+        changes = [
+            longest_changes(self.policy, self.demonstrations, episode, config.longest_lead)
+            for episode in _evenly(self.training, 100)
+        ]
+        bound = large_bound(np.concatenate(changes), config.tail)
+        pairs = self._measure(held_out, source)
+        figures = predictor_figures(pairs)
+        try:
+            calibration = calibrated(pairs, bound, config, figures)
+        except ConfigError as error:
+            return None, str(error), figures
+        return calibration, "", figures
+
+    def _measure(
+        self, episodes: Sequence[Episode], demonstrations: Demonstrations
+    ) -> list[PairFigures]:
+        leads = self.config.longest_lead
+        return [
+            measure_pairs(self.policy, self.average, demonstrations, episode, leads)
+            for episode in episodes
+            if len(episode) > 1
+        ]
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def save(self, calibration: Calibration | None, figures: Mapping[str, Any]) -> None:
+        """Write the averaged predictor, and the state to resume from."""
+        identity = identify(self.config.checkpoint)
+        told = {
+            **self.provenance,
+            "training": self.config.recipe(),
+            "dataset": fingerprint(self.demonstrations),
+            "step": self.step,
+            "figures": dict(figures),
+        }
+        weights = self.average.state_dict()
+        save_saliency(
+            self.config.path,
+            SaliencyCheckpoint(self.predictor.config, weights, identity, calibration, told),
+        )
+        header = {
+            "schema_version": SCHEMA_VERSION,
+            "step": self.step,
+            "recipe": self.config.recipe(),
+            "policy": identity["sha256"],
+            "dataset": fingerprint(self.demonstrations),
+            "provenance": self.provenance,
+        }
+        save_tensors(self.config.state_path, dict(self._state()), header)
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self.predictor.state_dict().items():
+            yield f"weights.{name}", value
+        for name, value in self.average.state_dict().items():
+            yield f"average.{name}", value
+        for index, moments in self.optimiser.state_dict()["state"].items():
+            for name, value in moments.items():
+                yield f"optimiser.{index}.{name}", torch.as_tensor(value)
+
+    def _restore(
+        self, path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimiser"].items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        try:
+            self.predictor.load_state_dict(parts["weights"])
+            self.average.load_state_dict(parts["average"])
+            optimiser = self.optimiser.state_dict() | {"state": moments}
+            self.optimiser.load_state_dict(optimiser)
+            self.step = int(header["step"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: not the state of this training ({error})") from error
+        again = list(header["provenance"].get("resumed", ()))
+        self.provenance = {**header["provenance"], "resumed": [*again, dict(provenance())]}
+
+
+# --- pairs of frames -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairFigures:
+    """What happened, and what was expected, between all pairs of frames of one episode.
+
+    Attributes:
+        lead: (p,) how many actions apart.
+        change, predicted, error: (p, v) ‖true Δ‖, ‖expected Δ‖, and ‖true Δ − expected Δ‖.
+    """
+
+    lead: np.ndarray
+    change: np.ndarray
+    predicted: np.ndarray
+    error: np.ndarray
+
+
+def measure_pairs(
+    policy: ModelPolicy,
+    predictor: SaliencyPredictor,
+    demonstrations: Demonstrations,
+    episode: Episode,
+    longest_lead: int,
+) -> PairFigures:
+    """All pairs of frames 1 to `longest_lead` actions apart."""
+    rows: list[tuple[np.ndarray, ...]] = []
+    with torch.inference_mode():
+        seen = tokens_of(policy, demonstrations, episode, range(len(episode)))  # (t, v, l, w)
+        for lead in range(1, min(longest_lead, len(episode) - 1) + 1):
+            before, after = seen[:-lead], seen[lead:]
+            motions = np.stack(
+                [motion_of(demonstrations, episode, t, lead) for t in range(len(before))]
+            )
+            motion = torch.from_numpy(policy.normalisation.normalise_action_state(motions))
+            expected = predictor(before, motion.to(policy.device))
+            change = after - before
+            measured = (change, expected, change - expected)
+            norms = (saliency_of(each).double().cpu().numpy() for each in measured)
+            rows.append((np.full(len(before), lead), *norms))
+    return PairFigures(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def tokens_of(
+    policy: ModelPolicy,
+    demonstrations: Demonstrations,
+    episode: Episode,
+    frames: Sequence[int],
+) -> Tensor:
+    """(t, v, l, w) vision tokens of frames of an episode, told the first of its instructions."""
+    parts = []
+    words = policy.model.tokenise(demonstrations.meta.instructions_of(episode)[:1])
+    for first in range(0, len(frames), _ENCODED_AT_ONCE):
+        pixels = _pixels(episode, policy, list(frames[first : first + _ENCODED_AT_ONCE]))
+        images = pixels_to_float(torch.from_numpy(pixels).to(policy.device))
+        told = words.to(policy.device).expand(len(images), -1)
+        parts.append(policy.model.look(images, told))
+    return torch.cat(parts)
+
+
+def motion_of(demonstrations: Demonstrations, episode: Episode, t: int, lead: int) -> np.ndarray:
+    """(d,) what the actions t … t + lead − 1 did: their sum, or the last where absolute."""
+    actions = episode.action[t : t + lead].astype(np.float64)
+    is_delta = demonstrations.meta.action_space.is_delta()
+    return np.where(is_delta, actions.sum(axis=0), actions[-1])
+
+
+def _pixels(episode: Episode, policy: ModelPolicy, frames: list[int]) -> np.ndarray:
+    """(t, v, y, x, 3) uint8."""
+    return np.stack([np.asarray(episode.images[view][frames]) for view in policy.spec.views], 1)
+
+
+def _eligible(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """Task → (frames, 2) episode number and frame that has a successor."""
+    pairs: dict[str, list[np.ndarray]] = {}
+    for number, episode in enumerate(episodes):
+        t = np.arange(len(episode) - 1)
+        pairs.setdefault(episode.task, []).append(np.stack([np.full_like(t, number), t], axis=1))
+    frames = {task: np.concatenate(parts) for task, parts in pairs.items()}
+    if not frames or not all(map(len, frames.values())):
+        raise DatasetError("the dataset has no episode of two frames; collect some")
+    return frames
+
+
+def _evenly(episodes: Sequence[Episode], most: int) -> list[Episode]:
+    chosen = np.linspace(0, len(episodes) - 1, min(most, len(episodes))).round().astype(int)
+    return [episodes[index] for index in chosen]
+
+
+# --- the gate --------------------------------------------------------------------------------
+
+
+def longest_changes(
+    policy: ModelPolicy, demonstrations: Demonstrations, episode: Episode, longest_lead: int
+) -> np.ndarray:
+    """(p, v) the changes between frames `longest_lead` actions apart; p = 0 in a short episode."""
+    with torch.inference_mode():
+        seen = tokens_of(policy, demonstrations, episode, range(len(episode)))
+        return saliency_of(seen[longest_lead:] - seen[:-longest_lead]).double().cpu().numpy()
+
+
+def large_bound(changes: np.ndarray, tail: float) -> tuple[float, ...]:
+    """B of every view: all but the `tail` of (p, v) changes lie below it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not len(changes):
+        raise ConfigError("no episode is longer than the longest lead: collect longer ones")
+    return tuple(np.quantile(changes, 1 - tail, axis=0).tolist())
+
+
+def calibrated(
+    pairs: Sequence[PairFigures],
+    bound: tuple[float, ...],
+    config: SaliencyTraining,
+    figures: Mapping[str, Any],
+) -> Calibration:
+    """η of every view from the episodes that have a change beyond B there.
+
+    Raises:
+        ConfigError: too few such episodes.
+    """
+    threshold, counts = [], []
+    for view, limit in enumerate(bound):
+        scores = [each.predicted[each.change[:, view] > limit, view] for each in pairs]
+        scores = [each for each in scores if len(each)]
+        needed = least_episodes(config.miss_rate)
+        if len(scores) < needed:
+            raise ConfigError(
+                f"only {len(scores)} of {len(pairs)} calibration episodes have a change of view "
+                f"{view} beyond {limit:.3g}, and {needed} are needed for a miss rate of "
+                f"{config.miss_rate:g}: calibrate on more episodes (--calibration, "
+                "--holdout-per-task), or raise --tail or --miss-rate"
+            )
+        threshold.append(risk_controlled_threshold(scores, config.miss_rate))
+        counts.append(len(scores))
+    gate = gate_figures(pairs, tuple(threshold), bound)
+    return Calibration(
+        tuple(threshold),
+        bound,
+        config.miss_rate,
+        config.tail,
+        config.longest_lead,
+        tuple(counts),
+        {**figures, **gate},
+    )
+
+
+def gate_figures(
+    pairs: Sequence[PairFigures], threshold: tuple[float, ...], bound: tuple[float, ...]
+) -> dict[str, Any]:
+    """What a gate does on some episodes.
+
+    Keys: "accept_rate" by lead; of every view "miss_rate": the mean over episodes of the share of
+    large changes that were accepted, "large_changes": how many there were; "large_when_accepted":
+    the share of accepted pairs with a large change in any view.
+    """
+    lead = np.concatenate([each.lead for each in pairs])
+    accepted = [np.all(each.predicted <= np.array(threshold), axis=1) for each in pairs]
+    large = [np.asarray(each.change > np.array(bound)) for each in pairs]
+    everywhere, beyond = np.concatenate(accepted), np.concatenate(large)
+    missed = []
+    for view in range(len(bound)):
+        shares = [
+            each[beyond_each[:, view]].mean()
+            for each, beyond_each in zip(accepted, large, strict=True)
+            if beyond_each[:, view].any()
+        ]
+        missed.append(float(np.mean(shares)) if shares else math.nan)
+    rates = {str(n): float(everywhere[lead == n].mean()) for n in np.unique(lead)}
+    return {
+        "accept_rate": rates,
+        "miss_rate": missed,
+        "large_changes": beyond.sum(axis=0).tolist(),
+        "large_when_accepted": float(beyond[everywhere].any(axis=1).mean())
+        if everywhere.any()
+        else math.nan,
+    }
+
+
+def predictor_figures(pairs: Sequence[PairFigures]) -> dict[str, Any]:
+    """How good the predictor is: by lead, of every view.
+
+    Keys: "explained": 1 − Σ error² / Σ change²; "median_change", "median_error".
+    """
+    lead = np.concatenate([each.lead for each in pairs])
+    change = np.concatenate([each.change for each in pairs])
+    error = np.concatenate([each.error for each in pairs])
+    figures: dict[str, Any] = {"explained": {}, "median_change": {}, "median_error": {}}
+    for n in np.unique(lead):
+        rows = lead == n
+        total = np.square(change[rows]).sum(axis=0)
+        left = np.square(error[rows]).sum(axis=0) / np.maximum(total, 1e-12)
+        figures["explained"][str(n)] = (1 - left).tolist()
+        figures["median_change"][str(n)] = np.median(change[rows], axis=0).tolist()
+        figures["median_error"][str(n)] = np.median(error[rows], axis=0).tolist()
+    return figures
+
+
+def examine_gate(checkpoint: Path, dataset: Path, device: str = "auto") -> dict[str, Any]:
+    """What a calibrated gate does on another dataset: predictor and gate figures.
+
+    Raises:
+        ConfigError: the policy has no calibrated predictor, or the dataset does not fit it.
+    """
+    policy = load_policy(checkpoint, device=device_named(device))
+    if policy.predictor is None or not policy.thresholds:
+        raise ConfigError(f"{checkpoint} has no calibrated saliency predictor beside it")
+    found = load_saliency(saliency_path(checkpoint), checkpoint).calibration
+    assert found is not None  # its thresholds are attached
+    demonstrations = load_dataset(dataset)
+    require_fit(policy, demonstrations)
+    pairs = [
+        measure_pairs(policy, policy.predictor, demonstrations, each, found.longest_lead)
+        for each in demonstrations.episodes
+        if len(each) > 1
+    ]
+    return predictor_figures(pairs) | gate_figures(pairs, found.threshold, found.bound)

@@ -1,0 +1,84 @@
+"""Executors by name, with their ways of observing early."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamvla.cli.methods import EarlyOptions, compensation_words, label, parse_executor, slug
+from streamvla.core.errors import ConfigError
+from streamvla.runtime.early import ActionNorm, Adaptive, Always, AtRandom, Never
+from streamvla.runtime.executors import ActionFlow, Compensation, Synchronous
+from streamvla.runtime.latency import named_profile
+from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, unit_space
+
+PAPER, EDGE = named_profile("paper-20hz"), named_profile("edge-20hz")
+ABLE = AnticipatingPolicy(unit_space(), 10, PAPER.execute_ns)
+
+
+def flow(text: str = "action-flow", profile=PAPER, policy=ABLE, **options) -> ActionFlow:
+    found = parse_executor(text, profile, 10, EarlyOptions(**options), policy, seed=4)
+    assert isinstance(found, ActionFlow)
+    return found
+
+
+def test_a_name_alone_is_lead_0_and_a_rule_alone_is_auto():
+    """`action-flow` looks with nothing pending; with a rule it aims at the profile's lead."""
+    assert (flow().lead, flow().measured_lead, flow().early) == (0, False, Never())
+    for profile, lead in ((PAPER, 3), (EDGE, 5)):
+        found = flow(profile=profile, early="always")
+        assert (found.lead, found.measured_lead, found.early) == (lead, True, Always())
+
+
+def test_rules_take_their_settings():
+    """Rate and seed, norm, and thresholds reach the executor; adaptive corrects the context."""
+    assert flow("action-flow:2", early="random", rate=0.3).early == AtRandom(0.3, 4)
+    assert flow("action-flow:2", early="action-norm", norm=1.5).early == ActionNorm(1.5)
+    adaptive = flow("action-flow:2", early="adaptive", eta=(2.0,))
+    assert adaptive.early == Adaptive((2.0,), ("camera",))
+    assert adaptive.compensation == Compensation(context=True)
+    assert flow("action-flow:2", early="none").early == Never()
+    assert flow("action-flow:0", early="always").early == Never()
+
+
+@pytest.mark.parametrize("text", ["none", "state", "state+context", "state+context+clock-shift"])
+def test_compensations_are_read_as_they_are_written(text):
+    """Words to flags and back."""
+    found = flow("action-flow:2", compensation=text).compensation
+    assert compensation_words(found) == text
+
+
+def test_options_do_not_concern_the_synchronous_executor():
+    """It never looks early, whatever is asked of the others."""
+    found = parse_executor("synchronous:5", PAPER, 10, EarlyOptions("always"))
+    assert found == Synchronous(5)
+
+
+def test_every_variety_has_a_name_and_a_folder_of_its_own():
+    """Labels and slugs tell apart what differs."""
+    varieties = [
+        flow(),
+        flow("action-flow:3"),
+        flow("action-flow:auto"),
+        flow("action-flow:3", early="random", rate=0.3),
+        flow("action-flow:3", early="action-norm", norm=1.5),
+        flow("action-flow:3", early="adaptive", eta=(2.0,)),
+        flow("action-flow:3", early="adaptive", eta=(2.0,), compensation="state"),
+        flow("action-flow:3", compensation="none"),
+        flow(replan="as-fast-as-possible"),
+    ]
+    assert len({slug(each) for each in varieties}) == len(varieties)
+    assert len({label(each, 10) for each in varieties}) == len(varieties)
+
+
+def test_looking_ahead_needs_a_policy_that_can():
+    """Adaptive, and a corrected context, are refused for a policy without a predictor."""
+    plain = ScriptedPolicy(unit_space(), 10, PAPER.execute_ns)
+    for options in ({"early": "adaptive"}, {"early": "always", "compensation": "context"}):
+        with pytest.raises(ConfigError, match="train-saliency"):
+            flow(policy=plain, **options)
+
+
+def test_an_uncalibrated_predictor_needs_thresholds():
+    """Without calibration and without --eta the adaptive rule has nothing to go by."""
+    with pytest.raises(ConfigError, match="--eta"):
+        flow(early="adaptive")

@@ -1,0 +1,33 @@
+"""The picture of the grid: every cell is in it, and can be told from the others."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from streamvla.evaluation.charts import GridPoint, success_halt_svg
+
+PANELS = ["none", "state", "state + training"]
+
+
+def test_every_cell_is_drawn_once_in_its_panel():
+    """One mark a cell, and the one without early observation in each panel of its policy."""
+    points = [
+        GridPoint("none", 0, "state", 150.0, 0.9, (0.8, 0.95)),
+        GridPoint("always", 3, "none", 0.0, 0.5, (0.4, 0.6)),
+        GridPoint("always", 3, "state", 0.0, 0.7, (0.6, 0.8)),
+        GridPoint("adaptive", 3, "state + training", 4.0, 0.92, (0.8, 0.97)),
+    ]
+    svg = success_halt_svg(points, PANELS)
+    told = [title.text for title in ElementTree.fromstring(svg).iter() if "title" in title.tag]
+    assert told.count("always, lead 3, none: 50 %") == 1
+    assert told.count("none, lead 0, state: 90 %") == 2
+    assert told.count("adaptive, lead 3, state + training: 92 %") == 1
+    for name in PANELS:
+        assert f">{name}<" in svg
+
+
+def test_a_grid_without_halts_or_cells_is_a_picture_too():
+    """No point, or all at zero halt, divides by nothing."""
+    ElementTree.fromstring(success_halt_svg([], PANELS))
+    flat = [GridPoint("always", 3, "state", 0.0, 1.0, (1.0, 1.0))]
+    ElementTree.fromstring(success_halt_svg(flat, PANELS))
