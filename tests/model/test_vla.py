@@ -131,7 +131,7 @@ def test_keypoints_find_a_spot_between_cells():
 @torch.inference_mode()
 def test_the_instruction_steers_the_asked_keypoints_and_nothing_else_in_vision():
     """Other words move the asked places and change the asked token of each view only."""
-    model, (images, words, state, command) = tiny_model(), tiny_inputs()
+    model, (images, words, *_) = tiny_model(), tiny_inputs()
     seen = []
     for said in (words, words + (words > 0)):
         told = mean_word(*model.instruction(said))

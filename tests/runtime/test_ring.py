@@ -94,9 +94,10 @@ def test_a_damaged_record_raises_and_is_not_handed_over(ring, monkeypatch, word,
     monkeypatch.setattr(ring_module, "_REREADS", 5)
     ring.push(numbered(0, 3))
     ring._slots[1, word] ^= np.uint64(1)
+    if most == 1:
+        ring.pop(1)
     with pytest.raises(RingError, match="damaged"):
-        for _ in range(2):
-            ring.pop(most)
+        ring.pop(most)
 
 
 def test_records_reach_another_process_whole_and_in_order():
