@@ -74,6 +74,7 @@ def settings(toy: tuple[Path, Path], out: Path, **changes) -> SaliencyTraining:
         optimiser=OptimiserConfig(warmup_steps=2),
         device="cpu",
         autocast=False,
+        threads=1,
         save_every=5,
         log_every=1,
     )
