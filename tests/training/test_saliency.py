@@ -11,7 +11,7 @@ import torch
 
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
-from streamvla.data.store import load_dataset
+from streamvla.data.store import load_dataset, shard_path, write_meta, write_shard
 from streamvla.model.saliency import SaliencyConfig, SaliencyPredictor
 from streamvla.policy.load import load_policy
 from streamvla.policy.saliency import load_saliency, saliency_path
@@ -31,15 +31,31 @@ from streamvla.training.saliency import (
     train_saliency,
 )
 from tests.training.small import small_config
-from tests.training.toy import write_toy_dataset
+from tests.training.toy import META, toy_episode
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> tuple[Path, Path]:
     """A toy dataset, and a policy trained on it for a few steps."""
     folder = tmp_path_factory.mktemp("toy")
-    dataset = write_toy_dataset(folder / "data", episodes=14)
+    dataset = write_moving_dataset(folder / "data", episodes=14)
     return dataset, train(small_config(dataset, folder / "policy")).policy
+
+
+def write_moving_dataset(directory: Path, episodes: int) -> Path:
+    """The toy, with the hand in the picture: what its cameras show follows its actions."""
+    write_meta(directory, META)
+    for task in META.tasks:
+        made = []
+        for seed in range(episodes):
+            episode = toy_episode(task, seed)
+            images = episode.images["top"].copy()
+            for frame, (x,) in zip(images, episode.state, strict=True):
+                column = int(16 + 3 * np.clip(x, -4, 4))
+                frame[22:28, column - 2 : column + 3, 0] = 255
+            made.append(replace(episode, images={"top": images}))
+        write_shard(shard_path(directory, task, 0), made, attempts=episodes)
+    return directory
 
 
 def settings(toy: tuple[Path, Path], out: Path, **changes) -> SaliencyTraining:
@@ -58,6 +74,7 @@ def settings(toy: tuple[Path, Path], out: Path, **changes) -> SaliencyTraining:
         optimiser=OptimiserConfig(warmup_steps=2),
         device="cpu",
         autocast=False,
+        threads=1,
         save_every=5,
         log_every=1,
     )
@@ -97,6 +114,7 @@ def test_a_resumed_training_follows_the_curve_of_an_uninterrupted_one(toy, tmp_p
     assert (result.step, result.finished) == (12, True)
     expected, found = (weights(each.path, toy[1]) for each in (whole, cut))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert expected["widen.weight"].any()
     told = load_saliency(cut.path, toy[1]).provenance
     assert told["step"] == 12
     assert told["training"]["batch_size"] == 4

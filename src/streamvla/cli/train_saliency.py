@@ -96,7 +96,8 @@ def train_saliency_command(command: TrainSaliency) -> None:
             "--resume"
         )
     call_ms = _call_ms(checkpoint, result.path)
-    _print_figures(result.figures | (result.calibration.measured if result.calibration else {}))
+    gate = result.calibration.measured if result.calibration else {}
+    _print_figures({**result.figures, **gate})
     print(f"{result.path}: step {result.step}; one call takes {call_ms:.1f} ms here")
     if result.calibration is None:
         print(f"not calibrated: {result.why_not}")

@@ -80,7 +80,8 @@ class Calibration:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Calibration:
         """Inverse of `dataclasses.asdict`."""
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()})
+        names = ("threshold", "bound", "episodes")
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in names}})
 
 
 class ConditionalBlock(nn.Module):

@@ -62,13 +62,13 @@ class LeadErrors:
         return rate * self.always(lead) + (1 - rate) * self.none()
 
     def by_norm(self, lead: int, threshold: float) -> float:
-        return self._gated(lead, self.norm <= threshold)
+        return self._gated(lead, np.asarray(self.norm <= threshold))
 
     def adaptive(self, lead: int, threshold: Sequence[float]) -> float:
         """Each smaller lead is judged by its own image."""
         if self.saliency.shape[2] == 0:
             raise ConfigError("the policy does not anticipate: its gate has no error")
-        return self._gated(lead, (self.saliency <= np.array(threshold)).all(axis=2))
+        return self._gated(lead, np.all(self.saliency <= np.array(threshold), axis=2))
 
     def norm_at_rate(self, lead: int, rate: float) -> float:
         """The action norm that a share `rate` of the frames stays below."""
