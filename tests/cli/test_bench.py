@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from streamvla.cli.bench_handoff import _numbered, _verify
 from streamvla.cli.main import execute
+from streamvla.core.errors import RingError
 
 
 def figures_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -35,6 +38,29 @@ def test_handoff_verifies_what_it_counts(capsys):
     assert figures["torn_or_lost"] == 0
     assert figures["records"] == 5000
     assert {"visible_p99_us", "woken_p99_us", "records_per_s"} <= set(figures)
+    assert figures["pops"] >= 5000 / 1024
+    assert figures["single_pops"] == 200
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda records: records[[0, 2, 3]],  # lost
+        lambda records: records[[0, 1, 1, 2]],  # repeated
+        lambda records: records[[1, 0, 2, 3]],  # out of order
+        lambda records: torn(records),
+    ],
+)
+def test_handoff_would_notice(damage):
+    """A record that is lost, repeated, out of order or torn ends the benchmark in RingError."""
+    _verify(_numbered(7, 4), 7)
+    with pytest.raises(RingError, match="torn or lost"):
+        _verify(damage(_numbered(7, 4)), 7)
+
+
+def torn(records: np.ndarray) -> np.ndarray:
+    records["values"][2, 3:] = 0
+    return records
 
 
 def test_runtime_gives_plain_figures(capsys):

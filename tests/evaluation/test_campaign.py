@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from streamvla.cli import bench_faults as bench
 from streamvla.cli.main import execute
 from streamvla.evaluation.campaign import (
     SIMULATED_KINDS,
+    WALL_CLOCK,
     Case,
     draw_cases,
     exceeded,
@@ -20,9 +22,11 @@ from streamvla.evaluation.campaign import (
 )
 from streamvla.robots.point import SPEC
 from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.faults import Fault
+from streamvla.runtime.faults import KINDS, Fault
 from streamvla.runtime.governor import Hold
-from streamvla.trace import Sent, Trace
+from streamvla.runtime.privileges import RealtimeSettings
+from streamvla.runtime.process import ProcessDriver
+from streamvla.trace import CameraFrozen, Sent, Trace
 
 PERIOD_NS = SPEC.control_period_ns
 STALL = Case(Fault("model-stall", 3_000_000_000, 800_000_000), ActionFlow(3), 7)
@@ -66,6 +70,70 @@ def test_a_fault_of_this_kind_breaks_no_promise(kind, tmp_path):
     cases = draw_cases(4 * len(SIMULATED_KINDS), 5, PERIOD_NS)
     case = next(case for case in cases if case.fault.kind == kind)
     assert bench.run_case(case, tmp_path / "trace.jsonl").broken == ()
+
+
+def test_in_wall_clock_every_kind_is_drawn():
+    """Those that need a process too, and none lasts longer than the campaign allows."""
+    cases = draw_cases(len(KINDS), 3, PERIOD_NS, WALL_CLOCK)
+    assert {case.fault.kind for case in cases} == set(KINDS)
+    assert all(c.fault.end_ns - c.fault.start_ns <= WALL_CLOCK.longest_ns for c in cases)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """A folder, and processes that write into it."""
+    folder = tmp_path_factory.mktemp("campaign")
+    with ProcessDriver(
+        partial(bench.WitnessRobot, folder),
+        partial(bench.wandering_policy, bench._WALL_PROFILE),
+        settings=RealtimeSettings(fifo_priority=None),
+    ) as driver:
+        yield driver, folder
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("sigstop", 600_000_000, 300_000_000),
+        Fault("nan", 600_000_000),
+        Fault("sigkill", 10**9),
+    ],
+    ids=lambda fault: fault.kind,
+)
+def test_a_fault_in_wall_clock_time_breaks_no_promise_but_those_about_time(processes, fault):
+    """With processes of their own, the same judge finds nothing: commands, limits, windows, order,
+    trace and stop. (How fast it recovers is a matter of the machine.)"""
+    driver, folder = processes
+    case = Case(fault, ActionFlow(3), 11, replace(WALL_CLOCK, after_ns=400_000_000))
+    verdict = bench.run_wall_clock_case(case, driver, folder)
+    assert promises(verdict) <= {"recovery"}
+    assert verdict.ticks > 20
+
+
+def test_a_camera_called_frozen_that_is_not_is_reported(recorded):
+    """A false alarm breaks the promise about cameras."""
+    case, trace, *others = recorded
+    events = [*trace.events[:-1], CameraFrozen(trace.events[-2].t_ns, 0, "top"), trace.events[-1]]
+    assert "cameras" in promises(judge(case, replace(trace, events=events), *others))
+
+
+def test_a_frozen_camera_is_found(tmp_path):
+    """The judge says so of a camera frozen for two seconds; of other faults it says nothing."""
+    case = Case(Fault("frozen-camera", 3_000_000_000, 2_000_000_000), ActionFlow(3), 7)
+    assert bench.run_case(case, tmp_path / "trace.jsonl").found
+    assert bench.run_case(STALL, tmp_path / "trace.jsonl").found is None
+
+
+def test_a_tick_without_a_command_is_forgiven_in_wall_clock_time_only(recorded):
+    """A skipped tick breaks the promise in simulated time; in wall-clock time it is counted."""
+    case, trace, commands, *others = recorded
+    number = [i for i, e in enumerate(trace.events) if isinstance(e, Sent)][69]
+    gap = replace(trace, events=[e for i, e in enumerate(trace.events) if i != number])
+    fewer = [*commands[:69], *commands[70:]]
+    assert "one command" in promises(judge(case, gap, fewer, *others))
+    forgiven = judge(replace(case, campaign=WALL_CLOCK), gap, fewer, *others)
+    assert "one command" not in promises(forgiven)
+    assert forgiven.skipped == 1
 
 
 def test_one_seed_draws_one_campaign():

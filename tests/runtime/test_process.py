@@ -178,6 +178,15 @@ def test_a_killed_executor_leaves_a_trace_readable_to_the_last_ticks(driver, dia
     assert 0 <= len(parts.read_diary(diary)) - len(sent(read_trace(path))) <= 2
 
 
+@pytest.fixture
+def heeding_interrupts():
+    """A suite run in the background is started with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_interrupts")
 def test_ctrl_c_holds_the_robot_and_closes_the_trace(driver, diary, tmp_path):
     """Ctrl-C in the owner: the robot's last command is a hold, the trace ends as interrupted, and
     the same processes run the next episode."""

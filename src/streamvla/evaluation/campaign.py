@@ -1,13 +1,15 @@
 """A fault campaign: many faults, one an episode, and what must hold on every tick of each.
 
-- **one command**: every control tick has exactly one, and it is the one the robot got;
+- **one command**: every control tick has exactly one, and it is the one the robot got (in
+  wall-clock time those that a busy machine went past have none; they are counted);
 - **limits**: position, velocity, acceleration and jerk of the commanded motion keep their bounds;
 - **window**: no action is sent later than its validity window allows;
 - **order**: no instant in the trace lies before an earlier one;
 - **readable**: the trace file reads back whole, to the last tick;
 - **recovery**: an action from an observation captured after the fault's end reaches the robot
   within two observation cycles of that end (cycle: median of the run before the fault);
-- **stop**: after a crash the robot comes to rest, and only then the run ends.
+- **stop**: after a crash the robot comes to rest, and only then the run ends;
+- **cameras**: none is called frozen that is not.
 
 The checks use what was sent and the declared limits, and nothing of the governor that sent it.
 """
@@ -28,16 +30,43 @@ from streamvla.core.clock import NS_PER_MS, NS_PER_S, ms_to_ns
 from streamvla.core.limits import MotionLimits
 from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
 from streamvla.runtime.faults import BAD_ACTIONS, KINDS, PROCESS_KINDS, Fault
-from streamvla.trace import Ended, ObserveRequested, Sent, Trace, TraceEvent
+from streamvla.trace import CameraFrozen, Ended, ObserveRequested, Sent, Trace, TraceEvent
 
-CRASH = "model-crash"
+CRASHES = frozenset({"model-crash", "sigkill"})
 SIMULATED_KINDS = tuple(kind for kind in KINDS if kind not in PROCESS_KINDS)
 RECOVERY_CYCLES = 2
-AFTER_FAULT_NS = 4 * NS_PER_S
-"""How long an episode goes on after its fault: four cycles of the slowest method and more."""
 
 _ROUNDING = 1e-9
-_EARLIEST_NS, _LATEST_NS = 3 * NS_PER_S, 4 * NS_PER_S
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is drawn.
+
+    Attributes:
+        kinds: of faults, equally often.
+        earliest_ns, latest_ns: when they begin.
+        longest_ns: how long those last that stop the flow of actions or pictures.
+        after_ns: how long an episode goes on after its fault: four cycles of the slowest method
+            and more.
+        skips: whether a control tick may pass without a command, on a busy machine.
+    """
+
+    kinds: tuple[str, ...]
+    earliest_ns: int
+    latest_ns: int
+    longest_ns: int
+    after_ns: int
+    skips: bool
+
+
+SIMULATED = Campaign(
+    SIMULATED_KINDS, 3 * NS_PER_S, 4 * NS_PER_S, 10 * NS_PER_S, 4 * NS_PER_S, skips=False
+)
+WALL_CLOCK = Campaign(
+    tuple(KINDS), NS_PER_S, 2 * NS_PER_S, 2 * NS_PER_S, ms_to_ns(1500), skips=True
+)
+_LONGEST_FROZEN_NS = 3 * NS_PER_S
 _EXECUTORS: tuple[Executor, ...] = (
     Synchronous(),
     Synchronous(5),
@@ -52,16 +81,18 @@ class Case:
     Attributes:
         fault: what is put in.
         seed: of its stage times and its policy.
+        campaign: the one it was drawn for.
     """
 
     fault: Fault
     executor: Executor
     seed: int
+    campaign: Campaign = SIMULATED
 
     @property
     def duration_ns(self) -> int:
         """Of the episode."""
-        return self.fault.end_ns + AFTER_FAULT_NS
+        return self.fault.end_ns + self.campaign.after_ns
 
 
 @dataclass(frozen=True)
@@ -69,48 +100,53 @@ class Verdict:
     """What one episode showed.
 
     Attributes:
-        ticks: control ticks checked.
+        ticks: control ticks checked; `skipped`: those that passed without a command.
         broken: every promise that was broken, in words; empty when all held.
         recovery_ns: from the fault's end to the first action from a fresh observation; None for a
             crash, and where it never came.
         cycle_ns: the observation cycle before the fault.
+        found: whether a frozen camera was found; None for other faults.
     """
 
     case: Case
     ticks: int
+    skipped: int
     broken: tuple[str, ...]
     recovery_ns: int | None
     cycle_ns: int
+    found: bool | None
 
 
-def draw_cases(count: int, seed: int, period_ns: int) -> list[Case]:
-    """`count` cases, every simulated kind equally often: a function of the seed."""
-    stream = random.Random(seed)
+def draw_cases(count: int, seed: int, period_ns: int, campaign: Campaign = SIMULATED) -> list[Case]:
+    """`count` cases, every kind equally often: a function of the seed."""
+    stream, kinds = random.Random(seed), campaign.kinds
     return [
         Case(
-            _draw_fault(stream, SIMULATED_KINDS[number % len(SIMULATED_KINDS)], period_ns),
+            _draw_fault(stream, kinds[number % len(kinds)], period_ns, campaign),
             stream.choice(_EXECUTORS),
             stream.randrange(1 << 31),
+            campaign,
         )
         for number in range(count)
     ]
 
 
-def _draw_fault(stream: random.Random, kind: str, period_ns: int) -> Fault:
-    start_ns = stream.randrange(_EARLIEST_NS, _LATEST_NS)
+def _draw_fault(stream: random.Random, kind: str, period_ns: int, campaign: Campaign) -> Fault:
+    start_ns = stream.randrange(campaign.earliest_ns, campaign.latest_ns)
     if kind in BAD_ACTIONS:
         return Fault(kind, start_ns, 0, stream.choice((0, stream.randrange(ms_to_ns(200)))))
-    if kind == CRASH:
+    if kind in CRASHES:
         return Fault(kind, start_ns)
     if kind == "clock-jump":
         jump_ns = stream.choice((-1, 1)) * stream.randrange(ms_to_ns(1), ms_to_ns(500))
         return Fault(kind, start_ns, jump_ns, KINDS[kind].length_ns)
     if kind == "slow-consumer":
         # a delay of a period or more would skip ticks: that is a fault of the rate, not of these
-        delay_ns = stream.randrange(ms_to_ns(1), period_ns)
+        delay_ns = stream.randrange(ms_to_ns(1), period_ns // 2 if campaign.skips else period_ns)
         return Fault(kind, start_ns, delay_ns, stream.randrange(ms_to_ns(200), NS_PER_S))
-    longest_ms = 3_000 if kind == "frozen-camera" else 10_000
-    lasts_ms = 50 * (longest_ms / 50) ** stream.random()  # log-uniform from 50 ms on
+    frozen = kind == "frozen-camera"
+    longest_ns = min(campaign.longest_ns, _LONGEST_FROZEN_NS) if frozen else campaign.longest_ns
+    lasts_ms = 50 * (longest_ns / NS_PER_MS / 50) ** stream.random()  # log-uniform from 50 ms on
     return Fault(kind, start_ns, ms_to_ns(lasts_ms))
 
 
@@ -130,22 +166,36 @@ def judge(
         failed: whether the run ended by a dead stage.
     """
     sent = [event for event in trace.events if isinstance(event, Sent)]
-    cycle_ns = _cycle_ns(trace.events, case.fault.start_ns)
-    recovery_ns = None if case.fault.kind == CRASH else _recovery_ns(sent, case.fault.end_ns)
+    start_ns = _start_ns(sent)
+    cycle_ns = _cycle_ns(trace.events, start_ns + case.fault.start_ns)
+    crash = case.fault.kind in CRASHES
+    recovery_ns = None if crash else _recovery_ns(sent, start_ns + case.fault.end_ns)
+    found = any(isinstance(event, CameraFrozen) for event in trace.events)
+    freezes = case.fault.kind == "frozen-camera"
+    skipped = sent[-1].tick + 1 - len(sent) if sent else 0
     broken = [
-        *_one_command(sent, commands),
+        *_one_command(sent, commands, skips=case.campaign.skips),
         *(f"limits: {text}" for text in exceeded(space, limits, commands)),
         *_windows(sent),
         *_order(trace.events),
         *_readable(trace, sent),
+        *(["cameras: one was called frozen that was not"] if found and not freezes else []),
     ]
-    if case.fault.kind == CRASH:
+    if crash:
         broken += _stopped(sent, failed, space)
     elif failed:
         broken.append("recovery: the run ended in a failure")
     elif recovery_ns is None or recovery_ns > RECOVERY_CYCLES * cycle_ns:
         broken.append(f"recovery: {recovery_ns} ns, observation cycle {cycle_ns} ns")
-    return Verdict(case, len(sent), tuple(broken), recovery_ns, cycle_ns)
+    return Verdict(
+        case,
+        len(sent),
+        skipped,
+        tuple(broken),
+        recovery_ns,
+        cycle_ns,
+        found if freezes else None,
+    )
 
 
 def exceeded(space: ActionSpace, limits: MotionLimits, commands: Sequence[np.ndarray]) -> list[str]:
@@ -176,8 +226,11 @@ def exceeded(space: ActionSpace, limits: MotionLimits, commands: Sequence[np.nda
     return found
 
 
-def _one_command(sent: Sequence[Sent], commands: Sequence[np.ndarray]) -> Iterable[str]:
-    if [event.tick for event in sent] != list(range(len(sent))):
+def _one_command(
+    sent: Sequence[Sent], commands: Sequence[np.ndarray], *, skips: bool
+) -> Iterable[str]:
+    ticks = [event.tick for event in sent]
+    if ticks != (sorted(set(ticks)) if skips else list(range(len(sent)))):
         yield "one command: ticks are missing or served twice"
     if [event.values for event in sent] != [tuple(values.tolist()) for values in commands]:
         yield "one command: the robot got others than the trace says"
@@ -207,6 +260,13 @@ def _stopped(sent: Sequence[Sent], failed: bool, space: ActionSpace) -> Iterable
         yield f"stop: the last command is {sent[-1].source} {sent[-1].values}"
 
 
+def _start_ns(sent: Sequence[Sent]) -> int:
+    """The instant of tick 0."""
+    first, last = sent[0], sent[-1]
+    period_ns = (last.due_ns - first.due_ns) // max(1, last.tick - first.tick)
+    return first.due_ns - first.tick * period_ns
+
+
 def _cycle_ns(events: Iterable[TraceEvent], until_ns: int) -> int:
     instants = [e.t_ns for e in events if isinstance(e, ObserveRequested) and e.t_ns < until_ns]
     return round(median(after - before for before, after in pairwise(instants)))
@@ -224,7 +284,7 @@ def _recovery_ns(sent: Iterable[Sent], end_ns: int) -> int | None:
 def summarise(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """One row a kind, and one for all: counts, what broke, and how fast it recovered."""
     rows = []
-    for kind in (*SIMULATED_KINDS, "all"):
+    for kind in (*KINDS, "all"):
         chosen = [v for v in verdicts if kind in (v.case.fault.kind, "all")]
         if not chosen:
             continue
@@ -236,10 +296,12 @@ def summarise(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
                 "kind": kind,
                 "faults": len(chosen),
                 "ticks": sum(v.ticks for v in chosen),
+                "skipped_ticks": sum(v.skipped for v in chosen),
                 "broken": sum(bool(v.broken) for v in chosen),
                 "broken_promises": sorted(
                     {text.split(":")[0] for v in chosen for text in v.broken}
                 ),
+                "frozen_cameras_found": sum(bool(v.found) for v in chosen),
                 "recovery_p50_ms": median(milliseconds) if milliseconds else None,
                 "recovery_max_ms": max(milliseconds, default=None),
                 "recovery_max_cycles": max(cycles, default=None),

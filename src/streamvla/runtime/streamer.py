@@ -560,7 +560,7 @@ class Streamer:
     def _plan(self, event: Generated, generation: _Generation) -> PlannedAction:
         captured_ns, window_ns = generation.captured_ns, self._validity_ns
         return PlannedAction(
-            event.values,
+            np.array(event.values, dtype=float),  # a policy may use its array again
             generation.number,
             event.index,
             generation.observation,

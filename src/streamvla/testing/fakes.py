@@ -86,6 +86,7 @@ class ScriptedPolicy:
 
     Args:
         chunk_passes: what its spec says; 0 streams.
+        robot: the one it is made for; None for `StillRobot`.
     """
 
     def __init__(
@@ -95,8 +96,18 @@ class ScriptedPolicy:
         period_ns: int,
         script: Script | None = None,
         chunk_passes: int = 0,
+        robot: RobotSpec | None = None,
     ) -> None:
-        self._spec = PolicySpec(space, horizon, ("camera",), (1, 1), 0, period_ns, chunk_passes)
+        robot = robot or StillRobot(space, period_ns).spec
+        self._spec = PolicySpec(
+            space,
+            horizon,
+            robot.views,
+            robot.image_size,
+            len(robot.state_names),
+            period_ns,
+            chunk_passes,
+        )
         zero = np.zeros(space.dim)
         self._script: Script = script or (lambda observation, start, index: zero)
 
