@@ -53,6 +53,7 @@ MAY_FOLLOW = {
     "hold": {"policy", "hold", "fallback"},
     "fallback": {"policy", "fallback"},
     "stop": {"stop"},
+    "rearm": {"policy", "decelerate", "hold"},
 }
 
 GOOD = [(0.5, 1.0), (0.9, -1.0), (-1.0, 0.0), (0.0, 0.0), (0.2, 0.5)]
@@ -88,7 +89,7 @@ class World:
         self.over = False
         self.given: dict[tuple[int, int], tuple[float, ...]] = {}  # what the policy said
         self.sends: list[tuple[np.ndarray, tuple[float, ...]]] = []  # what left, and a copy of it
-        self.rungs: list[str] = []  # with "rearm" where that was said
+        self.rungs: list[str] = []  # with "rearm" where that ended a safe stop
         self.feed(Started(0))
 
     def feed(self, event: Event) -> list[Command]:
@@ -135,8 +136,10 @@ class World:
         elif kind == "stop":
             self.feed(SafeStop(self.now_ns, "test"))
         elif kind == "rearm":
+            latched = self.streamer.latched
             self.feed(Rearm(self.now_ns))
-            self.rungs.append("rearm")
+            if latched and not self.streamer.latched:
+                self.rungs.append("rearm")
         sent = len(self.sends) - before
         assert sent <= (self.pacing == "event")
 
@@ -264,14 +267,7 @@ def check_actions(world: World) -> None:
 
 def check_ladder(world: World) -> None:
     """Rungs follow each other by the rules, only `Rearm` leaves the stop, and every limit holds."""
-    previous, rearmed = "hold", False
-    for rung in world.rungs:
-        if rung == "rearm":
-            rearmed = True
-            continue
-        after_stop = rearmed and previous == "stop"
-        allowed = MAY_FOLLOW["policy"] if after_stop else MAY_FOLLOW[previous]
-        assert rung in allowed | {"stop"}, (previous, rung)
-        previous, rearmed = rung, False
+    for previous, rung in pairwise(["hold", *world.rungs]):
+        assert rung in MAY_FOLLOW[previous] | {"stop", "rearm"}, (previous, rung)
     commands = [np.array(values) for _, values in world.sends]
     assert violations(MIXED, LIMITS, commands) == []

@@ -182,6 +182,16 @@ def test_told_to_stop_at_full_speed_it_comes_to_rest_within_the_limits():
     assert violations(MIXED, LIMITS, [r.values for r in drive.rulings]) == []
 
 
+def test_rearmed_in_motion_it_goes_on_slowing_down():
+    """A stop that is re-armed before the robot rests does not let it run on."""
+    drive = moving()
+    drive(None, 3)
+    drive.governor.stop("emergency button")
+    drive.governor.rearm()
+    drive(None, 4)
+    assert drive.rungs[10:] == ["extrapolate"] + ["decelerate"] * 4 + ["hold"] * 2
+
+
 MAY_FOLLOW = {
     "policy": {"policy", "extrapolate", "decelerate", "hold"},
     "extrapolate": {"policy", "extrapolate", "decelerate", "hold"},

@@ -56,33 +56,47 @@ def test_a_full_ring_refuses_and_overwrites_nothing(ring):
     assert ring.pop(20)["number"].tolist() == list(range(8))
 
 
-def test_a_record_without_all_its_words_is_never_handed_over(ring, monkeypatch):
+@pytest.mark.parametrize(("count", "reader"), [(1, "_read_words"), (2, "_read")])
+def test_a_record_without_all_its_words_is_never_handed_over(ring, monkeypatch, count, reader):
     """With the counter ahead of the payload (a weakly ordered processor), nothing torn comes out:
     the record is read again until it is whole."""
-    ring.push(numbered(0, 1))
+    ring.push(numbered(0, count))
     whole = ring._slots.copy()
-    ring._slots[0, 3:] = 0  # the payload's last words have not arrived
+    ring._slots[count - 1, 3:] = 0  # the payload's last words have not arrived
     reads = []
 
-    def read_and_repair(index, count):
-        reads.append(index)
+    def read_and_repair(*arguments):
+        reads.append(arguments)
         if len(reads) == 3:
             ring._slots[:] = whole
-        return SharedRing._read(ring, index, count)
+        return getattr(SharedRing, reader)(ring, *arguments)
 
-    monkeypatch.setattr(ring, "_read", read_and_repair)
-    assert (ring.pop(1) == numbered(0, 1)).all()
+    monkeypatch.setattr(ring, reader, read_and_repair)
+    assert (ring.pop(count) == numbered(0, count)).all()
     assert len(reads) == 3
 
 
+def test_one_record_at_a_time_and_many_are_the_same_to_the_other_side(ring):
+    """What is pushed singly pops in a batch, and the other way round, also across the seam."""
+    for first in range(0, 24, 3):
+        for number in range(first, first + 3):
+            assert ring.push(numbered(number, 1)) == 1
+        assert (ring.pop(3) == numbered(first, 3)).all()
+        assert ring.push(numbered(first, 3)) == 3
+        for number in range(first, first + 3):
+            assert (ring.pop(1) == numbered(number, 1)).all()
+
+
+@pytest.mark.parametrize("most", [1, 3])
 @pytest.mark.parametrize("word", range(4))
-def test_a_damaged_record_raises_and_is_not_handed_over(ring, monkeypatch, word):
+def test_a_damaged_record_raises_and_is_not_handed_over(ring, monkeypatch, word, most):
     """A single changed word of a slot, whichever it is, ends in RingError."""
     monkeypatch.setattr(ring_module, "_REREADS", 5)
     ring.push(numbered(0, 3))
     ring._slots[1, word] ^= np.uint64(1)
     with pytest.raises(RingError, match="damaged"):
-        ring.pop(3)
+        for _ in range(2):
+            ring.pop(most)
 
 
 def test_records_reach_another_process_whole_and_in_order():

@@ -243,9 +243,17 @@ RECIPES: dict[str, Recipe] = {
             "lateness_p99_ms": Column("p99 (ms)", 3),
             "lateness_max_ms": Column("max (ms)", 2),
             "miss_rate": Column("> 1 ms late or never", 2, percent=True),
+            "stolen_ms": Column("withheld by the host (ms)", 0),
         },
         tables={
-            "main": ("run", "lateness_p50_ms", "lateness_p99_ms", "lateness_max_ms", "miss_rate"),
+            "main": (
+                "run",
+                "lateness_p50_ms",
+                "lateness_p99_ms",
+                "lateness_max_ms",
+                "miss_rate",
+                "stolen_ms",
+            ),
         },
     ),
     "handoff": Recipe(

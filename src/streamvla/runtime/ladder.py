@@ -116,7 +116,8 @@ class LadderGovernor:
             self._stopped = cause
 
     def rearm(self) -> None:
-        self._stopped, self._without, self._rung = None, 0, "hold"
+        self._stopped, self._rung = None, "hold"
+        self._without = self._ladder.extrapolate_ticks  # what still moves goes on slowing down
 
     def rule(
         self, action: np.ndarray | None, state: np.ndarray, *, may_move: bool = True
