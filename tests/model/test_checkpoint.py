@@ -25,6 +25,7 @@ from streamvla.model.chunk import ChunkFlowConfig
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.regression import RegressionConfig
+from streamvla.model.vla import StreamingVLA
 from tests.model.tiny import TINY, tiny_model
 
 SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-1,) * 3, (1,) * 3)
@@ -61,12 +62,15 @@ def test_round_trip(path, checkpoint):
 
 def test_a_file_from_before_there_were_methods(path, checkpoint):
     """A header with a "flow" and no method loads as action flow matching with those settings."""
+    model = replace(TINY, places_dim=0, asked_keypoints=0)
+    weights = StreamingVLA(model, checkpoint.method).state_dict()
+    save_checkpoint(path, replace(checkpoint, model=model, weights=weights))
     header, tensors = load_tensors(path)
     flow = header.pop("method")
     for name in ("name", "aligned"):
         del flow[name]
     del header["spec"]["chunk_passes"], header["model"]["proprioception"]
-    del header["model"]["places_dim"]
+    del header["model"]["places_dim"], header["model"]["asked_keypoints"]
     header["schema_version"] = 2
     del header["normalisation"]["action_offset"], header["normalisation"]["action_state_scale"]
     save_tensors(path, tensors, {**header, "flow": flow})
