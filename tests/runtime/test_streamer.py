@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import StageFailedError
 from streamvla.runtime.executors import ActionFlow, Synchronous
 from streamvla.runtime.governor import Decelerate
@@ -312,6 +315,28 @@ def test_a_policy_that_only_gives_unusable_actions_is_stopped(values, cause, pac
     assert trace.events[-1].reason == "failed"
     last = [event for event in trace.events if isinstance(event, Sent)][-1]
     assert last.source == "hold"
+
+
+@pytest.mark.parametrize(("lasts_ms", "survives"), [(900, True), (1300, False)])
+def test_a_burst_of_unusable_generations_passes_if_it_is_short(lasts_ms, survives):
+    """Three and more in a row, within a second: the robot goes on; over a second: it is stopped."""
+    trace = MemoryTrace()
+
+    def script(observation, start, index):
+        bad = ms_to_ns(500) <= observation.captured_ns <= ms_to_ns(500 + lasts_ms)
+        return np.array([np.nan if bad else 0.1, 0.0])
+
+    scenario = Scenario(ActionFlow(0), pacing="grid", script=script, observations=None)
+    scenario = replace(scenario, duration_ns=3 * NS_PER_S)
+    if survives:
+        run_simulated(scenario.episode(trace), ConstantLatency(PAPER))
+    else:
+        with pytest.raises(StageFailedError, match="in a row unusable, last: not finite"):
+            run_simulated(scenario.episode(trace), ConstantLatency(PAPER))
+    rejected = [event.t_ns for event in trace.events if isinstance(event, Rejected)]
+    assert len(rejected) >= 3
+    sent = [e.t_ns for e in trace.events if isinstance(e, Sent) and e.source == "policy"]
+    assert (max(sent) > max(rejected)) == survives
 
 
 @pytest.mark.parametrize("pacing", ["event", "grid"])

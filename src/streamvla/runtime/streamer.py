@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart
 from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
@@ -59,8 +60,12 @@ from streamvla.trace import (
 )
 from streamvla.trace.spans import Pacing
 
-MAX_BAD_GENERATIONS = 3
-"""After so many generations in a row with an unusable action, the policy counts as dead."""
+BAD_GENERATIONS, BAD_FOR_NS = 3, NS_PER_S
+"""After so many generations in a row with an unusable action, over so long, the policy counts as
+dead: a fast model makes three within a burst that passes."""
+
+_MOST_BAD_GENERATIONS = 100
+"""And after so many however short the time: a stage without duration would go on for ever."""
 
 _STILL = 1e-9
 """A change of the action state below this, in action units, is rounding."""
@@ -304,6 +309,7 @@ class Streamer:
         self._generation: _Generation | None = None
         self._generations = 0
         self._bad_generations = 0
+        self._bad_since_ns = 0
         self._free_since_ns: int | None = None  # event pacing: idle since then; None: executing
         self._sent = 0
         self._sent_ns = 0  # of the latest action
@@ -808,8 +814,13 @@ class Streamer:
         """Drop the rest of a generation that gave an unusable action, and look again."""
         self._trace.record(Rejected(event.now_ns, event.generation, event.index, cause))
         cancel = self._abandon_generation(event.now_ns, "its generation was rejected")
+        if self._bad_generations == 0:
+            self._bad_since_ns = event.now_ns
         self._bad_generations += 1
-        if self._bad_generations >= MAX_BAD_GENERATIONS:
+        lasting = event.now_ns - self._bad_since_ns >= BAD_FOR_NS
+        if (
+            self._bad_generations >= BAD_GENERATIONS and lasting
+        ) or self._bad_generations >= _MOST_BAD_GENERATIONS:
             message = f"{self._bad_generations} generations in a row unusable, last: {cause}"
             return [*cancel, *self._on_failed(StageFailed(event.now_ns, "generate", message))]
         waiting = self._generate_if_possible(event.now_ns)
