@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from streamvla.core.clock import ms_to_ns
+from streamvla.core.clock import SystemClock, ms_to_ns
 from streamvla.core.errors import StageFailedError
 from streamvla.core.limits import MotionLimits
 from streamvla.robots.point import REACH_M, PointRobot
@@ -199,6 +199,23 @@ def test_measure_reports_every_flow_step():
         episode = Scenario(ActionFlow(0), profile=QUICK).episode(MemoryTrace())
         times = driver.measure(episode.robot, episode.policy, repeats=2)
     assert [len(time.generate_ns) for time in times] == [10, 10]
+
+
+def test_ctrl_c_before_the_first_tick_sends_nothing(monkeypatch):
+    """While the episode waits for its start the robot has had no command: it gets none."""
+    trace = MemoryTrace()
+    episode = Scenario(ActionFlow(0), pacing="grid", profile=QUICK).episode(trace)
+
+    def interrupt(clock: SystemClock, instant_ns: int) -> None:
+        raise KeyboardInterrupt
+
+    with RealtimeDriver() as driver:
+        monkeypatch.setattr(SystemClock, "sleep_until_ns", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            driver.run(episode, SystemClock().now_ns() + 10**9)
+    assert episode.robot.commands == []
+    assert isinstance(trace.events[-1], Ended)
+    assert trace.events[-1].reason == "interrupted"
 
 
 def test_ctrl_c_with_a_ladder_brings_the_robot_to_rest_within_its_limits():

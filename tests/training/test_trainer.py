@@ -168,7 +168,7 @@ def test_stopped_before_the_first_step_nothing_is_saved(config, monkeypatch):
     stop = threading.Event()
     stop.set()
     with monkeypatch.context() as patch:
-        patch.setattr("streamvla.training.trainer._stop_on_interrupt", lambda: nullcontext(stop))
+        patch.setattr("streamvla.training.trainer.stop_on_interrupt", lambda: nullcontext(stop))
         result = train(config)
     assert (result.finished, result.step) == (False, 0)
     assert not result.policy.exists()

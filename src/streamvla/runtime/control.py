@@ -85,6 +85,10 @@ class ControlLoop:
         """
         try:
             self._clock.sleep_until_ns(self._start_ns)
+        except KeyboardInterrupt:  # nothing was sent, the robot stands: there is nothing to stop
+            close_trace(self._episode, self._clock.now_ns(), self._start_ns, "interrupted")
+            raise
+        try:
             if self._episode.pacing == "grid":
                 self._deadline_ns = self._start_ns
             standing = standing_at(self._episode.robot)
