@@ -267,7 +267,7 @@ def _transformers_config(vlm: Mapping[str, Any]) -> Any:
 def _tokeniser(tokenizer: str) -> Callable[[str], list[int]]:
     """Text → token ids, by the content of a `tokenizer.json`."""
     _require_transformers()
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer  # pyright: ignore[reportMissingImports]
 
     fast = Tokenizer.from_str(tokenizer)
     fast.no_padding()
@@ -276,7 +276,7 @@ def _tokeniser(tokenizer: str) -> Callable[[str], list[int]]:
 
 def _require_transformers() -> Any:
     try:
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             "this model needs transformers, which is not installed: pip install 'streamvla[vlm]'"
