@@ -78,6 +78,8 @@ def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
         (("eval", "--early", "random", "--rate", "2"), "rate 2.0 must be 0 to 1"),
         (("eval", "--compensation", "state+clok-shift"), "did you mean 'clock-shift'"),
         (("grid", "--leads", "0"), "each ≥ 1"),
+        (("ablations", "--names", "unalined"), "did you mean 'unaligned'"),
+        (("export", "--out", "x", "--checkpoint", "no-such-file"), "no checkpoint at"),
         (("train-saliency", "--dataset", "no-such-folder"), "no-such-folder"),
         (("eval", "--seed", "5"), "evaluation seeds start at 1000000"),
         (("eval", "--suite", "language", "--tasks", "reach"), "expected one of the two"),
@@ -125,7 +127,7 @@ def test_help_names_every_command(capsys):
     out = capsys.readouterr().out
     for name in (
         *("simulate", "run", "eval", "grid", "collect", "train", "train-saliency", "bench"),
-        "results",
+        *("ablations", "export", "results"),
     ):
         assert name in out
 

@@ -60,6 +60,29 @@ def test_round_trip(path, checkpoint):
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_half_precision_halves_the_file_and_loads_as_float32(path, checkpoint):
+    """Exported weights are within half a unit in the last place of float16, and float32 again."""
+    half = path.with_name("half.safetensors")
+    save_checkpoint(half, checkpoint, half=True)
+    data = sum(4 * tensor.numel() for tensor in checkpoint.weights.values())
+    assert path.stat().st_size - half.stat().st_size == pytest.approx(data / 2, abs=64)
+    loaded = load_checkpoint(half, SPACE)
+    assert loaded.provenance == checkpoint.provenance
+    for name, tensor in loaded.weights.items():
+        assert tensor.dtype == checkpoint.weights[name].dtype
+        torch.testing.assert_close(tensor, checkpoint.weights[name], rtol=2**-11, atol=2**-24)
+
+
+def test_a_weight_beyond_half_precision_is_refused(path, checkpoint):
+    """1e6 would become infinity: CheckpointError names the tensor, and no file is written."""
+    name, tensor = next(iter(checkpoint.weights.items()))
+    large = replace(checkpoint, weights={**checkpoint.weights, name: tensor + 1e6})
+    half = path.with_name("half.safetensors")
+    with pytest.raises(CheckpointError, match=f"'{name}'.*float16 cannot hold"):
+        save_checkpoint(half, large, half=True)
+    assert not half.exists()
+
+
 def test_a_file_from_before_there_were_methods(path, checkpoint):
     """A header with a "flow" and no method loads as action flow matching with those settings."""
     model = replace(TINY, places_dim=0, asked_keypoints=0)

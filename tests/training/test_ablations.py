@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from streamvla.cli.ablations import SHARED_CONTEXT
 from streamvla.cli.train import Train, train_config
 from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import RobotSpec, check_fit
 from streamvla.data.store import load_dataset
+from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.chunk import ChunkFlowConfig
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import make_policy
+from streamvla.training import train
 from streamvla.training.ablations import ABLATIONS, ablate
 from streamvla.training.trainer import TrainConfig, Trainer
 from tests.training.small import small_config
@@ -31,6 +35,14 @@ def dataset(tmp_path_factory) -> Path:
 @pytest.fixture
 def config(dataset, tmp_path) -> TrainConfig:
     return replace(small_config(dataset, tmp_path / "out"), methods=(ActionFlowConfig(horizon=6),))
+
+
+@pytest.fixture(scope="module")
+def context(dataset, tmp_path_factory) -> Path:
+    """A chunk-flow policy of the same size and robot."""
+    out = tmp_path_factory.mktemp("context")
+    config = replace(small_config(dataset, out), methods=(ChunkFlowConfig(horizon=6),), steps=1)
+    return train(config).policy
 
 
 def trainer_of(config: TrainConfig) -> Trainer:
@@ -54,6 +66,24 @@ def test_an_ablated_policy_trains_and_acts(config, name):
     saved = trainer.checkpoint("action-flow")
     policy = make_policy(saved.build_model(), saved.spec, saved.method, saved.normalisation)
     assert np.isfinite(list(trainer.probe.measure(policy).values())).all()
+
+
+@pytest.mark.parametrize("name", SHARED_CONTEXT)
+def test_an_ablated_expert_learns_on_the_context_of_another_method(config, context, name):
+    """With the context of a chunk-flow policy frozen, the ablated expert alone takes a step, from
+    weights that are not the given policy's."""
+    ablated = ablate(replace(config, train="expert", init=context, seeded_keypoints=None), name)
+    trainer = trainer_of(ablated)
+    model = trainer.models["action-flow"]
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    trainer._optimise()
+    given = load_checkpoint(context).weights
+    after = dict(model.named_parameters())
+    for name, tensor in after.items():
+        if name.startswith("expert."):
+            continue
+        assert torch.equal(tensor, given[name])
+    assert any(not torch.equal(after[name], before[name]) for name in after)
 
 
 def test_an_unknown_ablation_is_refused(config):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from streamvla.cli.methods import EarlyOptions, label, parse_executor, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
-from streamvla.core.clock import ms_to_ns
+from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy, check_fit
 from streamvla.core.provenance import commit
@@ -130,9 +130,9 @@ def evaluate(command: Eval) -> None:
     tasks = named or trained_tasks(checkpoint)
     _check_tasks(tasks)
     jobs = episode_jobs(command, checkpoint, tasks)
-    run_missing(jobs, command.workers)
+    pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
-    _report(command, checkpoint, outcomes)
+    _report(command, checkpoint, outcomes, pace)
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:
@@ -183,14 +183,20 @@ def outcome_of(job: Job) -> RunMetrics:
 # --- worker processes ------------------------------------------------------------------------
 
 
-def run_missing(every: list[Job], workers: int) -> None:
-    """Run the episodes that have no complete trace yet; Ctrl-C keeps every finished one."""
+def run_missing(every: list[Job], workers: int) -> float | None:
+    """Run the episodes that have no complete trace yet; Ctrl-C keeps every finished one.
+
+    Returns:
+        Episodes a minute, the start of the workers included; None if there was nothing to run.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     total = len(every)
     jobs = [job for job in every if not is_complete(job.path, job.header())]
     if not jobs:
-        return
+        return None
+    clock = SystemClock()
+    began_ns = clock.now_ns()
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
     with (
         ProcessPoolExecutor(
@@ -209,6 +215,7 @@ def run_missing(every: list[Job], workers: int) -> None:
                 "Interrupted; finished episodes are kept. Run the same command to go on."
             )
             raise
+    return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
 _policies: dict[Path, Policy] = {}
@@ -262,7 +269,9 @@ def _robot(task: str, split: Split, asked: Asked) -> Any:
 # --- figures ---------------------------------------------------------------------------------
 
 
-def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics]]) -> None:
+def _report(
+    command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics]], pace: float | None
+) -> None:
     from streamvla.model.checkpoint import method_of
 
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
@@ -294,18 +303,23 @@ def _report(command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics
                 "executor": slug(executor),
                 "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
+                "episodes_per_minute": pace,
                 "mean_success": mean_success,
-                "tasks": {task: _task_figures(figures) for task, figures in tasks.items()},
+                "tasks": {
+                    task: _task_figures(figures, outcomes[task]) for task, figures in tasks.items()
+                },
                 **everything,
             }
         )
 
 
-def _task_figures(figures: dict[str, Any]) -> dict[str, Any]:
+def _task_figures(figures: dict[str, Any], runs: list[RunMetrics]) -> dict[str, Any]:
+    """Success of a task; `solved` has a 1 or a 0 for each seed, for paired comparisons."""
     low, high = figures["success_ci"]
     return {
         "success": figures["success"],
         "episodes": figures["episodes"],
         "ci_low": low,
         "ci_high": high,
+        "solved": "".join(str(int(bool(run.success))) for run in runs),
     }

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from streamvla.cli.ablations import Ablations, run_ablations
 from streamvla.cli.bench import Bench, bench
 from streamvla.cli.collect import Collect, collect_command
 from streamvla.cli.evaluate import Eval, evaluate
+from streamvla.cli.export import Export, export
 from streamvla.cli.grid import Grid, run_grid
 from streamvla.cli.results import Results, results
 from streamvla.cli.run import Run, run
@@ -26,6 +28,8 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "collect": (Collect, collect_command),
     "train": (Train, train_command),
     "train-saliency": (TrainSaliency, train_saliency_command),
+    "ablations": (Ablations, run_ablations),
+    "export": (Export, export),
     "grid": (Grid, run_grid),
     "bench": (Bench, bench),
     "results": (Results, results),

@@ -20,6 +20,7 @@ from streamvla.core.errors import StreamVLAError, did_you_mean
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.results import Column, check, documents, update, write_results
 from streamvla.evaluation.results import Results as ResultsFile
+from streamvla.evaluation.stats import compare_paired
 
 Row = dict[str, Any]
 
@@ -46,6 +47,7 @@ class Recipe:
     Attributes:
         commands: row name → arguments of `streamvla`; each ends in `--json`.
         rows: (row name, the command's JSON object) → its rows.
+        gather: all commands' JSON objects by row name → all rows, instead of `rows`.
         columns, tables: as in `ResultsFile`.
     """
 
@@ -53,6 +55,7 @@ class Recipe:
     columns: dict[str, Column]
     tables: dict[str, tuple[str, ...]]
     rows: Callable[[str, Row], list[Row]] = lambda name, figures: [{"run": name, **figures}]
+    gather: Callable[[dict[str, Row]], list[Row]] | None = None
 
 
 def results(command: Results) -> None:
@@ -75,13 +78,14 @@ def results(command: Results) -> None:
 
 def make(name: str, recipe: Recipe) -> ResultsFile:
     """Run a recipe's commands, one after another, and gather their figures."""
-    rows: list[Row] = []
+    figures = {row_name: _run(arguments) for row_name, arguments in recipe.commands.items()}
+    if recipe.gather is not None:
+        rows = recipe.gather(figures)
+    else:
+        rows = [row for item in figures.items() for row in recipe.rows(*item)]
     seeds: set[int] = set()
-    for row_name, arguments in recipe.commands.items():
-        figures = _run(arguments)
-        found = figures.get("seeds", figures.get("seed", []))
+    for found in (each.get("seeds", each.get("seed", [])) for each in figures.values()):
         seeds |= set(found if isinstance(found, list) else [found])
-        rows += recipe.rows(row_name, figures)
     return ResultsFile(
         name=name,
         command=f"streamvla results --make {name}",
@@ -112,6 +116,60 @@ def _task_rows(name: str, figures: Row) -> list[Row]:
     ]
     mean = {"run": "mean", "success": figures["mean_success"], "episodes": figures["episodes"]}
     return [*rows, {**mean, "success_ci": figures["success_ci"]}]
+
+
+def _compared_rows(figures: dict[str, Row]) -> list[Row]:
+    """One row per task and their mean over several `eval`s; and the paired differences of success
+    of the first to each other one, over the same seeds."""
+    reference, *others = figures
+    tasks = figures[reference]["tasks"]
+    rows: list[Row] = []
+    for task in tasks:
+        cells = {name: _with_interval(each["tasks"][task]) for name, each in figures.items()}
+        rows.append({"run": task, **cells})
+    mean: Row = {"run": "mean"}
+    for name, each in figures.items():
+        mean[name] = {"success": each["mean_success"], "success_ci": each["success_ci"]}
+    solved = {
+        name: [digit == "1" for task in tasks for digit in each["tasks"][task]["solved"]]
+        for name, each in figures.items()
+    }
+    for other in others:
+        paired = compare_paired(solved[other], solved[reference])
+        mean[other]["behind"] = paired.difference
+        mean[other]["behind_ci"] = [paired.low, paired.high]
+    return [*rows, mean]
+
+
+def _with_interval(task: Row) -> Row:
+    return {**task, "success_ci": [task["ci_low"], task["ci_high"]]}
+
+
+def _compared_recipe(commands: dict[str, str], compared: tuple[str, ...]) -> Recipe:
+    """A table of success by task, a column per command, and the paired differences of the first
+    command to those in `compared`."""
+    shown = {
+        f"{name}.success": Column(name, 0, percent=True, interval=f"{name}.success_ci")
+        for name in commands
+    }
+    first = next(iter(commands))
+    behind = {
+        f"{name}.behind": Column(
+            f"{first} less {name}, paired", 1, percent=True, interval=f"{name}.behind_ci"
+        )
+        for name in compared
+    }
+    return Recipe(
+        commands=commands,
+        gather=_compared_rows,
+        columns={"run": Column("task"), **shown, **behind},
+        tables={"main": ("run", *shown, *behind)},
+    )
+
+
+def _ablation_rows(name: str, figures: Row) -> list[Row]:
+    """One row per change of an `ablations`."""
+    return figures["rows"]
 
 
 def _method_rows(name: str, figures: Row) -> list[Row]:
@@ -202,6 +260,10 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
     )
 
 
+_METHODS = ("action-flow", "chunk-flow", "regression")
+_METAWORLD = "eval --suite metaworld --episodes 50 --json --method"
+_LANGUAGE = "eval --suite language --episodes 50 --json --method"
+
 _REACTION = "eval --tasks reach-moved --episodes 200 --seconds 6 --json"
 
 _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
@@ -235,6 +297,45 @@ RECIPES: dict[str, Recipe] = {
             "episodes": Column("episodes", 0),
         },
         tables={"main": ("run", "success", "episodes")},
+    ),
+    "metaworld": _compared_recipe(
+        {method: f"{_METAWORLD} {method}" for method in _METHODS}, _METHODS[1:]
+    ),
+    "language": _compared_recipe(
+        {method: f"{_LANGUAGE} {method}" for method in _METHODS}, _METHODS[1:]
+    ),
+    "instructions": _compared_recipe(
+        {
+            "own goal": f"{_LANGUAGE} action-flow",
+            "another goal asked for": f"{_LANGUAGE} action-flow --asked swapped",
+            "no words": f"{_LANGUAGE} action-flow --asked blank",
+            "held-out phrasings": f"{_LANGUAGE} action-flow --instructions heldout",
+        },
+        ("held-out phrasings",),
+    ),
+    "ablations": Recipe(
+        commands={"ablations": "ablations --json"},
+        rows=_ablation_rows,
+        columns={
+            "run": Column("change"),
+            "success": Column("success", 0, percent=True, interval="success_ci"),
+            "success_difference": Column(
+                "paired difference", 0, percent=True, interval="success_difference_ci"
+            ),
+            "action_error": Column("held-out action error", 3),
+            "action_error_ratio": Column("of the control's", 2),
+            "seam_ratio": Column("seam / step", 2),
+        },
+        tables={
+            "main": (
+                "run",
+                "success",
+                "success_difference",
+                "action_error",
+                "action_error_ratio",
+                "seam_ratio",
+            )
+        },
     ),
     "wall-clock": Recipe(
         commands={

@@ -54,8 +54,18 @@ class Checkpoint:
         return model.eval()
 
 
-def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
-    """Write atomically: `path` is either the old file or the whole new one."""
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """Write atomically: `path` is either the old file or the whole new one.
+
+    Args:
+        half: store weights as float16, half the size; they are float32 again when loaded.
+
+    Raises:
+        CheckpointError: a weight is beyond the range of float16.
+    """
+    weights = checkpoint.weights
+    if half:
+        weights = {name: _halved(name, tensor) for name, tensor in weights.items()}
     header = {
         "schema_version": SCHEMA_VERSION,
         "model": asdict(checkpoint.model),
@@ -64,7 +74,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         "normalisation": checkpoint.normalisation.to_json(),
         "provenance": dict(checkpoint.provenance),
     }
-    save_tensors(Path(path), checkpoint.weights, header)
+    save_tensors(Path(path), weights, header)
 
 
 def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -> Checkpoint:
@@ -86,7 +96,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             spec=_spec_from_json(header["spec"]),
             normalisation=Normalisation.from_json(header["normalisation"]),
             provenance=header["provenance"],
-            weights=weights,
+            weights={name: _restored(tensor) for name, tensor in weights.items()},
         )
     except (KeyError, TypeError, ValueError, StreamVLAError) as error:
         raise CheckpointError(
@@ -163,6 +173,22 @@ def _corrupt(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{path}: truncated or corrupt ({error}). Copy it again, or train again."
     )
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.half()
+    if not torch.isfinite(half).all():
+        raise CheckpointError(
+            f"tensor {name!r} has values that float16 cannot hold (largest "
+            f"{float(tensor.abs().max()):.3g}); keep the policy in full precision"
+        )
+    return half
+
+
+def _restored(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:

@@ -300,6 +300,7 @@ class Trainer:
         clock: Clock,
         share: Share | None = None,
     ) -> None:
+        recorded_space = demonstrations.meta.action_space
         if config.all_delta:
             demonstrations = demonstrations.as_deltas()
         self.config = config
@@ -312,8 +313,7 @@ class Trainer:
         self.methods = {method.name: method for method in config.methods}
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
         starts = {
-            path: load_checkpoint(path, demonstrations.meta.action_space)
-            for path in self._init_paths()
+            path: load_checkpoint(path, recorded_space) for path in self._init_paths()
         }
         for start in starts.values():
             self.provenance["init"] = dict(start.provenance)

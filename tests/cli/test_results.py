@@ -1,0 +1,45 @@
+"""Recipes: how the figures in the documents are made."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from streamvla.cli.main import _parse
+from streamvla.cli.results import RECIPES, _compared_rows
+from streamvla.evaluation.stats import compare_paired
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_of_commands_that_parse_and_columns_that_exist(name):
+    """Flags that a recipe types are those the commands take, and its tables show its columns."""
+    recipe = RECIPES[name]
+    for arguments in recipe.commands.values():
+        assert getattr(_parse(shlex.split(arguments)), "json", None) is True or "bench" in arguments
+    for table in recipe.tables.values():
+        assert set(table) <= recipe.columns.keys()
+
+
+def evaluation(**solved: str) -> dict:
+    """What an `eval` would print, of tasks with these episodes solved."""
+    every = "".join(solved.values())
+    share = every.count("1") / len(every)
+    tasks = {
+        task: {"success": digits.count("1") / len(digits), "ci_low": 0.0, "ci_high": 1.0}
+        | {"solved": digits}
+        for task, digits in solved.items()
+    }
+    return {"mean_success": share, "success_ci": [0.0, 1.0], "tasks": tasks}
+
+
+def test_methods_are_compared_episode_by_episode():
+    """The mean's row has the paired difference of the first evaluation to each other one."""
+    ours, theirs = evaluation(reach="1110", push="1100"), evaluation(reach="1010", push="1000")
+    *tasks, mean = _compared_rows({"a": ours, "b": theirs})
+    assert [row["run"] for row in tasks] == ["reach", "push"]
+    assert tasks[0]["b"]["success"] == 0.5
+    expected = compare_paired([c == "1" for c in "10101000"], [c == "1" for c in "11101100"])
+    assert mean["b"]["behind"] == expected.difference == 0.25
+    assert mean["b"]["behind_ci"] == [expected.low, expected.high]
+    assert "behind" not in mean["a"]
