@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from streamvla.evaluation.charts import GridPoint, success_halt_svg
+import numpy as np
+
+from streamvla.evaluation.charts import GridPoint, gate_svg, success_halt_svg
 
 PANELS = ["none", "state", "state + training"]
 
@@ -31,3 +33,16 @@ def test_a_grid_without_halts_or_cells_is_a_picture_too():
     ElementTree.fromstring(success_halt_svg([], PANELS))
     flat = [GridPoint("always", 3, "state", 0.0, 1.0, (1.0, 1.0))]
     ElementTree.fromstring(success_halt_svg(flat, PANELS))
+
+
+def test_the_gates_misses_are_drawn_apart():
+    """Four pairs: accepted, accepted although large (the one square), and two refused."""
+    change, predicted = (
+        np.array([[1.0], [9.0], [9.0], [2.0]]),
+        np.array([[1.0], [2.0], [8.0], [7.0]]),
+    )
+    svg = gate_svg(["side"], change, predicted, (5.0,), (5.0,))
+    marks = [each.get("class") for each in ElementTree.fromstring(svg).iter() if each.get("class")]
+    assert [marks.count(f"sv-{kind}") for kind in ("execute", "halt", "observe")] == [1, 1, 2]
+    assert "50 % accepted, 50 % of the large changes" in svg
+    ElementTree.fromstring(gate_svg(["side"], change[:0], predicted[:0], (5.0,), (5.0,)))

@@ -27,7 +27,9 @@ from streamvla.training.saliency import (
     examine_gate,
     gate_figures,
     large_bound,
+    measure_pairs,
     motion_of,
+    tokens_of,
     train_saliency,
 )
 from tests.training.small import small_config
@@ -142,7 +144,7 @@ def test_the_predictor_is_taken_along_with_its_policy(toy, tmp_path):
     assert policy.spec.anticipates
     assert result.calibration is not None
     assert policy.thresholds == result.calibration.threshold
-    tested = examine_gate(policy_file, toy[0], "cpu")
+    tested = examine_gate(policy_file, toy[0], "cpu").figures()
     assert set(tested["accept_rate"]) == {"1", "2", "3", "4"}
 
 
@@ -265,6 +267,34 @@ def test_the_gate_misses_no_more_than_stated(toy, tmp_path):
         gate = calibrated(synthetic(rng, 120), bound, config, {})
         rates.append(gate_figures(fresh, gate.threshold, bound)["miss_rate"])
     assert np.mean(rates, axis=0).max() <= 0.1 + 3 * np.std(rates) / np.sqrt(40)
+
+
+def test_contact_is_told_from_stillness():
+    """Pairs between which a thing moved are counted apart, at every lead."""
+    lead = np.array([1, 1, 2, 2])
+    predicted = np.array([[1.0], [9.0], [1.0], [1.0]])
+    pair = PairFigures(lead, predicted, predicted, predicted * 0, np.array([0.0, 0.5, 0.5, 0.5]))
+    figures = gate_figures([pair, pair], (5.0,), (8.0,))
+    assert figures["accept_rate"] == {"1": 0.5, "2": 1.0}
+    assert figures["accept_rate_still"] == {"1": 1.0}
+    assert figures["accept_rate_moved"] == {"1": 0.0, "2": 1.0}
+    assert "accept_rate_moved" not in gate_figures([replace(pair, moved=None)], (5.0,), (8.0,))
+
+
+def test_the_change_between_frames_comes_with_how_far_things_moved(toy):
+    """`moved` is the distance of the places j frames apart; none without places."""
+    demonstrations, policy = load_dataset(toy[0]), load_policy(toy[1])
+    predictor = SaliencyPredictor(
+        SaliencyConfig(
+            *tokens_of(policy, demonstrations, demonstrations.episodes[0], [0]).shape[1:], 2, 8
+        )
+    )
+    episode = demonstrations.episodes[0]
+    places = np.cumsum(np.ones((len(episode), 2), np.float32), axis=0)
+    moving = measure_pairs(policy, predictor, demonstrations, replace(episode, places=places), 2)
+    assert moving.moved == pytest.approx(moving.lead * np.sqrt(2))
+    still = replace(episode, places=None)
+    assert measure_pairs(policy, predictor, demonstrations, still, 2).moved is None
 
 
 def test_too_few_large_changes_are_said_not_guessed(toy, tmp_path):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamvla.cli.output import print_json, print_table
 from streamvla.core.clock import NS_PER_MS, SystemClock
 from streamvla.core.errors import InterruptedRunError
+from streamvla.evaluation.charts import gate_svg
+
+if TYPE_CHECKING:
+    from streamvla.training.saliency import Examination
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class TrainSaliency:
         calibration: other demonstrations to calibrate on, which neither has seen; default the last
             `holdout_per_task` episodes of every task of the dataset.
         test: train nothing; say what the calibrated gate does on this dataset.
+        figure: with test, draw saliency against true change here (SVG).
         out: the predictor's file, if not beside the policy.
         steps: optimiser steps.
         batch_size: frames a step.
@@ -41,6 +47,7 @@ class TrainSaliency:
     dataset: Path = Path("datasets/metaworld6")
     calibration: Path | None = None
     test: Path | None = None
+    figure: Path | None = None
     out: Path | None = None
     steps: int = 4000
     batch_size: int = 32
@@ -67,8 +74,11 @@ def train_saliency_command(command: TrainSaliency) -> None:
 
     checkpoint = resolve_checkpoint(command.checkpoint)
     if command.test is not None:
-        figures = examine_gate(checkpoint, command.test, command.device)
+        found = examine_gate(checkpoint, command.test, command.device)
+        figures = found.figures()
         _print_figures(figures)
+        if command.figure is not None:
+            _write_figure(command.figure, found)
         if command.json:
             print_json({"command": "train-saliency", "test": str(command.test), **figures})
         return
@@ -124,14 +134,36 @@ def _print_figures(figures: dict[str, Any]) -> None:
     def shares(values: list[float]) -> str:
         return " / ".join(f"{100 * value:.0f} %" for value in values)
 
-    rates = figures.get("accept_rate", {})
+    kinds = {
+        "accept_rate": "accepted",
+        "accept_rate_still": "while nothing moves",
+        "accept_rate_moved": "while a thing moves",
+    }
+    kinds = {name: title for name, title in kinds.items() if name in figures}
     rows = [
-        (lead, shares(explained), shares([rates[lead]]) if lead in rates else "–")
+        (lead, shares(explained), *(shares([figures[name].get(lead, nan)]) for name in kinds))
         for lead, explained in figures["explained"].items()
     ]
-    print_table("predictor, by lead", ("lead", "change foreseen, by view", "accepted"), rows)
+    heads = ("lead", "change foreseen, by view", *kinds.values())
+    print_table("predictor, by lead", heads, rows)
     if "miss_rate" in figures:
         print(f"large changes accepted, by view: {shares(figures['miss_rate'])}")
+
+
+def _write_figure(path: Path, found: Examination) -> None:
+    """Of the longest lead, where the gate has the most to refuse."""
+    import numpy as np
+
+    lead = np.concatenate([each.lead for each in found.pairs])
+    rows = lead == found.calibration.longest_lead
+    change = np.concatenate([each.change for each in found.pairs])[rows]
+    predicted = np.concatenate([each.predicted for each in found.pairs])[rows]
+    svg = gate_svg(
+        found.views, change, predicted, found.calibration.bound, found.calibration.threshold
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(svg, encoding="utf-8")
+    print(f"Figure: {path}")
 
 
 def _call_ms(checkpoint: Path, path: Path, calls: int = 30) -> float:

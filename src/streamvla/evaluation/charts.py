@@ -135,6 +135,61 @@ def success_halt_svg(points: Sequence[GridPoint], compensations: Sequence[str]) 
     return document("grid", _LEGEND + _CELL_PANEL * len(shown) + 30, label, body)
 
 
+_GATE_PANEL, _GATE_PLOT, _MOST_POINTS = 330, 270, 1200
+
+
+def gate_svg(
+    views: Sequence[str],
+    change: np.ndarray,
+    predicted: np.ndarray,
+    bound: Sequence[float],
+    threshold: Sequence[float],
+) -> str:
+    """Expected against true change, one panel a camera; what the gate accepts although it is large
+    lies at the lower right, and is vermilion.
+
+    Args:
+        change, predicted: (p, v) of every pair of frames; evenly thinned out beyond 1200.
+        bound: of every view, beyond which a true change is large.
+        threshold: of every view; pairs with a larger expected change in any view are refused.
+    """
+    accepted = np.all(predicted <= np.array(threshold), axis=1)
+    large = change > np.array(bound)
+    kept = np.linspace(0, len(change) - 1, min(_MOST_POINTS, len(change))).round().astype(int)
+    most = float(max(change.max(initial=0.0), predicted.max(initial=0.0))) * 1.02 or 1.0
+    scale = Scale(most)
+    bases = [_GATE_PANEL * (i + 1) for i in range(len(views))]
+    body = time_axis(scale, [(base - _GATE_PLOT, base) for base in bases], "true ‖Δ‖")
+    told = []
+    for view, (name, base) in enumerate(zip(views, bases, strict=True)):
+
+        def height(value: float, base: float = base) -> float:
+            return base - _GATE_PLOT * value / most
+
+        beyond = large[:, view]
+        share = accepted[beyond].mean() if beyond.any() else 0.0
+        told.append(
+            f"camera {name}: {100 * accepted.mean():.0f} % accepted, "
+            f"{100 * share:.0f} % of the large changes"
+        )
+        body.append(text(LEFT, base - _GATE_PLOT - 14, told[-1], "name"))
+        for i in kept:
+            kind = "halt" if accepted[i] and beyond[i] else "execute" if accepted[i] else "observe"
+            shape = "square" if kind == "halt" else "circle" if kind == "execute" else "diamond"
+            body.append(mark(scale(change[i, view]), height(predicted[i, view]), 3, kind, shape))
+        x, y = scale(min(bound[view], most)), height(min(threshold[view], most))
+        body += [
+            line(x, base - _GATE_PLOT, x, base, "end"),
+            line(LEFT, y, RIGHT, y, "end"),
+            text(RIGHT, y - 6, "refused above", anchor="end"),
+            text(x + 6, base - _GATE_PLOT + 14, "large beyond"),
+            text(LEFT - 12, base - _GATE_PLOT + 9, f"{most:.0f}", anchor="end"),
+            text(LEFT - 12, base - _GATE_PLOT / 2 + 4, "expected", anchor="end"),
+        ]
+    label = "Expected against true change of the vision tokens. " + ". ".join(told)
+    return document("gate", _GATE_PANEL * len(views) + 30, label, body)
+
+
 def _is_reference(point: GridPoint, panel: str) -> bool:
     """Whether a cell without early observation belongs into a panel too."""
     return point.rule == "none" and ("training" in point.compensation) == ("training" in panel)

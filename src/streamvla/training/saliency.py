@@ -54,6 +54,9 @@ from streamvla.training.optimiser import (
 from streamvla.training.provenance import provenance
 from streamvla.training.trainer import device_named, progress_bar, stop_on_interrupt
 
+MOVED_M = 0.01
+"""A thing that moved farther counts as moved: the arm is in contact, or it moves by itself."""
+
 _ENCODED_AT_ONCE = 64
 
 
@@ -432,12 +435,15 @@ class PairFigures:
     Attributes:
         lead: (p,) how many actions apart.
         change, predicted, error: (p, v) ‖true Δ‖, ‖expected Δ‖, and ‖true Δ − expected Δ‖.
+        moved: (p,) metres that things (not the arm) moved meanwhile, where the dataset tells their
+            places; else None.
     """
 
     lead: np.ndarray
     change: np.ndarray
     predicted: np.ndarray
     error: np.ndarray
+    moved: np.ndarray | None = None
 
 
 def measure_pairs(
@@ -461,8 +467,15 @@ def measure_pairs(
             change = after - before
             measured = (change, expected, change - expected)
             norms = (saliency_of(each).double().cpu().numpy() for each in measured)
-            rows.append((np.full(len(before), lead), *norms))
+            rows.append((np.full(len(before), lead), *norms, *_moved(episode, lead)))
     return PairFigures(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def _moved(episode: Episode, lead: int) -> tuple[np.ndarray, ...]:
+    """How far things moved within `lead` actions, at every frame; nothing if nobody knows."""
+    if episode.places is None:
+        return ()
+    return (np.linalg.norm(episode.places[lead:] - episode.places[:-lead], axis=1),)
 
 
 def tokens_of(
@@ -576,9 +589,11 @@ def gate_figures(
 ) -> dict[str, Any]:
     """What a gate does on some episodes.
 
-    Keys: "accept_rate" by lead; of every view "miss_rate": the mean over episodes of the share of
-    large changes that were accepted, "large_changes": how many there were; "large_when_accepted":
-    the share of accepted pairs with a large change in any view.
+    Keys: "accept_rate" by lead; where places are known, "accept_rate_moved" and
+    "accept_rate_still", of pairs between which a thing moved by more than `MOVED_M` or nothing
+    did; of every view "miss_rate": the mean over episodes of the share of large changes that were
+    accepted, "large_changes": how many there were; "large_when_accepted": the share of accepted
+    pairs with a large change in any view.
     """
     lead = np.concatenate([each.lead for each in pairs])
     accepted = [np.all(each.predicted <= np.array(threshold), axis=1) for each in pairs]
@@ -592,14 +607,31 @@ def gate_figures(
             if beyond_each[:, view].any()
         ]
         missed.append(float(np.mean(shares)) if shares else math.nan)
-    rates = {str(n): float(everywhere[lead == n].mean()) for n in np.unique(lead)}
     return {
-        "accept_rate": rates,
+        "accept_rate": _rates(everywhere, lead),
+        **_contact_rates(pairs, everywhere, lead),
         "miss_rate": missed,
         "large_changes": beyond.sum(axis=0).tolist(),
         "large_when_accepted": float(beyond[everywhere].any(axis=1).mean())
         if everywhere.any()
         else math.nan,
+    }
+
+
+def _rates(accepted: np.ndarray, lead: np.ndarray) -> dict[str, float]:
+    return {str(n): float(accepted[lead == n].mean()) for n in np.unique(lead)}
+
+
+def _contact_rates(
+    pairs: Sequence[PairFigures], accepted: np.ndarray, lead: np.ndarray
+) -> dict[str, dict[str, float]]:
+    known = [each.moved for each in pairs if each.moved is not None]
+    if len(known) < len(pairs):
+        return {}
+    moved = np.concatenate(known) > MOVED_M
+    return {
+        f"accept_rate_{name}": _rates(accepted[rows], lead[rows])
+        for name, rows in (("moved", moved), ("still", ~moved))
     }
 
 
@@ -622,8 +654,22 @@ def predictor_figures(pairs: Sequence[PairFigures]) -> dict[str, Any]:
     return figures
 
 
-def examine_gate(checkpoint: Path, dataset: Path, device: str = "auto") -> dict[str, Any]:
-    """What a calibrated gate does on another dataset: predictor and gate figures.
+@dataclass(frozen=True)
+class Examination:
+    """What a calibrated gate did on a dataset."""
+
+    pairs: list[PairFigures]
+    calibration: Calibration
+    views: tuple[str, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """Predictor and gate figures."""
+        gate = gate_figures(self.pairs, self.calibration.threshold, self.calibration.bound)
+        return predictor_figures(self.pairs) | gate
+
+
+def examine_gate(checkpoint: Path, dataset: Path, device: str = "auto") -> Examination:
+    """Put a calibrated gate to every pair of frames of another dataset.
 
     Raises:
         ConfigError: the policy has no calibrated predictor, or the dataset does not fit it.
@@ -640,4 +686,4 @@ def examine_gate(checkpoint: Path, dataset: Path, device: str = "auto") -> dict[
         for each in demonstrations.episodes
         if len(each) > 1
     ]
-    return predictor_figures(pairs) | gate_figures(pairs, found.threshold, found.bound)
+    return Examination(pairs, found, policy.spec.views)

@@ -312,9 +312,7 @@ class Trainer:
         self.device = device_named(config.device)
         self.methods = {method.name: method for method in config.methods}
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
-        starts = {
-            path: load_checkpoint(path, recorded_space) for path in self._init_paths()
-        }
+        starts = {path: load_checkpoint(path, recorded_space) for path in self._init_paths()}
         for start in starts.values():
             self.provenance["init"] = dict(start.provenance)
         self.normalisation = self._fit_normalisation(training, next(iter(starts.values()), None))
