@@ -42,7 +42,12 @@ def test_the_gates_misses_are_drawn_apart():
         np.array([[1.0], [2.0], [8.0], [7.0]]),
     )
     svg = gate_svg(["side"], change, predicted, (5.0,), (5.0,))
-    marks = [each.get("class") for each in ElementTree.fromstring(svg).iter() if each.get("class")]
+    shapes = [
+        each
+        for each in ElementTree.fromstring(svg).iter()
+        if "title" in "".join(c.tag for c in each)
+    ]
+    marks = [each.get("class") for each in shapes]
     assert [marks.count(f"sv-{kind}") for kind in ("execute", "halt", "observe")] == [1, 1, 2]
     assert "50 % accepted, 50 % of the large changes" in svg
     ElementTree.fromstring(gate_svg(["side"], change[:0], predicted[:0], (5.0,), (5.0,)))
