@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -42,12 +43,10 @@ def test_the_gates_misses_are_drawn_apart():
         np.array([[1.0], [2.0], [8.0], [7.0]]),
     )
     svg = gate_svg(["side"], change, predicted, (5.0,), (5.0,))
-    shapes = [
-        each
-        for each in ElementTree.fromstring(svg).iter()
-        if "title" in "".join(c.tag for c in each)
-    ]
-    marks = [each.get("class") for each in shapes]
-    assert [marks.count(f"sv-{kind}") for kind in ("execute", "halt", "observe")] == [1, 1, 2]
+    shapes = [each for each in ElementTree.fromstring(svg).iter() if "title" in each.tag]
+    assert len(shapes) == 4
+    drawn = svg[svg.index("</defs>") :]
+    marks = re.findall(r'class="sv-(execute|halt|observe)"', drawn)
+    assert [marks.count(kind) for kind in ("execute", "halt", "observe")] == [1, 1, 2]
     assert "50 % accepted, 50 % of the large changes" in svg
     ElementTree.fromstring(gate_svg(["side"], change[:0], predicted[:0], (5.0,), (5.0,)))
