@@ -167,10 +167,9 @@ def gate_svg(
             return base - _GATE_PLOT * value / most
 
         beyond = large[:, view]
-        share = accepted[beyond].mean() if beyond.any() else 0.0
         told.append(
-            f"camera {name}: {100 * accepted.mean():.0f} % accepted, "
-            f"{100 * share:.0f} % of the large changes"
+            f"camera {name}: {_share(accepted)} accepted, "
+            f"{_share(accepted[beyond])} of the large changes"
         )
         body.append(text(LEFT, base - _GATE_PLOT - 14, told[-1], "name"))
         for i in kept:
@@ -188,6 +187,10 @@ def gate_svg(
         ]
     label = "Expected against true change of the vision tokens. " + ". ".join(told)
     return document("gate", _GATE_PANEL * len(views) + 30, label, body)
+
+
+def _share(flags: np.ndarray) -> str:
+    return f"{100 * flags.mean():.0f} %" if len(flags) else "none"
 
 
 def _is_reference(point: GridPoint, panel: str) -> bool:
