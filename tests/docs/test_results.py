@@ -54,6 +54,9 @@ PAGE = """# Page
 <!-- results:demo:main -->
 <!-- /results -->
 
+<!-- results:demo:main@lead 2 -->
+<!-- /results -->
+
 An action every <!-- results:demo:synchronous:t_action_ms --><!-- /results --> ms.
 <!-- results:demo:source --><!-- /results -->
 """
@@ -91,10 +94,18 @@ def test_a_table_shows_figures_intervals_and_gaps() -> None:
     assert render_value(RESULTS, "synchronous", "success") == "90 %"
 
 
+def test_a_table_may_show_some_of_its_rows() -> None:
+    """Rows named behind an @ come in that order; a row that is not there is refused by name."""
+    runs = render_table(RESULTS, "main", ["lead 2", "synchronous"]).splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in runs] == ["lead 2", "synchronous"]
+    with pytest.raises(ConfigError, match="did you mean 'lead 2'"):
+        render_table(RESULTS, "main", ["lead 3"])
+
+
 def test_updating_fills_the_regions_and_then_all_agrees(page: Path) -> None:
     """A document is rewritten once; the second time there is nothing to do."""
     folder = page.parent / "results"
-    assert len(check([page], folder)) == 3
+    assert len(check([page], folder)) == 4
     assert update([page], folder) == [page]
     text = page.read_text(encoding="utf-8")
     assert "| synchronous | 90 % (70 %–97 %) | 95.0 | 180 | 640 |\n" in text
@@ -105,7 +116,7 @@ def test_updating_fills_the_regions_and_then_all_agrees(page: Path) -> None:
     assert check([page], folder) == []
 
 
-@pytest.mark.parametrize(("old", "new", "line"), [("180", "179", 3), ("-->95.0<", "-->94.9<", 10)])
+@pytest.mark.parametrize(("old", "new", "line"), [("180", "179", 3), ("-->95.0<", "-->94.9<", 16)])
 def test_an_edited_number_is_found(page: Path, old: str, new: str, line: int) -> None:
     """Changing one digit of a generated figure is reported, with its line."""
     folder = page.parent / "results"

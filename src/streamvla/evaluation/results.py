@@ -5,6 +5,7 @@ A region names the file and what to show of it; what stands inside is generated:
     <!-- results:demo:main -->                       the table `main` of demo.json
     | executor | T_action (ms) | …
     <!-- /results -->
+    <!-- results:demo:main@streaming, mean -->           some of its rows
     … every <!-- results:demo:streaming:t_action_ms -->29.2<!-- /results --> ms …     one figure
     <!-- results:demo:source --> … <!-- /results -->               how it was made, in a sentence
 """
@@ -103,25 +104,30 @@ def read_results(path: Path) -> Results:
         raise ConfigError(f"{path} is no results file ({error}); make it anew") from error
 
 
-def render_table(results: Results, table: str) -> str:
-    """A table of the results in Markdown; figures are set flush right."""
+def render_table(results: Results, table: str, runs: Sequence[str] = ()) -> str:
+    """A table of the results in Markdown; figures are set flush right.
+
+    Args:
+        runs: only these rows, in this order; default all.
+
+    Raises:
+        ConfigError: there is no such table or row.
+    """
     if table not in results.tables:
         raise did_you_mean(f"table of results {results.name!r}", table, results.tables)
     keys = results.tables[table]
     columns = [_column(results, key) for key in keys]
+    rows = [_row(results, run) for run in runs] or results.rows
     numeric = [_is_numeric(results.rows, key) for key in keys]
     head = [column.title for column in columns]
     rule = ["---:" if right else "---" for right in numeric]
-    body = [[_show(row, key, results) for key in keys] for row in results.rows]
+    body = [[_show(row, key, results) for key in keys] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *body])
 
 
 def render_value(results: Results, run: str, key: str) -> str:
     """One figure of one run, formatted as in the tables but without its interval."""
-    rows = {row["run"]: row for row in results.rows}
-    if run not in rows:
-        raise did_you_mean(f"run of results {results.name!r}", run, rows)
-    return _format(_reach(rows[run], key), _column(results, key))
+    return _format(_reach(_row(results, run), key), _column(results, key))
 
 
 def render_source(results: Results) -> str:
@@ -207,7 +213,15 @@ def _render(results: Results, what: str) -> str:
     run, separator, key = what.rpartition(":")
     if separator:
         return render_value(results, run, key)
-    return f"\n{render_table(results, what)}\n"
+    table, _, runs = what.partition("@")
+    return f"\n{render_table(results, table, [run.strip() for run in runs.split(',') if run])}\n"
+
+
+def _row(results: Results, run: str) -> Mapping[str, Any]:
+    rows = {row["run"]: row for row in results.rows}
+    if run not in rows:
+        raise did_you_mean(f"run of results {results.name!r}", run, rows)
+    return rows[run]
 
 
 def _column(results: Results, key: str) -> Column:
