@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from streamvla.evaluation.charts import GridPoint, gate_svg, success_halt_svg
+from streamvla.evaluation.grid_report import grid_html
 
 PANELS = ["none", "state", "state + training"]
 
@@ -27,6 +28,27 @@ def test_every_cell_is_drawn_once_in_its_panel():
     assert told.count("adaptive, lead 3, state + training: 92 %") == 1
     for name in PANELS:
         assert f">{name}<" in svg
+
+
+def test_the_page_of_a_grid_has_every_cell_and_the_figure():
+    """A cell's figures stand in its row; what was not measured is a dash; names are escaped."""
+    cell = {"run": "always, lead 3, <none>", "success": 0.5, "success_ci": [0.4, 0.6]}
+    cell |= {"success_difference": -0.25, "halt_ms_per_observation": 0.0, "t_action_ms": 50.0}
+    cell |= {"early_accept_rate": 1.0, "action_error": None}
+    html = grid_html([cell], "<svg></svg>", {"Command": "streamvla grid"})
+    row = html[html.index("<tbody") : html.index("</tbody>")]
+    for shown in (
+        "&lt;none&gt;",
+        "50 % <small>40–60 %",
+        ">-25<",
+        ">0.0<",
+        ">50.0<",
+        ">100 %<",
+        ">–<",
+    ):
+        assert shown in row
+    assert "<svg></svg>" in html
+    assert "streamvla grid" in html
 
 
 def test_a_grid_without_halts_or_cells_is_a_picture_too():

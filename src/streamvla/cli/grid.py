@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +13,14 @@ from streamvla.cli.evaluate import Eval, episode_jobs, outcome_of, policy_of, ru
 from streamvla.cli.methods import EarlyOptions, RuleName, parse_compensation
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.errors import ConfigError
+from streamvla.core.provenance import commit, machine
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.charts import GridPoint, success_halt_svg
+from streamvla.evaluation.grid_report import grid_html
 from streamvla.evaluation.metrics import RunMetrics, aggregate
+from streamvla.evaluation.results import machine_words
 from streamvla.evaluation.stats import compare_paired
+from streamvla.runtime import named_profile
 from streamvla.trace.spans import Pacing
 
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ class Grid:
         rate: of random where there is no adaptive cell to match.
         profile, pacing, concurrent, seconds, seed, workers: as for `eval`.
         holdout_per_task, holdout_frames: of the dataset, for the held-out error.
-        out: folder for the traces and the figure (grid.svg).
+        out: folder for the traces, the figure (grid.svg) and a page with every cell (report.html).
         figure: write the figure here too.
         json: print the cells as one JSON object on the last line.
     """
@@ -117,7 +123,7 @@ def run_grid(command: Grid) -> None:
     ]
     outcomes |= session.run([cell for cell in matched if cell is not None])
     rows = [session.row(cell, outcomes) for cell in outcomes]
-    _write_figure(command, rows)
+    _write_pictures(command, rows)
     _print_rows(rows)
     for reason in session.left_out:
         print(f"left out: {reason}")
@@ -308,7 +314,8 @@ def _paired(reference: list[RunMetrics], runs: list[RunMetrics]) -> tuple[float,
     return found.difference, found.low, found.high
 
 
-def _write_figure(command: Grid, rows: list[dict[str, Any]]) -> None:
+def _write_pictures(command: Grid, rows: list[dict[str, Any]]) -> None:
+    """The figure, and the page it is in."""
     points = [
         GridPoint(
             row["rule"],
@@ -326,7 +333,17 @@ def _write_figure(command: Grid, rows: list[dict[str, Any]]) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(svg, encoding="utf-8")
-    print(f"Figure: {command.figure or command.out / 'grid.svg'}")
+    settings = {
+        "Command": shlex.join(["streamvla", *sys.argv[1:]]),
+        "Profile": f"{named_profile(command.profile).label}, {command.pacing} pacing",
+        "Episodes": f"{command.episodes} a task and cell, seeds from {command.seed}",
+        "Tasks": ", ".join(command.tasks) or "all the policy was trained on",
+        "Commit": commit(),
+        "Machine": machine_words(machine()),
+    }
+    page = command.out / "report.html"
+    page.write_text(grid_html(rows, svg, settings), encoding="utf-8")
+    print(f"Figure: {command.figure or command.out / 'grid.svg'}; every cell: {page}")
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

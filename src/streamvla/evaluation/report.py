@@ -105,13 +105,18 @@ def report_html(runs: Sequence[ReportRun], context: ReportContext) -> str:
         _settings(context),
         _definitions(),
     ]
+    body = _header(runs, baseline, context) + "".join(sections)
+    return page(context.title, body, f"<script>{_asset('report.js')}</script>")
+
+
+def page(title: str, body: str, script: str = "") -> str:
+    """A page in the reports' style that asks nothing of the network."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(context.title)} · streamvla</title>'
-        f"<style>{_asset('report.css')}</style></head><body><main>"
-        f"{_header(runs, baseline, context)}{''.join(sections)}</main>"
-        f"<script>{_asset('report.js')}</script></body></html>\n"
+        f'<link rel="icon" href="data:,"><title>{escape(title)} · streamvla</title>'
+        f"<style>{_asset('report.css')}</style></head><body><main>{body}</main>{script}"
+        "</body></html>\n"
     )
 
 
