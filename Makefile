@@ -2,11 +2,12 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TASKS := reach push button-press-topdown drawer-open press-named-button window-open
 
 .PHONY: demo test test-all lint setup docs clean
 
 demo: setup  ## the shipped policy on a simulated robot: the classic way, then streaming
-	$(BIN)/streamvla run --out runs/demo
+	$(BIN)/streamvla run --task $(TASKS) --out runs/demo
 
 test: setup  ## the fast test suite
 	$(BIN)/python -m pytest

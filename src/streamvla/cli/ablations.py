@@ -63,7 +63,7 @@ class Ablations:
     dataset: Path = Path("datasets/all")
     tasks: tuple[str, ...] = TASKS
     steps: int = 1500
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 1e-3
     seed: int = 0
     episodes: int = 20

@@ -108,16 +108,6 @@ def _run(arguments: str) -> Row:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _task_rows(name: str, figures: Row) -> list[Row]:
-    """One row per task of an `eval`, and their mean."""
-    rows = [
-        {"run": task, **row, "success_ci": [row["ci_low"], row["ci_high"]]}
-        for task, row in figures["tasks"].items()
-    ]
-    mean = {"run": "mean", "success": figures["mean_success"], "episodes": figures["episodes"]}
-    return [*rows, {**mean, "success_ci": figures["success_ci"]}]
-
-
 def _compared_rows(figures: dict[str, Row]) -> list[Row]:
     """One row per task and their mean over several `eval`s; and the paired differences of success
     of the first to each other one, over the same seeds."""
@@ -260,6 +250,10 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
     )
 
 
+_SIX = (
+    "--task reach push button-press-topdown drawer-open press-named-button window-open "
+    "--profile paper-20hz"
+)
 _METHODS = ("action-flow", "chunk-flow", "regression")
 _METAWORLD = "eval --suite metaworld --episodes 50 --json --method"
 _LANGUAGE = "eval --suite language --episodes 50 --json --method"
@@ -288,16 +282,6 @@ RECIPES: dict[str, Recipe] = {
             "main": ("run", "t_action_ms", "halt_ms_per_observation", "action_age_ms.p50"),
         },
     ),
-    "success": Recipe(
-        commands={"lead 0": "eval --episodes 50 --executor action-flow:0 --json"},
-        rows=_task_rows,
-        columns={
-            "run": Column("task"),
-            "success": Column("success", 0, percent=True, interval="success_ci"),
-            "episodes": Column("episodes", 0),
-        },
-        tables={"main": ("run", "success", "episodes")},
-    ),
     "metaworld": _compared_recipe(
         {method: f"{_METAWORLD} {method}" for method in _METHODS}, _METHODS[1:]
     ),
@@ -314,7 +298,10 @@ RECIPES: dict[str, Recipe] = {
         ("held-out phrasings",),
     ),
     "ablations": Recipe(
-        commands={"ablations": "ablations --json"},
+        commands={
+            "ablations": "ablations --names unshared-normalisation unaligned all-delta "
+            "no-contraction no-perturbation tau-uniform tau-beta horizon-5 --json"
+        },
         rows=_ablation_rows,
         columns={
             "run": Column("change"),
@@ -339,7 +326,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "wall-clock": Recipe(
         commands={
-            "run": "run --episodes 24 --videos 1 --profile paper-20hz --out runs/wall-clock --json"
+            "run": f"run --episodes 24 --videos 1 {_SIX} --out runs/wall-clock --json"
         },
         rows=_method_rows,
         columns={
@@ -378,8 +365,9 @@ RECIPES: dict[str, Recipe] = {
     "early-edge": _early_recipe("edge-20hz", 5, "--concurrent "),
     "early-grid": Recipe(
         commands={
-            "grid": "grid --unaugmented runs/unaugmented/policy.safetensors --dataset "
-            "datasets/metaworld6 --figure docs/assets/early-grid.svg --json"
+            "grid": "grid --tasks reach push button-press drawer-open window-close "
+            "press-named-button --unaugmented runs/unaugmented/policy.safetensors "
+            "--dataset datasets/all --figure docs/assets/early-grid.svg --json"
         },
         rows=_cell_rows,
         columns={
