@@ -184,3 +184,27 @@ def test_places_are_normalised_per_dimension_with_a_floor():
     without: list[Episode] = [replace(each, places=None) for each in episodes]
     assert PlaceScale.fit(without).dim == 0
     assert PlaceScale.fit(without).of(without[0], 0).shape == (0,)
+
+
+def test_vision_alone_learns_to_tell_places_and_is_a_start_for_all(joint, tmp_path):
+    """With train "vision" what tells places changes and nothing else; all may start from there."""
+    begun = trainer_of(replace(joint, out=tmp_path / "begun"))
+    seeing = replace(joint, out=tmp_path / "seeing", train="vision", steps=40)
+    result = train(seeing)
+    seen = load_checkpoint(result.policies["chunk-flow"]).weights
+    fresh = begun.models["chunk-flow"].state_dict()
+    moved = {name.split(".")[0] for name in fresh if not torch.equal(seen[name], fresh[name])}
+    assert moved == {"vision", "instruction", "to_places"}
+    lines = [json.loads(line) for line in (seeing.out / "log.jsonl").read_text().splitlines()]
+    assert set(lines[-1]["losses"]) == {"places"}
+    everything = trainer_of(replace(joint, out=tmp_path / "all", init=seeing.out))
+    told = everything.models["regression"].state_dict()
+    assert all(torch.equal(told[name], seen[name]) for name in told if name.startswith("vision."))
+    everything._optimise()
+
+
+def test_vision_alone_needs_places_to_learn(joint, tmp_path):
+    """A model without asked keypoints, or data without places, is refused before any step."""
+    blind = replace(joint, train="vision", model=replace(joint.model, asked_keypoints=0))
+    with pytest.raises(ConfigError, match="tells no places"):
+        trainer_of(blind)

@@ -325,9 +325,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "wall-clock": Recipe(
-        commands={
-            "run": f"run --episodes 24 --videos 1 {_SIX} --out runs/wall-clock --json"
-        },
+        commands={"run": f"run --episodes 24 --videos 1 {_SIX} --out runs/wall-clock --json"},
         rows=_method_rows,
         columns={
             "run": Column("method"),

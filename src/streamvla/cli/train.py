@@ -52,7 +52,8 @@ class Train:
         threads: PyTorch threads; default as PyTorch chooses.
         seeded_keypoints: share of vision keypoints that start on what stands out in the images;
             default 0.5, and 0 with --init.
-        train: all, or the expert alone on the context of --init or of a pretrained backbone.
+        train: all; the expert alone on the context of --init or of a pretrained backbone; or only
+            vision, to tell the places of things: cheap, and a good --init for all.
         init: start from this policy's weights (of another method: all but the expert's), or from
             those in the folder of a training of several methods.
         resume: go on from the training state in `out`.
@@ -86,7 +87,7 @@ class Train:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     seeded_keypoints: float | None = None
-    train: Literal["all", "expert"] = "all"
+    train: Literal["all", "expert", "vision"] = "all"
     init: Path | None = None
     resume: bool = False
     json: bool = False

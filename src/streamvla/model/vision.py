@@ -49,6 +49,15 @@ def channel_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def _expected(scores: Tensor, cells: Tensor) -> Tensor:
+    """Scores (b, k, y·x) and cell centres (y·x, 2) → expected places (b, 2k).
+
+    Never in bfloat16, whose steps are as large as what is to be told apart.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        return (scores.float().softmax(-1) @ cells).flatten(1)
+
+
 class Keypoints(nn.Module):
     """Expected image position of each feature: (b, c, y, x) → (b, 2c), from −1 to 1."""
 
@@ -59,8 +68,7 @@ class Keypoints(nn.Module):
         self.cells: Tensor  # (y·x, 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        scores = self.score(features).flatten(2).float()  # (b, c, y·x)
-        return (scores.softmax(-1) @ self.cells).flatten(1)  # (b, 2c)
+        return _expected(self.score(features).flatten(2), self.cells)  # (b, 2c)
 
 
 class AskedKeypoints(nn.Module):
@@ -97,8 +105,7 @@ class AskedKeypoints(nn.Module):
         known = channel_norm(self.norm, fine + around) * (1 + gain) + offset
         known = channel_norm(self.mixed_norm, self.mix(F.relu(known)))  # (b, c, y, x)
         queries = self.query(told).unflatten(-1, (self.count, -1))  # (b, k, c)
-        scores = (queries @ known.flatten(2)).float()  # (b, k, y·x)
-        return (scores.softmax(-1) @ self.cells).flatten(1)
+        return _expected(queries @ known.flatten(2), self.cells)
 
 
 _SPREAD = 3.0
@@ -159,6 +166,12 @@ class VisionEncoder(nn.Module):
         tokens = torch.cat(found, dim=1).unflatten(0, (b, v))  # (b, v, l, w)
         where = (self.position + self.view).to(tokens.dtype)  # (v, l, w)
         return (tokens + where).flatten(1, 2), places
+
+    def locating_modules(self) -> list[nn.Module]:
+        """What the asked keypoints are made of; empty without them."""
+        if self.asked is None:
+            return []
+        return [self.stem, self.fine, self.shrink, self.coarse, self.asked]
 
     def features(self, images: Tensor) -> Tensor:
         """What the keypoints look at: (b, v, 3, y, x) → (b·v, c, y/4, x/4)."""

@@ -29,6 +29,8 @@ from streamvla.model.instruction import InstructionEncoder, mean_word, words_ten
 from streamvla.model.methods import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
+_MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "proprioception")
+
 
 @dataclass(frozen=True)
 class VLAConfig:
@@ -65,12 +67,13 @@ class VLAConfig:
     future_steps: tuple[int, ...] = (5, 10, 15, 20, 25)
     places_dim: int = 0
     asked_keypoints: int = 0
+    places_hidden: int = 0
     proprioception: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             smallest = min(value) if isinstance(value, tuple) else value
-            least = 0 if name in ("places_dim", "asked_keypoints", "proprioception") else 1
+            least = 0 if name in _MAY_BE_NONE else 1
             if smallest < least:
                 raise ConfigError(f"model {name} is {value}; expected at least {least}")
         cell = PATCH * CELLS_PER_TOKEN
@@ -92,6 +95,16 @@ class VLAConfig:
         )
 
 
+def _places_head(located: int, hidden: int, places: int) -> nn.Module | None:
+    """Places in the pictures → places in the room, which perspective makes no linear map."""
+    if not located or not places:
+        return None
+    if not hidden:
+        return nn.Linear(located, places)
+    first, last = nn.Linear(located, hidden), nn.Linear(hidden, places)
+    return nn.Sequential(first, nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), last)
+
+
 class StreamingVLA(nn.Module):
     """Observation → prefix cache (`encode`); the method's expert makes actions from it."""
 
@@ -104,7 +117,7 @@ class StreamingVLA(nn.Module):
         self.from_state = nn.Linear(c.state_dim, c.width)
         self.from_command = nn.Linear(c.action_dim, c.width)
         located = 2 * c.views * c.asked_keypoints
-        self.to_places = nn.Linear(located, c.places_dim) if located and c.places_dim else None
+        self.to_places = _places_head(located, c.places_hidden, c.places_dim)
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
         self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
 
@@ -133,8 +146,25 @@ class StreamingVLA(nn.Module):
         A read-out for training; p = 0 where the model has none.
         """
         seen, located = self._look(images, words)
-        places = located[:, :0] if self.to_places is None else self.to_places(located)
-        return self.contextualise(seen, words, state, command), places
+        return self.contextualise(seen, words, state, command), self._placed(located)
+
+    def locate(self, images: Tensor, words: Tensor) -> Tensor:
+        """The places of things (b, p) as `encode_and_locate` tells them, without a context."""
+        return self._placed(self._look(images, words)[1])
+
+    def locating_modules(self) -> list[nn.Module]:
+        """What `locate` is made of."""
+        if self.to_places is None:
+            raise ConfigError(
+                "the model tells no places: it needs asked keypoints, and a dataset with places"
+            )
+        return [*self.vision.locating_modules(), self.instruction, self.to_places]
+
+    def _placed(self, located: Tensor) -> Tensor:
+        if self.to_places is None:
+            return located[:, :0]
+        with torch.autocast(located.device.type, enabled=False):  # a millimetre is 8 bits here
+            return self.to_places(located)
 
     def _look(self, images: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         tokens, located = self.vision.look(images, mean_word(*self.instruction(words)))

@@ -44,6 +44,7 @@ class Objective(nn.Module):
         chunk_samples: of a batch's m samples, how many a chunk method is given.
         jitter: strength of colour jitter.
         future_weight, places_weight: of the read-outs.
+        places_alone: only what vision tells about the places of things counts; no expert is asked.
     """
 
     def __init__(
@@ -56,8 +57,11 @@ class Objective(nn.Module):
         future_weight: float = 0.0,
         places_weight: float = 0.0,
         share: Share | None = None,
+        *,
+        places_alone: bool = False,
     ) -> None:
         super().__init__()
+        self.places_alone = places_alone
         self.models = nn.ModuleDict(dict(models))
         self.methods = dict(methods)
         self.is_delta = is_delta
@@ -75,6 +79,8 @@ class Objective(nn.Module):
             The sum to minimise, a scalar; and its parts, unweighted and detached: "places" as
             vision alone tells them, "METHOD", "METHOD/future", "METHOD/places".
         """
+        if self.places_alone:
+            return self._places(batch, generator)
         samples = {
             name: self._sample(method, batch, generator) for name, method in self.methods.items()
         }
@@ -83,13 +89,19 @@ class Objective(nn.Module):
         prefix, located = context.encode_and_locate(images, batch.words, batch.state, batch.command)
         loss, parts = torch.zeros((), device=self.is_delta.device), {}
         if located.shape[-1]:
-            missed = (located.float() - batch.places).square().mean()
+            missed = _missed(located, batch)
             loss, parts = self.weights["places"] * missed, {"places": missed.detach()}
         for name, sample in samples.items():
             for part, error in self._errors(name, sample, batch, prefix).items():
                 loss = loss + self.weights.get(part, 1.0) * error
                 parts[f"{name}/{part}" if part else name] = error.detach()
         return loss, parts
+
+    def _places(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        images = self._jitter_colours(pixels_to_float(batch.pixels), generator)
+        context: Any = self.models[next(iter(self.methods))]
+        missed = _missed(context.locate(images, batch.words), batch)
+        return missed, {"places": missed.detach()}
 
     def _errors(
         self, name: str, sample: Sample, batch: Batch, prefix: PrefixCache
@@ -158,3 +170,8 @@ class Objective(nn.Module):
 
     def _own(self, drawn: Tensor) -> Tensor:
         return self.share.own(drawn).to(self.is_delta.device)
+
+
+def _missed(located: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error of the places (b, p) that vision tells."""
+    return (located.float() - batch.places).square().mean()

@@ -71,7 +71,7 @@ STATE_NAME = "training_state.safetensors"
 LOG_NAME = "log.jsonl"
 
 NormalisationKind = Literal["shared", "unshared"]
-Trained = Literal["all", "expert"]
+Trained = Literal["all", "expert", "vision"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class ModelSize:
     channels: int = 64
     condition_width: int = 128
     asked_keypoints: int = 32
+    places_hidden: int = 256
     proprioception: bool = True
 
 
@@ -122,8 +123,9 @@ class TrainConfig:
             each with an expert of its own; horizon and action states must agree.
         normalisation: "shared", or the ablation "unshared" (`Normalisation.unshared`).
         all_delta: treat absolute dimensions as deltas, as StreamingVLA does (ablation).
-        train: "all", or "expert": what makes the context stays as `init`, or as the pretrained
-            vision-language model, has it.
+        train: "all"; "expert": what makes the context stays as `init`, or as the pretrained
+            vision-language model, has it; or "vision": only to tell the places of things, which is
+            cheap and a good start for "all".
         jitter: strength of colour jitter, 0 for none.
         future_weight: of the foreseen states in the loss, 0 for none.
         places_weight: of the places of things in the loss, where the dataset tells them.
@@ -336,9 +338,7 @@ class Trainer:
         for path, start in starts.items():
             start_from(self.models, start, f"init {path}")
         self._seed_keypoints()
-        if config.train == "expert" and isinstance(self._first, StreamingVLA):
-            for _, module in context_modules(self._first):
-                module.requires_grad_(False)
+        self._freeze()
         self.averages = copy.deepcopy(self.models)
         self._weights, self._average = nn.ModuleDict(self.models), nn.ModuleDict(self.averages)
         self._average.requires_grad_(False)
@@ -353,6 +353,7 @@ class Trainer:
             config.future_weight,
             config.places_weight,
             self.share,
+            places_alone=config.train == "vision",
         )
         self.objective = self.share.wrap(objective)
         self.step = self.saved_step = 0
@@ -364,6 +365,20 @@ class Trainer:
     def _first(self) -> Model:
         """The model of the first method; its context is that of all."""
         return next(iter(self.models.values()))
+
+    def _freeze(self) -> None:
+        """Leave gradients to what `train` says."""
+        first, trained = self._first, self.config.train
+        if trained == "vision":
+            if not isinstance(first, StreamingVLA):
+                raise ConfigError(
+                    "train is 'vision', which a pretrained backbone has none of its own"
+                )
+            nn.ModuleList(self.models.values()).requires_grad_(False)
+            nn.ModuleList(first.locating_modules()).requires_grad_(True)
+        elif trained == "expert" and isinstance(first, StreamingVLA):
+            for _, module in context_modules(first):
+                module.requires_grad_(False)
 
     def policy(self, name: str) -> ModelPolicy:
         """The averaged weights of a method as they stand, as a policy."""
