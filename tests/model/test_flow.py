@@ -15,6 +15,7 @@ from streamvla.model.flow import (
     ActionFlowConfig,
     action_path,
     flow_sample,
+    led_to,
     noise_std,
     path_at,
     sample_tau,
@@ -69,6 +70,26 @@ def test_absolute_dimensions_contract_fully_in_one_step(index, noise):
     x, u = flow_sample(path, torch.tensor(index / 3), torch.tensor([noise]), is_delta, config)
     assert (x + u / 3).item() == pytest.approx(actions[index].item(), abs=1e-5)
     assert step_of(actions[index], x, is_delta) == pytest.approx(u / 3, abs=1e-5)
+
+
+@given(
+    executed=st.lists(st.floats(-2, 2), min_size=3, max_size=3),
+    labels=st.lists(st.floats(-2, 2), min_size=3, max_size=3),
+    index=st.integers(0, 2),
+)
+def test_noise_that_was_executed_is_answered_by_the_label_of_its_state(executed, labels, index):
+    """Step i of the flow is label i, from where the first i executed actions led; if what was
+    executed is what was meant, that is the path itself."""
+    config, is_delta = ActionFlowConfig(horizon=3), torch.tensor([True, False])
+    carried = torch.tensor([executed, executed]).T  # (3, 2)
+    said = torch.tensor([labels, labels]).T
+    path = action_path(torch.zeros(2), carried, is_delta)
+    tau = torch.tensor(index / 3)
+    x, u = flow_sample(path, tau, torch.zeros(2), is_delta, config, led_to(path, said, is_delta))
+    assert x[0].item() == pytest.approx(sum(executed[:index]), abs=1e-4)
+    assert (u[0] / 3).item() == pytest.approx(labels[index], abs=1e-4)
+    assert (x[1] + u[1] / 3).item() == pytest.approx(labels[index], abs=1e-4)
+    torch.testing.assert_close(led_to(path, carried, is_delta), path[1:])
 
 
 def test_euler_steps_with_the_exact_field_visit_the_path():

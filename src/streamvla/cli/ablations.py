@@ -30,6 +30,7 @@ SHARED_CONTEXT = (
     "origin-episode",
     "no-contraction",
     "no-perturbation",
+    "label-path",
     "tau-uniform",
     "tau-beta",
     "no-offset",

@@ -27,6 +27,7 @@ from streamvla.model.expert import Expert, Modulation
 from streamvla.model.generation import GenerationConfig, require_option
 
 TauSampling = Literal["grid", "uniform", "beta"]
+PathKind = Literal["executed", "labels"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,16 @@ class ActionFlowConfig(GenerationConfig):
             tau, in units of their scale.
         tau_sampling: "grid": i/H, i ~ U{0..H−1}; "uniform": U(0, 1);
             "beta": 0.999·Beta(1.5, 1) + 0.001, as the published code.
+        path: what x follows in training: "executed": the actions that were, noise included, with
+            the label of every state it leads through (docs/decisions/0015); "labels": the labels
+            one after another, as the published code has it.
     """
 
     k: float = 4.0
     sigma0: float = 0.16
     sigma_absolute: float = 1.0
     tau_sampling: TauSampling = "grid"
+    path: PathKind = "executed"
 
     name: ClassVar[str] = "action-flow"
 
@@ -56,6 +61,7 @@ class ActionFlowConfig(GenerationConfig):
             if not 0 <= value < math.inf:
                 raise ConfigError(f"flow {name} is {value}; expected a finite number ≥ 0")
         require_option("tau_sampling", self.tau_sampling, TauSampling)
+        require_option("path", self.path, PathKind)
 
     @property
     def chunk_passes(self) -> int:
@@ -77,11 +83,24 @@ def action_path(start: Tensor, actions: Tensor, is_delta: Tensor) -> Tensor:
     return torch.cat([start, following], dim=-2)
 
 
-def path_at(path: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+def led_to(path: Tensor, labels: Tensor, is_delta: Tensor) -> Tensor:
+    """Where the label of each state of a path leads from it, each by itself: → (..., h, d).
+
+    Shapes: path (..., h+1, d), labels (..., h, d), is_delta (d,).
+
+    >>> path = torch.tensor([[0.], [5.], [6.]])
+    >>> led_to(path, torch.tensor([[1.], [-3.]]), torch.tensor([True])).tolist()
+    [[1.0], [2.0]]
+    """
+    return torch.where(is_delta, path[..., :-1, :] + labels, labels)
+
+
+def path_at(path: Tensor, tau: Tensor, meant: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Position xi(tau) and velocity xi'(tau) of the piecewise-linear path through A[0..H].
 
     With i = clamp(floor(tau·H), 0, H−1): xi = A[i] + (tau·H − i)·(A[i+1] − A[i]) and
-    xi' = H·(A[i+1] − A[i]). Shapes: path (..., h+1, d), tau (...) → (..., d) twice.
+    xi' = H·(A[i+1] − A[i]), or H·(`meant`[i] − A[i]) where something else was meant to follow.
+    Shapes: path (..., h+1, d), tau (...), meant (..., h, d) → (..., d) twice.
 
     >>> position, velocity = path_at(torch.tensor([[0.], [1.], [0.5]]), torch.tensor(0.25))
     >>> position.item(), velocity.item()
@@ -95,7 +114,8 @@ def path_at(path: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     here = path.gather(-2, index).squeeze(-2)  # (..., d)
     there = path.gather(-2, index + 1).squeeze(-2)  # (..., d)
     fraction = (tau * horizon - segment).unsqueeze(-1)  # (..., 1)
-    return here + fraction * (there - here), horizon * (there - here)
+    aim = there if meant is None else meant.gather(-2, index).squeeze(-2)
+    return here + fraction * (there - here), horizon * (aim - here)
 
 
 def noise_std(tau: Tensor, config: ActionFlowConfig) -> Tensor:
@@ -108,7 +128,12 @@ def noise_std(tau: Tensor, config: ActionFlowConfig) -> Tensor:
 
 
 def flow_sample(
-    path: Tensor, tau: Tensor, noise: Tensor, is_delta: Tensor, config: ActionFlowConfig
+    path: Tensor,
+    tau: Tensor,
+    noise: Tensor,
+    is_delta: Tensor,
+    config: ActionFlowConfig,
+    meant: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A training pair: network input x = xi + eps and target u = xi' − k·eps.
 
@@ -118,9 +143,10 @@ def flow_sample(
     wherever x is to the next command. A gripper command hardly ever changes; learned as a small
     change of the last one, it is copied for ever and drifts (docs/decisions/0007).
 
-    Shapes: path (..., h+1, d), tau (...), is_delta (d,) → x (..., d), u (..., d).
+    Shapes: path (..., h+1, d), tau (...), is_delta (d,), meant (..., h, d) as for `path_at`
+    → x (..., d), u (..., d).
     """
-    position, velocity = path_at(path, tau)
+    position, velocity = path_at(path, tau, meant)
     shrinking = noise_std(tau, config).unsqueeze(-1)  # (..., 1)
     epsilon = noise * torch.where(is_delta, shrinking, config.sigma_absolute)  # (..., d)
     gain = torch.where(is_delta, config.k, float(config.horizon))  # (d,)

@@ -39,7 +39,7 @@ def method_to_json(method: Method) -> dict[str, Any]:
 
 
 def method_from_json(fields: Mapping[str, Any]) -> Method:
-    """Inverse of `method_to_json`; a missing setting has its default.
+    """Inverse of `method_to_json`; a missing setting has its default, the path that of old files.
 
     Raises:
         ConfigError: an unknown method, or a setting out of range.
@@ -49,4 +49,6 @@ def method_from_json(fields: Mapping[str, Any]) -> Method:
     name = settings.pop("name")
     if name not in METHODS:
         raise did_you_mean("method", name, METHODS)
+    if name == ActionFlowConfig.name:
+        settings = {"path": "labels", **settings}  # from before there was a choice
     return METHODS[name](**settings)

@@ -53,6 +53,7 @@ ABLATIONS: dict[str, Change] = {
     "no-contraction": _flow(k=0.0),
     "no-perturbation": _flow(sigma0=0.0),
     "paper-constants": _flow(k=5.0, sigma0=0.4),
+    "label-path": _flow(path="labels"),
     "tau-uniform": _flow(tau_sampling="uniform"),
     "tau-beta": _flow(tau_sampling="beta"),
     "no-proprioception": lambda c: replace(c, model=replace(c.model, proprioception=False)),

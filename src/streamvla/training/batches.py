@@ -49,7 +49,8 @@ class Batch:
         state: (b, s) normalised.
         command: (b, d) action state at capture.
         start: (b, m, d) action state at capture + offset, from what was executed.
-        labels: (b, m, h, d) clean actions from there on.
+        labels: (b, m, h, d) clean actions from there on: of every state that was passed through.
+        executed: (b, m, h, d) the actions that were carried out there, noise included.
         future: (b, f, s) normalised state some frames later, less the state now.
         places: (b, p) where things are in the image, normalised; p = 0 where data do not tell.
     """
@@ -60,6 +61,7 @@ class Batch:
     command: Tensor
     start: Tensor
     labels: Tensor
+    executed: Tensor
     future: Tensor
     places: Tensor
 
@@ -216,7 +218,7 @@ class BatchSampler:
             if self.generation.aligned
             else origin[None].repeat(len(pick.starts), axis=0)
         )
-        chunks = episode.label[pick.starts[:, None] + np.arange(self.generation.horizon)]
+        chunks = pick.starts[:, None] + np.arange(self.generation.horizon)  # (m, h) frames
         now = self.normalisation.normalise_state(episode.state[pick.t])
         later = np.minimum(pick.t + self._future_steps, len(episode) - 1)
         views = zip(self.meta.views, pick.shifts, strict=True)
@@ -229,7 +231,8 @@ class BatchSampler:
             "places": self.places.of(episode, pick.t),
             "command": self.normalisation.normalise_action_state(captured - origin),
             "start": self.normalisation.normalise_action_state(starts - origin),
-            "labels": self.normalisation.normalise_action(chunks),  # (m, h, d)
+            "labels": self.normalisation.normalise_action(episode.label[chunks]),
+            "executed": self.normalisation.normalise_action(episode.action[chunks]),
         }
 
 

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.chunk import ChunkFlowConfig, chunk_sample
-from streamvla.model.flow import ActionFlowConfig, action_path, flow_sample, sample_tau, step_of
+from streamvla.model.flow import (
+    ActionFlowConfig,
+    action_path,
+    flow_sample,
+    led_to,
+    sample_tau,
+    step_of,
+)
 from streamvla.model.methods import Method
 from streamvla.model.models import Model
 from streamvla.model.regression import RegressionConfig
@@ -138,10 +145,12 @@ class Objective(nn.Module):
         self, flow: ActionFlowConfig, batch: Batch, generator: torch.Generator
     ) -> Sample:
         """The target is u/H, one step, at unit scale: u would weigh the same, H times too large."""
-        path = action_path(batch.start, batch.labels, self.is_delta)  # (b, m, h+1, d)
+        followed = batch.executed if flow.path == "executed" else batch.labels
+        path = action_path(batch.start, followed, self.is_delta)  # (b, m, h+1, d)
+        meant = led_to(path, batch.labels, self.is_delta)  # (b, m, h, d)
         tau = self._own(sample_tau(self._global(path.shape[:2]), flow, generator))  # (b, m)
         noise = self._normal(batch.start.shape, generator)  # (b, m, d)
-        x, velocity = flow_sample(path, tau, noise, self.is_delta, flow)
+        x, velocity = flow_sample(path, tau, noise, self.is_delta, flow, meant)
         return (x, tau), velocity / flow.horizon
 
     def _chunk_flow(self, start: Tensor, labels: Tensor, generator: torch.Generator) -> Sample:
