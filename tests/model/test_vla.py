@@ -163,6 +163,19 @@ def test_a_model_without_asked_keypoints_has_no_token_of_them():
     assert places.shape == (2, 0)
 
 
+@torch.inference_mode()
+def test_the_places_that_vision_tells_are_a_token_of_each_view():
+    """The last one; it says the places alone, and the same in each view."""
+    torch.manual_seed(0)
+    model = StreamingVLA(replace(TINY, places_token=True)).eval()
+    images, words, _, _ = tiny_inputs()
+    seen, placed = model.look(images, words), model.locate(images, words)
+    assert seen.shape[2] == tiny_model().look(images, words).shape[2] + 1
+    assert torch.equal(seen[:, 0, -1], seen[:, 1, -1])
+    assert model.from_places is not None
+    assert torch.equal(seen[:, 0, -1], model.from_places(placed))
+
+
 def test_default_size():
     """What is trained by default has less than 7.5 million parameters: 30 MB in float32."""
     config = VLAConfig(action_dim=4, state_dim=4, places_dim=9, **vars(ModelSize()))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
@@ -26,10 +27,13 @@ from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import ExpertSize
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.instruction import InstructionEncoder, mean_word, words_tensor
+from streamvla.model.layers import fourier_features
 from streamvla.model.methods import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
-_MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "proprioception")
+_MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "places_token", "proprioception")
+PLACES_WAVELENGTH = 8.0  # in standard deviations of a place over the dataset
+PLACES_OCTAVES = 6
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class VLAConfig:
         future_steps: how many control periods ahead the measured state is foreseen in training.
         places_dim: how many coordinates of things training reads out; 0 for none.
         asked_keypoints: how many keypoints a view the instruction steers; 0 for none.
+        places_hidden: width of the read-out of places from those keypoints; 0 for a linear one.
+        places_token: whether the places read out are a token of every view, so that the context
+            says them as coordinates (docs/decisions/0016).
         proprioception: whether measured state enters the context; False hides it (ablation).
     """
 
@@ -68,6 +75,7 @@ class VLAConfig:
     places_dim: int = 0
     asked_keypoints: int = 0
     places_hidden: int = 0
+    places_token: bool = False
     proprioception: bool = True
 
     def __post_init__(self) -> None:
@@ -79,6 +87,11 @@ class VLAConfig:
         cell = PATCH * CELLS_PER_TOKEN
         if any(side % cell for side in self.image_size):
             raise ConfigError(f"model image_size is {self.image_size}; use multiples of {cell} px")
+
+    @property
+    def tells_places(self) -> bool:
+        """Whether vision alone tells the places of things."""
+        return self.asked_keypoints > 0 and self.places_dim > 0
 
     def expert_size(self) -> ExpertSize:
         """Of the expert that reads this model's cache."""
@@ -95,14 +108,28 @@ class VLAConfig:
         )
 
 
-def _places_head(located: int, hidden: int, places: int) -> nn.Module | None:
+def _places_head(located: int, hidden: int, places: int) -> nn.Module:
     """Places in the pictures → places in the room, which perspective makes no linear map."""
-    if not located or not places:
-        return None
     if not hidden:
         return nn.Linear(located, places)
     first, last = nn.Linear(located, hidden), nn.Linear(hidden, places)
     return nn.Sequential(first, nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), last)
+
+
+class PlacesToken(nn.Module):
+    """Places in the room (b, p) → a token (b, w) of them.
+
+    They enter raw and as Fourier features, for the resolution that a grasp takes.
+    """
+
+    def __init__(self, places: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(places * (1 + 2 * PLACES_OCTAVES), hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, placed: Tensor) -> Tensor:
+        waves = fourier_features(placed, PLACES_WAVELENGTH, PLACES_OCTAVES).flatten(-2)
+        return self.down(F.gelu(self.up(torch.cat([placed, waves], dim=-1))))
 
 
 class StreamingVLA(nn.Module):
@@ -116,8 +143,12 @@ class StreamingVLA(nn.Module):
         self.instruction = InstructionEncoder(c.width)
         self.from_state = nn.Linear(c.state_dim, c.width)
         self.from_command = nn.Linear(c.action_dim, c.width)
-        located = 2 * c.views * c.asked_keypoints
-        self.to_places = _places_head(located, c.places_hidden, c.places_dim)
+        self.to_places = self.from_places = None
+        if c.tells_places:
+            located = 2 * c.views * c.asked_keypoints
+            self.to_places = _places_head(located, c.places_hidden, c.places_dim)
+            if c.places_token:
+                self.from_places = PlacesToken(c.places_dim, c.width, c.width)
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
         self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
 
@@ -145,12 +176,12 @@ class StreamingVLA(nn.Module):
 
         A read-out for training; p = 0 where the model has none.
         """
-        seen, located = self._look(images, words)
-        return self.contextualise(seen, words, state, command), self._placed(located)
+        seen, placed = self._look(images, words)
+        return self.contextualise(seen, words, state, command), placed
 
     def locate(self, images: Tensor, words: Tensor) -> Tensor:
         """The places of things (b, p) as `encode_and_locate` tells them, without a context."""
-        return self._placed(self._look(images, words)[1])
+        return self._look(images, words)[1]
 
     def locating_modules(self) -> list[nn.Module]:
         """What `locate` is made of."""
@@ -167,8 +198,13 @@ class StreamingVLA(nn.Module):
             return self.to_places(located)
 
     def _look(self, images: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of every view (b, v, l, w), and the places of things (b, p)."""
         tokens, located = self.vision.look(images, mean_word(*self.instruction(words)))
-        return tokens.unflatten(1, (images.shape[1], -1)), located
+        tokens, placed = tokens.unflatten(1, (images.shape[1], -1)), self._placed(located)
+        if self.from_places is not None:
+            told = self.from_places(placed)[:, None, None].to(tokens.dtype)
+            tokens = torch.cat([tokens, told.expand(-1, tokens.shape[1], -1, -1)], dim=2)
+        return tokens, placed
 
     def contextualise(
         self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor

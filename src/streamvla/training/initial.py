@@ -11,14 +11,15 @@ from streamvla.model.checkpoint import Checkpoint
 from streamvla.model.models import Model
 
 _EXPERT = "expert."
-_READOUTS = ("expert.to_future.", "expert.to_places.", "to_places.")
+_MAY_BE_FRESH = ("expert.to_future.", "expert.to_places.", "to_places.", "from_places.")
 
 
 def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None:
     """Take a policy's weights, in place: those of its context, which all models share; and those
     of its expert for the model of the same method, if there is one.
 
-    A read-out of another shape, or that the policy has not, stays fresh: only training uses it.
+    What tells of places or of what is to come, if it is of another shape or the policy has none,
+    stays fresh.
 
     Args:
         models: method → model.
@@ -44,7 +45,7 @@ def _take(model: Model, weights: Mapping[str, Tensor], who: str) -> None:
         here, there = own.get(name), weights.get(name)
         if here is not None and there is not None and here.shape == there.shape:
             taken[name] = there
-        elif not name.startswith(_READOUTS):
+        elif not name.startswith(_MAY_BE_FRESH):
             raise ConfigError(
                 f"{who} is of another size: {name} has shape {_shape(there)}, in this training "
                 f"{_shape(here)}; start from a policy of the same size, horizon and robot"

@@ -88,6 +88,7 @@ class ModelSize:
     condition_width: int = 128
     asked_keypoints: int = 32
     places_hidden: int = 256
+    places_token: bool = True
     proprioception: bool = True
 
 
