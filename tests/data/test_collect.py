@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,6 +200,25 @@ def test_an_expert_that_always_fails_is_an_error(small, monkeypatch):
     monkeypatch.setattr(module, "MAX_ATTEMPTS_PER_SHARD", 3)
     with pytest.raises(DatasetError, match=r"'reach'.*0 of 3 attempts"):
         collect(small)
+
+
+def test_what_little_an_expert_can_save_after_a_policy_is_kept(small, sketched, monkeypatch):
+    """A shard of a policy's episodes may be short; without a policy that is an error."""
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 2)
+    monkeypatch.setattr(module, "MAX_ATTEMPTS_PER_SHARD", 3)
+    sketch, first = module.collect_episode, episode_seed(0, "reach", 0)
+
+    def saves_the_first(robot, expert, seed, noise, pilot):
+        return sketch(robot, expert, seed, noise, pilot) if seed == first else None
+
+    monkeypatch.setattr(module, "collect_episode", saves_the_first)
+    with pytest.raises(DatasetError, match="1 of 3 attempts"):
+        collect(small)
+    monkeypatch.setattr(module, "_pilot", lambda checkpoint: object())
+    monkeypatch.setattr(module, "_identify", lambda checkpoint: {"file": "x"})
+    piloted = replace(small, out=small.out.with_name("piloted"), policy=Path("x"))
+    assert collect(piloted).attempts == 3
+    assert [episode.seed for episode in load_dataset(piloted.out).episodes] == [first]
 
 
 SCRIPT = """

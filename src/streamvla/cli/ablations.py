@@ -18,8 +18,8 @@ CONTROL = "control"
 TASKS = (
     "reach",
     "push",
+    "pick-place",
     "button-press",
-    "drawer-open",
     "window-close",
     "press-named-button",
 )
@@ -63,7 +63,7 @@ class Ablations:
     names: tuple[str, ...] = SHARED_CONTEXT
     dataset: Path = Path("datasets/all")
     tasks: tuple[str, ...] = TASKS
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 32
     lr: float = 1e-3
     seed: int = 0

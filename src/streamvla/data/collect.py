@@ -195,7 +195,7 @@ def episode_seed(base: int, task: str, index: int) -> int:
 def collect_episode(
     robot: TaughtRobot, expert: Expert, seed: int, noise: NoiseConfig, pilot: Pilot | None = None
 ) -> Episode | None:
-    """One demonstration, or None when the expert failed within `MAX_STEPS`.
+    """One demonstration, or None when the expert failed within `MAX_STEPS` of its own.
 
     A pilot drives until a random step; labels are the expert's throughout. Steps on nominal time
     from 0. Nothing is rendered for the dataset before the episode has succeeded.
@@ -214,7 +214,7 @@ def collect_episode(
     success_step: int | None = None
     robot.reset(seed, 0, period_ns)
     while success_step is None or len(actions) < success_step + STEPS_PAST_SUCCESS:
-        if success_step is None and len(actions) == MAX_STEPS:
+        if success_step is None and len(actions) == handover + MAX_STEPS:
             return None
         captures.append(robot.capture())
         places.append(robot.places())
@@ -346,7 +346,10 @@ def _pilot(checkpoint: Path | None) -> Pilot | None:
 def _fill(
     shard: _Shard, robot: SawyerRobot, expert: Expert, pilot: Pilot | None
 ) -> tuple[list[Episode], int]:
-    """Attempts until the shard is full; each shard has its own range of attempt indices."""
+    """Attempts until the shard is full; each shard has its own range of attempt indices.
+
+    After a pilot it may hold fewer: what the expert could still save.
+    """
     config = shard.config
     episodes: list[Episode] = []
     first = shard.index * MAX_ATTEMPTS_PER_SHARD
@@ -359,6 +362,8 @@ def _fill(
             episodes.append(episode)
         if len(episodes) == EPISODES_PER_SHARD:
             return episodes, attempt + 1
+    if pilot is not None and episodes:  # the policy left the expert little to save
+        return episodes, MAX_ATTEMPTS_PER_SHARD
     raise DatasetError(
         f"task {shard.task!r}: the expert solved {len(episodes)} of {MAX_ATTEMPTS_PER_SHARD} "
         "attempts, too few. Lower noise.sigma_high, or leave the task out."
