@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamvla.core.errors import ConfigError
+from streamvla.core.provenance import without_folders
 
 
 @dataclass(frozen=True)
 class Export:
     """Write a policy with its weights in float16, half the size; every command takes it as is.
+
+    What its header says of where it comes from keeps no folders of this machine.
 
     A saliency predictor belongs to one policy file: train it on the exported one.
 
@@ -38,5 +41,7 @@ def export(command: Export) -> None:
     if command.out.exists():
         raise ConfigError(f"{command.out} exists; name another file, or remove it")
     source = resolve_checkpoint(command.checkpoint, command.method)
-    save_checkpoint(command.out, load_checkpoint(source), half=True)
+    policy = load_checkpoint(source)
+    policy = replace(policy, provenance=without_folders(dict(policy.provenance)))
+    save_checkpoint(command.out, policy, half=True)
     print(f"{command.out}: {command.out.stat().st_size / 1e6:.1f} MB")

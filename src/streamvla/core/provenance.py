@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 
 def commit() -> str:
@@ -21,6 +23,24 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def without_folders(record: Any) -> Any:
+    """A copy of a provenance whose absolute paths keep their last two parts only.
+
+    >>> without_folders({"command": "train --out /home/me/work/runs/a --steps 9"})
+    {'command': 'train --out runs/a --steps 9'}
+    """
+    if isinstance(record, dict):
+        return {key: without_folders(value) for key, value in record.items()}
+    if isinstance(record, list):
+        return [without_folders(value) for value in record]
+    if isinstance(record, str):
+        return _ABSOLUTE.sub(r"\1", record)
+    return record
+
+
+_ABSOLUTE = re.compile(r"(?<![^\s=])/(?:[^\s/]+/)*?([^\s/]+(?:/[^\s/]+)?)(?=\s|$)")
 
 
 def machine() -> dict[str, str | int]:
