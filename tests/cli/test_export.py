@@ -15,7 +15,7 @@ def test_an_exported_policy_has_the_weights_to_eleven_bits_and_no_folders(tmp_pa
     """Also of the policies that it was started from."""
     trained = replace(
         load_checkpoint(resolve_checkpoint()),
-        provenance={"command": "train --out /home/me/runs/a", "init": {"command": "/opt/x/y/z --b"}},
+        provenance={"command": "train --out /home/a/runs/b", "init": {"command": "/opt/x/y/z -b"}},
     )
     name, tensor = next(iter(trained.weights.items()))
     ramp = torch.linspace(-1, 1, tensor.numel()).view(tensor.shape)
@@ -25,7 +25,7 @@ def test_an_exported_policy_has_the_weights_to_eleven_bits_and_no_folders(tmp_pa
     export(Export(out=out, checkpoint=source))
     shipped = load_checkpoint(out)
     assert out.stat().st_size < 0.6 * source.stat().st_size
-    assert shipped.provenance["command"] == "train --out runs/a"
-    assert shipped.provenance["init"] == {"command": "y/z --b"}
+    assert shipped.provenance["command"] == "train --out runs/b"
+    assert shipped.provenance["init"] == {"command": "y/z -b"}
     error = (shipped.weights[name] - ramp).abs().max()
     assert 0 < error <= 2**-11
