@@ -148,7 +148,8 @@ def is_complete(path: Path, expected: dict[str, Any] | None = None) -> bool:
         return False
     last = trace.events[-1] if trace.events else None
     ended = isinstance(last, Ended) and last.reason not in {"failed", "interrupted"}
-    fits = all(trace.header.get(name) == value for name, value in (expected or {}).items())
+    as_written = json.loads(_dumps(expected or {}))  # a tuple comes back as a list
+    fits = all(trace.header.get(name) == value for name, value in as_written.items())
     return trace.complete and ended and fits
 
 
