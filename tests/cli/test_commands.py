@@ -198,3 +198,20 @@ def test_ctrl_c_in_run_leaves_readable_traces_and_resume_finishes(capsys, tmp_pa
     capsys.readouterr()
     assert all(is_complete(trace) for trace in out.rglob("*.jsonl"))
     assert (out / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.render
+def test_eval_again_drives_nothing_again(capsys, tmp_path):
+    """A finished episode is taken as it is: its trace stays the file it was."""
+    command = [
+        *("eval", "--tasks", "drawer-close", "--episodes", "1", "--seconds", "2"),
+        *("--workers", "1", "--json", "--out", str(tmp_path)),
+    ]
+    assert execute(command) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (trace,) = tmp_path.rglob("*.jsonl")
+    written = trace.stat().st_ino, trace.stat().st_mtime_ns
+    assert execute(command) == 0
+    assert (trace.stat().st_ino, trace.stat().st_mtime_ns) == written
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["tasks"] == first["tasks"]
