@@ -329,6 +329,19 @@ def test_start_fraction_draws_from_the_first_frames(config, dataset):
     assert set(drawn) <= starts
 
 
+def test_word_dropout_thins_the_instructions_of_a_batch(config, dataset):
+    """At 1 each keeps its words, for none would be left; in between some lose some."""
+    demonstrations = load_dataset(config.dataset)
+
+    def lengths(share):
+        sampling = replace(config.sampling, word_dropout=share)
+        trainer = Trainer(replace(config, sampling=sampling), demonstrations, VirtualClock())
+        return {int(n) for step in range(5) for n in (trainer.sampler.batch(step).words > 0).sum(1)}
+
+    assert lengths(1.0) == lengths(0.0)
+    assert 1 <= min(lengths(0.5)) < min(lengths(0.0))
+
+
 def test_shift_moves_and_repeats_the_edge():
     """A shifted image holds only pixels of the image, moved by at most the limit."""
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)

@@ -44,6 +44,7 @@ class Train:
         sigma0: perturbation at the flow's start, in action scales (action-flow; default 0.16).
         future_weight: how much foreseeing the arm's state counts in the loss.
         places_weight: how much reading out the places of things counts, if the dataset has them.
+        word_dropout: share of an instruction's words left out, for phrasings that are not here.
         start_fraction: share of the draws from the first frames of an episode.
         task_weights: NAME=W …: draw these tasks W times as often as the others.
         tasks: of the dataset; default all.
@@ -81,6 +82,7 @@ class Train:
     future_weight: float = 0.5
     places_weight: float = 0.5
     start_fraction: float = 0.3
+    word_dropout: float = 0.1
     task_weights: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     seed: int = 0
@@ -154,6 +156,7 @@ def train_config(command: Train) -> TrainConfig:
             max_offset=command.max_offset,
             shift_px=command.shift_px,
             start_fraction=command.start_fraction,
+            word_dropout=command.word_dropout,
             task_weights=dict(_task_weight(text) for text in command.task_weights),
         ),
         future_weight=command.future_weight,

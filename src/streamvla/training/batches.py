@@ -84,6 +84,8 @@ class SamplingConfig:
             next; drawn evenly, they are a few percent.
         shift_px: each view is moved by up to this many pixels each way, edges repeated. Small,
             because a pixel is about a centimetre of table.
+        word_dropout: share of an instruction's words that are left out, never all: so that no
+            single sentence is learned by heart.
     """
 
     batch_size: int = 64
@@ -92,6 +94,7 @@ class SamplingConfig:
     max_offset: int = 6
     shift_px: int = 0
     start_fraction: float = 0.0
+    word_dropout: float = 0.0
     task_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,10 +103,10 @@ class SamplingConfig:
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"sampling {name} is {value}; expected at least {least}")
-        if not 0 <= self.start_fraction <= 1:
-            raise ConfigError(
-                f"sampling start_fraction is {self.start_fraction}; expected a share from 0 to 1"
-            )
+        for name in ("start_fraction", "word_dropout"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"sampling {name} is {value}; expected a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,12 @@ class PlaceScale:
 
 @dataclass(frozen=True)
 class _Pick:
-    """What was drawn for one row of a batch: frame, chunks, phrasing and image shifts."""
+    """What was drawn for one row of a batch: frame, chunks, words and image shifts."""
 
     episode: int
     t: int
     starts: np.ndarray  # (m,) frames t + δ
-    phrase: int
+    instruction: str
     shifts: np.ndarray  # (v, 2) pixels up and left
 
 
@@ -205,8 +208,11 @@ class BatchSampler:
         starts = t + rng.integers(last + 1, size=self.config.samples)
         limit = self.config.shift_px
         shifts = rng.integers(-limit, limit + 1, size=(len(self.meta.views), 2))
-        phrase = int(rng.integers(len(self.meta.instructions_of(episode))))
-        return _Pick(index, t, starts, phrase, shifts)
+        phrasings = self.meta.instructions_of(episode)
+        said = phrasings[int(rng.integers(len(phrasings)))]
+        if self.config.word_dropout:
+            said = thinned(said, self.config.word_dropout, rng)
+        return _Pick(index, t, starts, said, shifts)
 
     def _row(self, pick: _Pick) -> dict[str, np.ndarray | str]:
         """One row of a batch."""
@@ -225,7 +231,7 @@ class BatchSampler:
         images = [shift_image(episode.images[view][pick.t], shift) for view, shift in views]
         return {
             "pixels": np.stack(images),
-            "instruction": self.meta.instructions_of(episode)[pick.phrase],
+            "instruction": pick.instruction,
             "state": now,
             "future": self.normalisation.normalise_state(episode.state[later]) - now,
             "places": self.places.of(episode, pick.t),
@@ -234,6 +240,17 @@ class BatchSampler:
             "labels": self.normalisation.normalise_action(episode.label[chunks]),
             "executed": self.normalisation.normalise_action(episode.action[chunks]),
         }
+
+
+def thinned(instruction: str, share: float, rng: np.random.Generator) -> str:
+    """An instruction without about this share of its words; as it is if none would be left.
+
+    >>> thinned("press the red button", 0.5, np.random.default_rng(1))
+    'press the button'
+    """
+    words = np.array(instruction.split())
+    kept = words[rng.random(len(words)) >= share]
+    return " ".join(kept if len(kept) else words)
 
 
 def _task_probabilities(tasks: tuple[str, ...], weights: Mapping[str, float]) -> np.ndarray:
