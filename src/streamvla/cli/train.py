@@ -82,7 +82,7 @@ class Train:
     future_weight: float = 0.5
     places_weight: float = 0.5
     start_fraction: float = 0.3
-    word_dropout: float = 0.1
+    word_dropout: float = 0.0
     task_weights: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     seed: int = 0
