@@ -162,20 +162,25 @@ def test_chunk_flow_keeps_the_modes_where_regression_averages_them():
         tau = torch.rand((1, SAMPLES), generator=generator)
         noise = torch.randn(actions.shape, generator=generator)
         x, velocity = chunk_sample(actions, noise, tau)
-        return (x, tau, start), velocity
+        return (x, tau, start, fresh), velocity
 
     start = torch.zeros(1, SAMPLES, 1)
+    fresh = torch.zeros(1, SAMPLES, dtype=torch.long)
     torch.manual_seed(0)
     flow = fit(ChunkExpert(SIZE, HORIZON), chunk_samples, steps=250)
     floor = fit(
-        RegressionExpert(SIZE, HORIZON), lambda generator: ((start,), chosen(generator)), steps=60
+        RegressionExpert(SIZE, HORIZON),
+        lambda generator: ((start, fresh), chosen(generator)),
+        steps=60,
     )
     with torch.inference_mode():
         noise = torch.randn((1, SAMPLES, HORIZON, 1), generator=torch.Generator().manual_seed(2))
         made = integrate(
-            lambda x, tau: flow(x, torch.full((1, SAMPLES), tau), start, PREFIX), noise, steps=10
+            lambda x, tau: flow(x, torch.full((1, SAMPLES), tau), start, fresh, PREFIX),
+            noise,
+            steps=10,
         )
-        averaged = floor(start, PREFIX)
+        averaged = floor(start, fresh, PREFIX)
     ends = made.mean(dim=(0, 2, 3))  # mean action of each chunk: ±1 for a demonstrated one
     assert ((ends.abs() - 1).abs() < 0.25).float().mean() > 0.9
     assert 0.3 < (ends > 0).float().mean() < 0.7

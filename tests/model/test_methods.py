@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from streamvla.model.regression import RegressionConfig
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
 from tests.model.tiny import TINY, tiny_inputs, tiny_model
 
+FRESH = torch.zeros(1, 1, dtype=torch.long)
 CHUNK, REGRESSION = ChunkFlowConfig(horizon=5), RegressionConfig(horizon=5)
 
 
@@ -90,10 +93,9 @@ def test_chunks_of_one_observation_do_not_see_each_other():
     model = tiny_model(method=CHUNK)
     prefix = model.encode(*tiny_inputs())
     noisy, tau, start = torch.randn(2, 4, 5, 3), torch.rand(2, 4), torch.randn(2, 4, 3)
-    together = model(noisy, tau, start, prefix)
-    apart = [
-        model(noisy[:, i : i + 1], tau[:, i : i + 1], start[:, i : i + 1], prefix) for i in range(4)
-    ]
+    inputs = (noisy, tau, start, torch.zeros(2, 4, dtype=torch.long))
+    together = model(*inputs, prefix)
+    apart = [model(*(each[:, i : i + 1] for each in inputs), prefix) for i in range(4)]
     torch.testing.assert_close(together, torch.cat(apart, 1), rtol=1e-4, atol=1e-5)
 
 
@@ -103,11 +105,11 @@ def test_attention_within_a_chunk_is_bidirectional():
     model = tiny_model(method=CHUNK)
     prefix = model.encode(*tiny_inputs(1))
     noisy, tau, start = torch.randn(1, 1, 5, 3), torch.rand(1, 1), torch.randn(1, 1, 3)
-    before = model(noisy, tau, start, prefix)
+    before = model(noisy, tau, start, FRESH, prefix)
     for changed, watched in ((4, 0), (0, 4)):
         other = noisy.clone()
         other[:, :, changed] += 1
-        after = model(other, tau, start, prefix)
+        after = model(other, tau, start, FRESH, prefix)
         assert not torch.allclose(before[:, :, watched], after[:, :, watched])
 
 
@@ -140,8 +142,26 @@ def test_the_flow_start_reaches_every_action(method):
     prefix = model.encode(*tiny_inputs(1))
     noise = (torch.randn(1, 1, 5, 3), torch.rand(1, 1)) if method is CHUNK else ()
     start = torch.zeros(1, 1, 3)
-    moved = model(*noise, start + 0.5, prefix) - model(*noise, start, prefix)
+    moved = model(*noise, start + 0.5, FRESH, prefix) - model(*noise, start, FRESH, prefix)
     assert (moved.abs().amax(dim=-1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("method", [CHUNK, REGRESSION])
+@torch.inference_mode()
+def test_an_age_that_is_told_reaches_every_action_and_none_is_where_it_is_not(method):
+    """With `max_age` every age changes the whole chunk; without, none does."""
+    told = tiny_model(method=replace(method, max_age=2))
+    untold = tiny_model(method=method)
+    prefix = told.encode(*tiny_inputs(1))
+    noise = (torch.randn(1, 1, 5, 3), torch.rand(1, 1)) if method is CHUNK else ()
+    start = torch.zeros(1, 1, 3)
+
+    def chunks(model: StreamingVLA) -> list[torch.Tensor]:
+        return [model(*noise, start, FRESH + age, prefix) for age in range(3)]
+
+    assert all(torch.equal(chunks(untold)[0], chunk) for chunk in chunks(untold))
+    for one, other in pairwise(chunks(told)):
+        assert ((one - other).abs().amax(dim=-1) > 1e-6).all()
 
 
 def test_hidden_proprioception_changes_nothing_but_itself():

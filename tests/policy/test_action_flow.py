@@ -15,6 +15,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
 from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.generation import StateOrigin
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import ActionFlowPolicy
 from tests.model.tiny import tiny_model
@@ -23,8 +24,8 @@ SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-0.3,) 
 SPEC = PolicySpec(SPACE, 6, ("side", "front"), (32, 32), 2, 50_000_000)
 
 
-def make_policy(state_origin: str = "observation") -> ActionFlowPolicy:
-    flow = ActionFlowConfig(horizon=6, state_origin=state_origin)  # type: ignore[arg-type]
+def make_policy(state_origin: StateOrigin = "observation", max_age: int = 0) -> ActionFlowPolicy:
+    flow = ActionFlowConfig(horizon=6, state_origin=state_origin, max_age=max_age)
     scale = Normalisation((0.0, 0.0), (1.0, 1.0), (0.3, 0.5, 1.0))
     return ActionFlowPolicy(tiny_model(), SPEC, flow, scale)
 
@@ -76,6 +77,33 @@ def test_starting_late_equals_the_tail(start, index):
         x = SPACE.advance(x, action)
     tail = list(POLICY.generate(CONTEXT, FlowStart(x, index)))
     np.testing.assert_allclose(tail, full[index:], rtol=0, atol=1e-12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(start=STATES, age=st.integers(1, 3))
+def test_an_old_observation_goes_on_where_a_fresh_one_would(start, age):
+    """The clock counts from the observation: told that it is n actions old, a policy makes the
+    tail of what it made when it was fresh, and n actions more."""
+    policy = make_policy(max_age=3)
+    context = policy.encode(make_observation())
+    fresh = list(policy.generate(context, FlowStart(start)))
+    x = start
+    for action in fresh[:age]:
+        x = SPACE.advance(x, action)
+    late = list(policy.generate(context, FlowStart(x, age=age)))
+    assert len(late) == 6
+    np.testing.assert_allclose(late[: 6 - age], fresh[age:], rtol=0, atol=1e-12)
+
+
+def test_an_age_beyond_what_was_trained_counts_as_the_largest():
+    """A policy told ages up to 3 takes 5 as 3, one that is told none takes any as fresh."""
+    for policy, age, taken in ((make_policy(max_age=3), 5, 3), (POLICY, 5, 0)):
+        context = policy.encode(make_observation())
+        one, other = (
+            list(policy.generate(context, FlowStart(np.zeros(3), age=each)))
+            for each in (age, taken)
+        )
+        np.testing.assert_array_equal(one, other)
 
 
 def test_generation_is_lazy():
@@ -181,5 +209,7 @@ def test_impossible_starts_are_refused():
     """A flow index beyond the horizon, or states that do not match the context, raise."""
     with pytest.raises(ConfigError, match="6 is outside"):
         list(POLICY.generate(CONTEXT, FlowStart(np.zeros(3), 6)))
+    with pytest.raises(ConfigError, match="age is -1"):
+        list(POLICY.generate(CONTEXT, FlowStart(np.zeros(3), age=-1)))
     with pytest.raises(SpecMismatchError, match="do not match"):
         POLICY.generate_batch(CONTEXT, np.zeros((2, 3)))

@@ -245,12 +245,12 @@ def test_pending_actions_that_are_not_made_yet_repeat_the_last_one():
 
 
 def starts_of(compensation: Compensation, **settings) -> list[tuple]:
-    """(action state at capture, where the flow starts, first index) of later generations."""
+    """(action state at capture, where the flow starts, first index, age) of later generations."""
     starts = []
 
     def script(observation, start, index):
         if index == start.index:
-            starts.append((observation.action_state[0], start.action_state[0], index))
+            starts.append((observation.action_state[0], start.action_state[0], index, start.age))
         return np.array([0.25, 1.0])
 
     executor = ActionFlow(3, compensation=compensation, **settings)
@@ -260,14 +260,22 @@ def starts_of(compensation: Compensation, **settings) -> list[tuple]:
 
 def test_the_state_can_be_left_uncompensated():
     """Without compensation 1 a flow starts at the action state of the capture."""
-    assert all(captured == start for captured, start, _ in starts_of(Compensation(state=False)))
-    assert all(start - captured == 0.75 for captured, start, _ in starts_of(Compensation()))
+    without = starts_of(Compensation(state=False))
+    assert all(captured == start for captured, start, _, _ in without)
+    assert all(start - captured == 0.75 for captured, start, _, _ in starts_of(Compensation()))
+
+
+def test_the_policy_is_told_how_old_its_observation_is():
+    """Three actions where the flow departs from the planned state; none where it departs from the
+    captured one, and none beside a shifted clock, which says it already."""
+    parts = (Compensation(), Compensation(state=False), Compensation(clock_shift=True))
+    assert [{age for *_, age in starts_of(each)} for each in parts] == [{3}, {0}, {0}]
 
 
 def test_the_clock_shift_starts_the_flow_n_steps_on():
     """With compensation 4 a generation starts at step 3 of 10 and gives the other seven."""
     found = starts_of(Compensation(clock_shift=True))
-    assert [(start - captured, index) for captured, start, index in found] == [(0.75, 3)] * 3
+    assert [(start - captured, index) for captured, start, index, _ in found] == [(0.75, 3)] * 3
     run = foreseeing(ActionFlow(3, compensation=Compensation(clock_shift=True))).run()
     assert [e.index for e in run.sent if e.source == "policy"][:17] == [*range(10), *range(3, 10)]
 

@@ -34,7 +34,8 @@ def dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(dataset, tmp_path) -> TrainConfig:
-    return replace(small_config(dataset, tmp_path / "out"), methods=(ActionFlowConfig(horizon=6),))
+    flow = ActionFlowConfig(horizon=6, max_age=3)
+    return replace(small_config(dataset, tmp_path / "out"), methods=(flow,))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,11 @@ def trainer_of(config: TrainConfig) -> Trainer:
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_changes_one_setting(config, name):
-    """The recipe of an ablated training differs from the plain one in one top-level entry."""
+    """The recipe of an ablated training differs from the plain one in one top-level entry; without
+    offsets there is no age to tell either."""
     plain, ablated = config.recipe(), ablate(config, name).recipe()
-    assert sum(plain[key] != ablated[key] for key in plain) == 1
+    changed = sum(plain[key] != ablated[key] for key in plain)
+    assert changed == (2 if name == "no-offset" else 1)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -104,12 +107,12 @@ def test_settings_of_another_method_are_refused(flags):
 def test_flags_reach_the_training():
     """Method, horizon, origin, offsets and flow constants of the command line are the config's."""
     config = train_config(Train(horizon=7, k=5.0, sigma0=0.4, tau_sampling="beta", max_offset=2))
-    flow = ActionFlowConfig(horizon=7, k=5.0, sigma0=0.4, tau_sampling="beta")
+    flow = ActionFlowConfig(horizon=7, max_age=2, k=5.0, sigma0=0.4, tau_sampling="beta")
     assert (config.methods, config.sampling.max_offset) == ((flow,), 2)
     both = train_config(Train(method=("chunk-flow", "action-flow"), state_origin="episode", k=5.0))
     assert both.methods == (
-        ChunkFlowConfig(state_origin="episode"),
-        ActionFlowConfig(state_origin="episode", k=5.0),
+        ChunkFlowConfig(state_origin="episode", max_age=6),
+        ActionFlowConfig(state_origin="episode", max_age=6, k=5.0),
     )
 
 
@@ -139,6 +142,22 @@ def test_without_alignment_every_sample_starts_at_zero(config):
     assert (ablated.start == 0).all()
     assert (plain.start != 0).any()
     assert (plain.labels == ablated.labels).all()
+    assert (ablated.age == 0).all()
+
+
+def test_ages_are_the_offsets_as_far_as_they_are_told(config):
+    """A sample starts where its image was made if it is fresh, and only then; told up to 1,
+    older ones say 1; untold, none does."""
+    told, some, none = (
+        trainer_of(
+            replace(config, methods=(replace(config.methods[0], max_age=most),))
+        ).sampler.batch(0)
+        for most in (3, 1, 0)
+    )
+    assert set(told.age.unique().tolist()) == {0, 1, 2, 3}
+    assert ((told.start[..., 0] != 0) == (told.age > 0)).all()
+    assert torch.equal(some.age, told.age.clamp(max=1))
+    assert (none.age == 0).all()
 
 
 def test_an_all_delta_policy_sums_absolute_dimensions_and_fits_the_robot(config):

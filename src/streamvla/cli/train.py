@@ -146,7 +146,11 @@ def train_config(command: Train) -> TrainConfig:
         tasks=command.tasks or None,
         model=ModelSize() if command.backbone == "small" else PretrainedSize(command.backbone),
         methods=tuple(
-            METHODS[name](horizon=command.horizon, state_origin=command.state_origin)
+            METHODS[name](
+                horizon=command.horizon,
+                state_origin=command.state_origin,
+                max_age=command.max_offset,
+            )
             for name in command.method
         ),
         sampling=SamplingConfig(

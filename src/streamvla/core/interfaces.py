@@ -45,10 +45,13 @@ class FlowStart:
             capture plus everything pending (methods: compensation 1).
         index: flow step to start from; 0, or the lead `n` under the flow-clock shift
             (`tau = n/H`, compensation 4). The generation then yields `H − index` actions.
+        age: how many actions the observation is old where the first new one departs, for
+            policies that were trained to be told (compensation 3, docs/decisions/0017).
     """
 
     action_state: np.ndarray
     index: int = 0
+    age: int = 0
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def to_openpi(tau: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ChunkExpert(Expert):
-    """(noisy chunk, flow time, x0, prefix) → velocity of the chunk.
+    """(noisy chunk, flow time, x0, age of the observation, prefix) → velocity of the chunk.
 
     H tokens with bidirectional attention among themselves: a noisy action, its place in the
     chunk, and x0, embedded as action flow matching embeds its state.
@@ -95,8 +95,10 @@ class ChunkExpert(Expert):
         self.from_action = nn.Linear(size.action_dim, size.width)
         self.place = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
 
-    def gather(self, noisy: Tensor, tau: Tensor, start: Tensor, prefix: PrefixCache) -> Tensor:
-        """(b, m, h, d), (b, m), (b, m, d), cache of b observations → (b, m, h, w)."""
+    def gather(
+        self, noisy: Tensor, tau: Tensor, start: Tensor, age: Tensor, prefix: PrefixCache
+    ) -> Tensor:
+        """(b, m, h, d), (b, m), (b, m, d), (b, m), cache of b observations → (b, m, h, w)."""
         departs = self.embed_state(start).unsqueeze(2)  # (b, m, 1, w)
         suffix = self.from_action(noisy) + self.place + departs
-        return self.read(suffix, self.modulations(tau), prefix)
+        return self.read(suffix, self.modulations(tau, age), prefix)

@@ -37,6 +37,7 @@ class ExpertSize:
 
     Attributes:
         future_dim, places_dim: of what the read-outs say; 0 for no places.
+        max_age: largest age of an observation that is embedded; 0 where none is.
     """
 
     action_dim: int
@@ -48,6 +49,7 @@ class ExpertSize:
     expansion: int
     future_dim: int = 0
     places_dim: int = 0
+    max_age: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ class Expert(nn.Module):
             nn.Linear(size.condition_width, size.condition_width),
             nn.SiLU(),
         )
+        self.from_age = None
+        if size.max_age:
+            self.from_age = nn.Embedding(size.max_age + 1, size.condition_width)
+            nn.init.zeros_(self.from_age.weight)
         self.blocks = nn.ModuleList(ExpertBlock(size) for _ in range(size.layers))
         self.final_norm = AdaptiveRMSNorm(size.width, size.condition_width)
         self.to_step = nn.Linear(size.width, size.action_dim)
@@ -157,12 +163,17 @@ class Expert(nn.Module):
         waves = fourier_features(x, STATE_WAVELENGTH, STATE_OCTAVES).flatten(-2)
         return self.from_state(torch.cat([x * (8 / STATE_WAVELENGTH), waves], dim=-1))
 
-    def modulations(self, tau: Tensor) -> Modulation:
+    def modulations(self, tau: Tensor, age: Tensor | None = None) -> Modulation:
         """Flow times (b, m) → what they do to each norm, in order, (b, m, 1, 3w) each.
 
         They depend on nothing else, so a policy that asks for few flow times keeps them.
+
+        Args:
+            age: (b, m) int64, of the observation; read by experts that embed it.
         """
         condition = self.from_tau(fourier_features(tau, 2.0, TAU_OCTAVES)).unsqueeze(2)
+        if self.from_age is not None and age is not None:
+            condition = condition + self.from_age(age).unsqueeze(2)
         return tuple(modulation(condition) for modulation in self._modulators())
 
     def read(self, suffix: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:

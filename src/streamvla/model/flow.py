@@ -178,6 +178,18 @@ def stabilised_velocity(x: Tensor, path: Tensor, tau: Tensor, config: ActionFlow
     return velocity - config.k * (x - position)
 
 
+def clock(tau: Tensor, age: Tensor, horizon: int) -> Tensor:
+    """The flow time an expert is told: since the observation, tau + age/H; same shapes.
+
+    What comes next depends on how long ago the image was; what has been commanded since, x, does
+    not tell wherever the robot stands still (docs/decisions/0017).
+
+    >>> clock(torch.tensor([0.0, 0.5]), torch.tensor([3, 3]), horizon=10).tolist()
+    [0.30000001192092896, 0.800000011920929]
+    """
+    return tau + age / horizon
+
+
 def sample_tau(
     shape: tuple[int, ...], config: ActionFlowConfig, generator: torch.Generator
 ) -> Tensor:
@@ -192,9 +204,10 @@ def sample_tau(
 
 
 class ActionExpert(Expert):
-    """(action state x, flow time tau, prefix) → the next step of the flow (`step_of`).
+    """(action state x, flow time, prefix) → the next step of the flow (`step_of`).
 
-    One suffix token: x. The m samples of one observation do not see each other.
+    One suffix token: x. The m samples of one observation do not see each other. Flow time counts
+    from the observation (`clock`) if the policy is told its age, else from the first action.
     """
 
     def gather(self, x: Tensor, tau: Tensor, prefix: PrefixCache) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
 
 from streamvla.core.errors import ConfigError
 
 StateOrigin = Literal["observation", "episode"]
+Age = TypeVar("Age", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,31 @@ class GenerationConfig:
         aligned: x0 is the action state from which the first action departs. False is an ablation:
             x0 is zero whatever was commanded, in training and in use alike (StreamingVLA,
             arXiv 2603.28565, without its alignment of action states).
+        max_age: up to how many actions old an observation may be for the policy to be told so;
+            older ones count as this. 0: it is not told (docs/decisions/0017). What is not aligned
+            is not told either.
     """
 
     horizon: int = 10
     state_origin: StateOrigin = "observation"
     aligned: bool = True
+    max_age: int = 0
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
             raise ConfigError(f"horizon is {self.horizon}; expected at least 1 action")
+        if self.max_age < 0:
+            raise ConfigError(f"max_age is {self.max_age}; expected 0 or more actions")
         require_option("state_origin", self.state_origin, StateOrigin)
+
+    def told_age(self, age: Age) -> Age:
+        """What the policy is told of the age of its observation, in actions; same type.
+
+        >>> GenerationConfig(max_age=6).told_age(np.array([2, 8])).tolist()
+        [2, 6]
+        """
+        most = self.max_age if self.aligned else 0
+        return min(age, most) if isinstance(age, int) else np.minimum(age, most)
 
 
 def require_option(name: str, value: str, options: Any) -> None:

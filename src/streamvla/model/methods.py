@@ -8,7 +8,7 @@ regression    `regression`   H actions in one pass, deterministic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 from streamvla.core.errors import did_you_mean
@@ -24,13 +24,12 @@ METHODS: dict[str, type[Method]] = {kind.name: kind for kind in get_args(Method)
 
 def make_expert(size: ExpertSize, method: Method) -> Expert:
     """The untrained expert of a method; parameter counts agree within one per cent."""
-    match method:
-        case ActionFlowConfig():
-            return ActionExpert(size)
-        case ChunkFlowConfig():
-            return ChunkExpert(size, method.horizon)
-        case RegressionConfig():
-            return RegressionExpert(size, method.horizon)
+    if isinstance(method, ActionFlowConfig):
+        return ActionExpert(size)  # it sees the age on its clock
+    size = replace(size, max_age=method.max_age)
+    if isinstance(method, ChunkFlowConfig):
+        return ChunkExpert(size, method.horizon)
+    return RegressionExpert(size, method.horizon)
 
 
 def method_to_json(method: Method) -> dict[str, Any]:

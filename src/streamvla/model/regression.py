@@ -32,14 +32,14 @@ class RegressionConfig(GenerationConfig):
 
 
 class RegressionExpert(Expert):
-    """(x0, prefix) → the chunk."""
+    """(x0, age of the observation, prefix) → the chunk."""
 
     def __init__(self, size: ExpertSize, horizon: int) -> None:
         super().__init__(size)
         self.query = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
 
-    def gather(self, start: Tensor, prefix: PrefixCache) -> Tensor:
-        """(b, m, d), cache of b observations → (b, m, h, w)."""
+    def gather(self, start: Tensor, age: Tensor, prefix: PrefixCache) -> Tensor:
+        """(b, m, d), (b, m), cache of b observations → (b, m, h, w)."""
         departs = self.embed_state(start).unsqueeze(2)  # (b, m, 1, w)
         tau = torch.zeros((1, 1), device=start.device)
-        return self.read(self.query + departs, self.modulations(tau), prefix)
+        return self.read(self.query + departs, self.modulations(tau, age), prefix)

@@ -23,8 +23,8 @@ class ActionFlowPolicy(ModelPolicy):
     *emitted*, so for delta dimensions Σ emitted = x_H − x_0 always, and clipping cannot open a gap
     between the flow and the robot.
 
-    Flow times are on the grid i/H, so what they do to the expert's norms is made once, here: the
-    model's weights must not change afterwards.
+    The flow times it is told are on the grid (age + i)/H, so what they do to the expert's norms is
+    made once, here: the model's weights must not change afterwards.
     """
 
     def __init__(
@@ -43,24 +43,25 @@ class ActionFlowPolicy(ModelPolicy):
         self._expert = self.model.expert
         self._is_delta = torch.from_numpy(spec.action_space.is_delta().copy()).to(self.device)
         with torch.inference_mode():
-            taus = torch.arange(method.horizon, device=self.device) / method.horizon
+            steps = torch.arange(method.horizon + method.max_age, device=self.device)
+            taus = steps / method.horizon
             self._modulations = [self._expert.modulations(tau.view(1, 1)) for tau in taus]
 
     def _actions(
-        self, context: PolicyContext, start: np.ndarray, index: int
+        self, context: PolicyContext, start: np.ndarray, index: int, age: int
     ) -> Iterator[np.ndarray]:
         space, x = self.spec.action_space, start
         is_delta = space.is_delta()
         for i in range(index, self.spec.horizon):
-            step = self._step(context, x, i)  # (b, d): v/H
+            step = self._step(context, x, age + i)  # (b, d): v/H
             action = space.clip(np.where(is_delta, step, x + step))
             x = space.advance(x, action)
             yield action
 
-    def _step(self, context: PolicyContext, x: np.ndarray, index: int) -> np.ndarray:
-        """v/H at flow step `index`: (b, d) → (b, d), robot units."""
+    def _step(self, context: PolicyContext, x: np.ndarray, elapsed: int) -> np.ndarray:
+        """v/H so many actions after the observation: (b, d) → (b, d), robot units."""
         with torch.inference_mode():
             suffix = self._relative(context, x)  # (b, 1, d)
-            output = self._expert.step(suffix, self._modulations[index], context.prefix)
+            output = self._expert.step(suffix, self._modulations[elapsed], context.prefix)
             step = step_of(output, suffix, self._is_delta).squeeze(1)  # (b, d)
         return self.normalisation.restore_action(step.cpu().numpy())

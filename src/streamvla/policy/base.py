@@ -130,7 +130,8 @@ class ModelPolicy(ABC):
 
         Not-finite values from the model are passed on: the runtime's governor stops them.
         """
-        for actions in self.generate_batch(context, start.action_state[None], start.index):
+        starts = start.action_state[None]
+        for actions in self.generate_batch(context, starts, start.index, start.age):
             yield actions[0]
 
     def look(self, observation: Observation) -> Sight:
@@ -191,13 +192,13 @@ class ModelPolicy(ABC):
             )
 
     def generate_batch(
-        self, context: PolicyContext, action_states: np.ndarray, index: int = 0
+        self, context: PolicyContext, action_states: np.ndarray, index: int = 0, age: int = 0
     ) -> Iterator[np.ndarray]:
         """Yield `H − index` times the next actions (b, d) of b generations, float64, robot units.
 
         Args:
             action_states: (b, d) from which each generation departs.
-            index: flow step to start from, the same for all.
+            index, age: as of `FlowStart`, the same for all.
         """
         if not 0 <= index < self.spec.horizon:
             raise ConfigError(f"flow index {index} is outside 0..{self.spec.horizon - 1}")
@@ -207,13 +208,20 @@ class ModelPolicy(ABC):
                 f"{context.origin.shape}; give one per encoded observation"
             )
         start = action_states if self.method.aligned else context.origin
-        return self._actions(context, start.astype(np.float64), index)
+        if age < 0:
+            raise ConfigError(f"an observation's age is {age} actions; expected at least 0")
+        return self._actions(
+            context, start.astype(np.float64), index, self.method.told_age(int(age))
+        )
 
     @abstractmethod
     def _actions(
-        self, context: PolicyContext, start: np.ndarray, index: int
+        self, context: PolicyContext, start: np.ndarray, index: int, age: int
     ) -> Iterator[np.ndarray]:
-        """The method: (b, d) checked action states → `H − index` times (b, d) actions."""
+        """The method: (b, d) checked action states → `H − index` times (b, d) actions.
+
+        `age`: what the model is told of it.
+        """
 
     def _relative(self, context: PolicyContext, action_states: np.ndarray) -> torch.Tensor:
         """Action states as the expert sees them: (b, d) robot units → (b, 1, d) unit scale."""

@@ -24,25 +24,28 @@ class ChunkPolicy(ModelPolicy):
     """
 
     def _actions(
-        self, context: PolicyContext, start: np.ndarray, index: int
+        self, context: PolicyContext, start: np.ndarray, index: int, age: int
     ) -> Iterator[np.ndarray]:
-        departs = start if index == 0 else context.captured
+        if index:
+            start, age = context.captured, 0
+        departs = self._relative(context, start)  # (b, 1, d)
+        ages = torch.full(departs.shape[:2], age, device=self.device)  # (b, 1)
         with torch.inference_mode():
-            chunk = self._chunk(context, self._relative(context, departs)).squeeze(1)  # (b, h, d)
+            chunk = self._chunk(context, departs, ages).squeeze(1)  # (b, h, d)
         actions = self.normalisation.restore_action(chunk.cpu().numpy())
         for i in range(index, self.spec.horizon):
             yield self.spec.action_space.clip(actions[:, i])
 
     @abstractmethod
-    def _chunk(self, context: PolicyContext, start: Tensor) -> Tensor:
-        """The method: x0 (b, 1, d) → the chunk (b, 1, h, d), both at unit scale."""
+    def _chunk(self, context: PolicyContext, start: Tensor, age: Tensor) -> Tensor:
+        """The method: x0 (b, 1, d), age (b, 1) → the chunk (b, 1, h, d), at unit scale."""
 
 
 class RegressionPolicy(ChunkPolicy):
     """`Policy` by regression (method: `model/regression.py`); one expert pass a chunk."""
 
-    def _chunk(self, context: PolicyContext, start: Tensor) -> Tensor:
-        return self.model(start, context.prefix)
+    def _chunk(self, context: PolicyContext, start: Tensor, age: Tensor) -> Tensor:
+        return self.model(start, age, context.prefix)
 
 
 class ChunkFlowPolicy(ChunkPolicy):
@@ -59,10 +62,10 @@ class ChunkFlowPolicy(ChunkPolicy):
         super().__init__(model, spec, method, normalisation, device)
         self._steps = method.steps
 
-    def _chunk(self, context: PolicyContext, start: Tensor) -> Tensor:
+    def _chunk(self, context: PolicyContext, start: Tensor, age: Tensor) -> Tensor:
         def velocity(x: Tensor, tau: float) -> Tensor:
             times = torch.full(start.shape[:2], tau, device=self.device)  # (b, 1)
-            return self.model(x, times, start, context.prefix)
+            return self.model(x, times, start, age, context.prefix)
 
         return integrate(velocity, self._noise(context), self._steps)
 

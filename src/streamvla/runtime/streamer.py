@@ -722,9 +722,11 @@ class Streamer:
     def _start(self, capture: _Capture) -> FlowStart:
         """Where the flow starts, given what was executed and is pending since the capture."""
         since = self._actions_sent + len(self._buffer) - capture.actions_sent
-        index = min(since, self._horizon - 1) if self._compensation.clock_shift else 0
-        state = self._planned_state() if self._compensation.state else capture.action_state
-        return FlowStart(state, index)
+        parts = self._compensation
+        index = min(since, self._horizon - 1) if parts.clock_shift else 0
+        if not parts.state:
+            return FlowStart(capture.action_state, index)
+        return FlowStart(self._planned_state(), index, 0 if index else since)
 
     def _begin_cycle(self, now_ns: int) -> None:
         self._next_lead = self._planner.lead

@@ -45,6 +45,11 @@ def _flow(**settings: Any) -> Change:
     return change
 
 
+def _without_offset(config: TrainConfig) -> TrainConfig:
+    fresh = replace(config, sampling=replace(config.sampling, max_offset=0))
+    return _method(max_age=0)(fresh)
+
+
 ABLATIONS: dict[str, Change] = {
     "unshared-normalisation": lambda c: replace(c, normalisation="unshared"),
     "unaligned": _method(aligned=False),
@@ -57,7 +62,8 @@ ABLATIONS: dict[str, Change] = {
     "tau-uniform": _flow(tau_sampling="uniform"),
     "tau-beta": _flow(tau_sampling="beta"),
     "no-proprioception": lambda c: replace(c, model=replace(c.model, proprioception=False)),
-    "no-offset": lambda c: replace(c, sampling=replace(c.sampling, max_offset=0)),
+    "no-offset": _without_offset,
+    "age-untold": _method(max_age=0),
     "horizon-5": _method(horizon=5),
     "horizon-20": _method(horizon=20),
 }

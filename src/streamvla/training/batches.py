@@ -49,6 +49,7 @@ class Batch:
         state: (b, s) normalised.
         command: (b, d) action state at capture.
         start: (b, m, d) action state at capture + offset, from what was executed.
+        age: (b, m) int64 the offset, as far as a policy is told it (`GenerationConfig.max_age`).
         labels: (b, m, h, d) clean actions from there on: of every state that was passed through.
         executed: (b, m, h, d) the actions that were carried out there, noise included.
         future: (b, f, s) normalised state some frames later, less the state now.
@@ -60,6 +61,7 @@ class Batch:
     state: Tensor
     command: Tensor
     start: Tensor
+    age: Tensor
     labels: Tensor
     executed: Tensor
     future: Tensor
@@ -236,6 +238,7 @@ class BatchSampler:
             "future": self.normalisation.normalise_state(episode.state[later]) - now,
             "places": self.places.of(episode, pick.t),
             "command": self.normalisation.normalise_action_state(captured - origin),
+            "age": self.generation.told_age(pick.starts - pick.t),
             "start": self.normalisation.normalise_action_state(starts - origin),
             "labels": self.normalisation.normalise_action(episode.label[chunks]),
             "executed": self.normalisation.normalise_action(episode.action[chunks]),

@@ -147,7 +147,8 @@ class _Probe:
             ]
         )
         index = lead if self.compensated.clock_shift else 0
-        generation = policy.generate_batch(context, start, index)
+        age = lead if self.compensated.state and not index else 0
+        generation = policy.generate_batch(context, start, index, age)
         made = np.stack([next(generation) for _ in range(ACTIONS)], axis=1)  # (b, a, d)
         label = np.stack([episode.label[t : t + ACTIONS] for episode, t in frames])
         scale = np.array(policy.normalisation.action_scale)

@@ -68,11 +68,11 @@ class HoldoutProbe:
         for lead in LEADS:
             seen = [(episode, t - lead) for episode, t in frames]
             context = policy.encode_batch([self._observation(*frame) for frame in seen])
-            starts = {f"lead_{lead}": self._action_states(frames)}
+            starts = {f"lead_{lead}": (self._action_states(frames), lead)}
             if lead:
-                starts[f"lead_{lead}_uncompensated"] = self._action_states(seen)
-            for name, start in starts.items():
-                actions = np.stack(list(policy.generate_batch(context, start)), axis=1)
+                starts[f"lead_{lead}_uncompensated"] = (self._action_states(seen), 0)
+            for name, (start, age) in starts.items():
+                actions = np.stack(list(policy.generate_batch(context, start, age=age)), axis=1)
                 errors[name] = (np.abs(actions - label) / scale).mean(axis=(1, 2))  # (b,)
         return errors
 

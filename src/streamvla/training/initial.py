@@ -11,15 +11,21 @@ from streamvla.model.checkpoint import Checkpoint
 from streamvla.model.models import Model
 
 _EXPERT = "expert."
-_MAY_BE_FRESH = ("expert.to_future.", "expert.to_places.", "to_places.", "from_places.")
+_MAY_BE_FRESH = (
+    "expert.from_age.",
+    "expert.to_future.",
+    "expert.to_places.",
+    "to_places.",
+    "from_places.",
+)
 
 
 def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None:
     """Take a policy's weights, in place: those of its context, which all models share; and those
     of its expert for the model of the same method, if there is one.
 
-    What tells of places or of what is to come, if it is of another shape or the policy has none,
-    stays fresh.
+    What tells of places, of what is to come or of the observation's age, if it is of another shape
+    or the policy has none, stays fresh.
 
     Args:
         models: method → model.

@@ -3,9 +3,9 @@
 All are the mean squared error between what the expert says and a target at unit scale:
 
     method        the expert is given       target
-    action-flow   x = xi(tau) + eps, tau    u/H, the next step            `model/flow.py`
-    chunk-flow    x_tau, tau, x0            A − noise                     `model/chunk.py`
-    regression    x0                        A                             `model/regression.py`
+    action-flow   x = xi(tau) + eps, clock  u/H, the next step            `model/flow.py`
+    chunk-flow    x_tau, tau, x0, age       A − noise                     `model/chunk.py`
+    regression    x0, age                   A                             `model/regression.py`
 
 To each are added two read-outs of what its expert gathered: the measured state some periods later,
 and the places of the things that matter. Both tell where to go with far less noise than single
@@ -25,6 +25,7 @@ from streamvla.model.chunk import ChunkFlowConfig, chunk_sample
 from streamvla.model.flow import (
     ActionFlowConfig,
     action_path,
+    clock,
     flow_sample,
     led_to,
     sample_tau,
@@ -132,14 +133,15 @@ class Objective(nn.Module):
         return errors
 
     def _sample(self, method: Method, batch: Batch, generator: torch.Generator) -> Sample:
-        start, labels = batch.start[:, : self.chunk_samples], batch.labels[:, : self.chunk_samples]
+        some = slice(self.chunk_samples)
+        start, labels, age = batch.start[:, some], batch.labels[:, some], batch.age[:, some]
         match method:
             case ActionFlowConfig():
                 return self._action_flow(method, batch, generator)
             case ChunkFlowConfig():
-                return self._chunk_flow(start, labels, generator)
+                return self._chunk_flow(start, labels, age, generator)
             case RegressionConfig():
-                return (start,), labels
+                return (start, age), labels
 
     def _action_flow(
         self, flow: ActionFlowConfig, batch: Batch, generator: torch.Generator
@@ -151,13 +153,15 @@ class Objective(nn.Module):
         tau = self._own(sample_tau(self._global(path.shape[:2]), flow, generator))  # (b, m)
         noise = self._normal(batch.start.shape, generator)  # (b, m, d)
         x, velocity = flow_sample(path, tau, noise, self.is_delta, flow, meant)
-        return (x, tau), velocity / flow.horizon
+        return (x, clock(tau, batch.age, flow.horizon)), velocity / flow.horizon
 
-    def _chunk_flow(self, start: Tensor, labels: Tensor, generator: torch.Generator) -> Sample:
+    def _chunk_flow(
+        self, start: Tensor, labels: Tensor, age: Tensor, generator: torch.Generator
+    ) -> Sample:
         tau = self._own(torch.rand(self._global(start.shape[:2]), generator=generator))  # (b, m)
         noise = self._normal(labels.shape, generator)  # (b, m, h, d)
         x, velocity = chunk_sample(labels, noise, tau)
-        return (x, tau, start), velocity
+        return (x, tau, start, age), velocity
 
     def _jitter_colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random gain (1 ± jitter) and offset (± jitter/2) per view and channel, same shape.

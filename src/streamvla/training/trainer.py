@@ -198,7 +198,7 @@ class TrainConfig:
         names = [method.name for method in self.methods]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"training methods {names}: expected at least one, each once")
-        settings = ("horizon", "state_origin", "aligned")
+        settings = ("horizon", "state_origin", "aligned", "max_age")
         if len({tuple(getattr(each, name) for name in settings) for each in self.methods}) > 1:
             raise ConfigError(
                 f"training methods {', '.join(names)} differ in one of {', '.join(settings)}; "
