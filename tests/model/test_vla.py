@@ -145,6 +145,23 @@ def test_the_instruction_steers_the_asked_keypoints_and_nothing_else_in_vision()
 
 
 @torch.inference_mode()
+def test_words_that_training_never_said_are_passed_over():
+    """Once it is told what was said, a word from outside changes nothing, one of another sentence
+    does; until then every word is heard."""
+    model, (images, _, state, command) = tiny_model(), tiny_inputs(1)
+
+    def acts(said: str) -> torch.Tensor:
+        prefix = model.encode(images, model.tokenise([said]), state, command)
+        return model(torch.zeros(1, 1, 3), torch.zeros(1, 1), prefix)
+
+    assert not torch.allclose(acts("push it yonder"), acts("push it"))
+    model.instruction.hear_only(["push it"])
+    model.instruction.hear_only(["pull it softly"])
+    torch.testing.assert_close(acts("push it yonder"), acts("push it"))
+    assert not torch.allclose(acts("push it softly"), acts("push it"))
+
+
+@torch.inference_mode()
 def test_places_are_told_by_vision_alone():
     """State and command do not change where the asked keypoints say things are."""
     model, (images, words, state, command) = tiny_model(), tiny_inputs()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ from streamvla.data.store import Episode, load_dataset
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.chunk import ChunkFlowConfig
 from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.instruction import PADDING, hash_words
 from streamvla.model.regression import RegressionConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import LEAST_PLACE_STD, PlaceScale
 from streamvla.training.trainer import Trainer
 from tests.training.small import small_config
-from tests.training.toy import SPACE, toy_episode, write_toy_dataset
+from tests.training.toy import META, SPACE, toy_episode, write_toy_dataset
 
 METHODS = (ActionFlowConfig(horizon=5), ChunkFlowConfig(horizon=5), RegressionConfig(horizon=5))
 
@@ -128,6 +130,14 @@ def test_init_gives_context_to_all_and_the_expert_to_its_own_method(joint, tmp_p
         for key, tensor in weights.items():
             taken = not key.startswith("expert.") or name == "chunk-flow"
             assert torch.equal(tensor, given[key] if taken else untrained[key]), (name, key)
+
+
+def test_a_policy_hears_the_words_of_its_dataset(joint):
+    """Every word of every instruction, and no other."""
+    heard = load_checkpoint(train(joint).policy).weights["instruction.heard"]
+    instructions = chain.from_iterable(META.tasks.values())
+    said = {word for each in instructions for word in hash_words(each)}
+    assert set(heard.nonzero().flatten().tolist()) - {PADDING} == said - {PADDING}
 
 
 def test_init_from_a_folder_gives_every_expert_its_own(joint, tmp_path):

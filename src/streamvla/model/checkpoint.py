@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ from streamvla.core.errors import CheckpointError, StreamVLAError
 from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.instruction import every_word
 from streamvla.model.methods import Method, method_from_json, method_to_json
 from streamvla.model.models import Model, ModelConfig, make_model, model_config_from_json
 from streamvla.model.normalisation import Normalisation
+from streamvla.model.vla import VLAConfig
 
 SCHEMA_VERSION = 3
 _READABLE = (2, SCHEMA_VERSION)  # 2: action flow only, under "flow" instead of "method"
 _KEY = "streamvla"
+_HEARD = "instruction.heard"
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             provenance=header["provenance"],
             weights={name: _restored(tensor) for name, tensor in weights.items()},
         )
+        checkpoint = _up_to_date(checkpoint)
     except (KeyError, TypeError, ValueError, StreamVLAError) as error:
         raise CheckpointError(
             f"{path}: header lacks or garbles a field ({type(error).__name__}: {error}). "
@@ -189,6 +193,13 @@ def _halved(name: str, tensor: Tensor) -> Tensor:
 
 def _restored(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+def _up_to_date(checkpoint: Checkpoint) -> Checkpoint:
+    """With what files from before `InstructionEncoder.heard` lack."""
+    if not isinstance(checkpoint.model, VLAConfig):
+        return checkpoint
+    return replace(checkpoint, weights={_HEARD: every_word(), **checkpoint.weights})
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:

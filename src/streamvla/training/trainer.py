@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -338,6 +339,7 @@ class Trainer:
         )
         for path, start in starts.items():
             start_from(self.models, start, f"init {path}")
+        self._hear()
         self._seed_keypoints()
         self._freeze()
         self.averages = copy.deepcopy(self.models)
@@ -400,6 +402,16 @@ class Trainer:
                 "policy file, or the folder of a training of several methods"
             )
         return found
+
+    def _hear(self) -> None:
+        """Let a context that learns pass over words the dataset never says."""
+        model, demonstrations = self._first, self.demonstrations
+        if self.config.train == "expert" or not isinstance(model, StreamingVLA):
+            return
+        said = {
+            *chain.from_iterable(map(demonstrations.meta.instructions_of, demonstrations.episodes))
+        }
+        model.instruction.hear_only(sorted(said))
 
     def _seed_keypoints(self) -> None:
         """From four batches of images, drawn from the steps after the last one."""
