@@ -33,6 +33,7 @@ SHARED_CONTEXT = (
     "label-path",
     "tau-uniform",
     "tau-beta",
+    "age-untold",
     "no-offset",
     "horizon-5",
 )
