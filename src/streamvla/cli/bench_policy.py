@@ -1,7 +1,7 @@
 """`streamvla bench policy`: what actions cost with each method; one backbone, machine and run.
 
-Models have their default size and random weights: times do not depend on what was learned. The
-methods take turns generation by generation, so a disturbance hits all of them alike.
+The policies are those that ship. They take turns generation by generation, so a disturbance hits all
+of them alike.
 """
 
 from __future__ import annotations
@@ -12,21 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamvla.cli.output import figure, print_json, print_table
-from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import SystemClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
 from streamvla.core.provenance import machine
 
 if TYPE_CHECKING:
-    from streamvla.model.methods import Method
     from streamvla.policy import ModelPolicy
 
-_SPACE = ActionSpace(
-    ("dx", "dy", "dz", "gripper"), ("delta", "delta", "delta", "absolute"), (-1.0,) * 4, (1.0,) * 4
-)
-_VIEWS, _IMAGE_SIZE, _STATE_DIM = ("one", "two"), (96, 96), 4
-_PERIOD_NS = 50_000_000
 _WARM_UP = 3
 
 
@@ -84,9 +77,10 @@ def measure_policies(generations: int, threads: int) -> dict[str, dict[str, floa
     import torch
 
     from streamvla.model.methods import METHODS
+    from streamvla.policy import load_policy, resolve_checkpoint
 
     torch.set_num_threads(threads)
-    policies = {name: _policy(kind()) for name, kind in METHODS.items()}
+    policies = {name: load_policy(resolve_checkpoint(None, name)) for name in METHODS}
     times: dict[str, list[tuple[int, int, int]]] = {name: [] for name in policies}
     for number in range(_WARM_UP + generations):
         for name, policy in policies.items():
@@ -96,33 +90,19 @@ def measure_policies(generations: int, threads: int) -> dict[str, dict[str, floa
     return {name: _figures(policy, times[name]) for name, policy in policies.items()}
 
 
-def _policy(method: Method) -> ModelPolicy:
-    from streamvla.model.models import make_model
-    from streamvla.model.normalisation import Normalisation
-    from streamvla.model.vla import VLAConfig
-    from streamvla.policy import make_policy
-
-    spec = PolicySpec(
-        _SPACE, method.horizon, _VIEWS, _IMAGE_SIZE, _STATE_DIM, _PERIOD_NS, method.chunk_passes
-    )
-    config = VLAConfig(_SPACE.dim, _STATE_DIM, len(_VIEWS), _IMAGE_SIZE)
-    scale = Normalisation((0.0,) * _STATE_DIM, (1.0,) * _STATE_DIM, (1.0,) * _SPACE.dim)
-    return make_policy(make_model(config, method), spec, method, scale)
-
-
-def _observation() -> Observation:
-    images = {view: np.full((*_IMAGE_SIZE, 3), 100, np.uint8) for view in _VIEWS}
-    state = np.zeros(_STATE_DIM, np.float32)
-    return Observation(images, state, np.zeros(_SPACE.dim), "push the red button", 0)
+def _observation(spec: PolicySpec) -> Observation:
+    images = {view: np.full((*spec.image_size, 3), 100, np.uint8) for view in spec.views}
+    state = np.zeros(spec.state_dim, np.float32)
+    return Observation(images, state, np.zeros(spec.action_space.dim), "push the red button", 0)
 
 
 def _generation_ns(policy: ModelPolicy) -> tuple[int, int, int]:
     """Time to encode; from there to the first action; and to the last."""
-    clock, observation = SystemClock(), _observation()
+    clock, observation = SystemClock(), _observation(policy.spec)
     begin_ns = clock.now_ns()
     context = policy.encode(observation)
     encoded_ns = clock.now_ns()
-    actions = policy.generate(context, FlowStart(np.zeros(_SPACE.dim)))
+    actions = policy.generate(context, FlowStart(observation.action_state))
     next(actions)
     first_ns = clock.now_ns()
     for _ in actions:
@@ -149,8 +129,9 @@ def _generation_flop(policy: ModelPolicy) -> int:
     """Floating-point operations of one generation's matrix products."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    context = policy.encode(_observation())
+    observation = _observation(policy.spec)
+    context = policy.encode(observation)
     with FlopCounterMode(display=False) as counter:
-        for _ in policy.generate(context, FlowStart(np.zeros(_SPACE.dim))):
+        for _ in policy.generate(context, FlowStart(observation.action_state)):
             pass
     return counter.get_total_flops()
