@@ -1,7 +1,7 @@
 """`streamvla bench policy`: what actions cost with each method; one backbone, machine and run.
 
-The policies are those that ship. They take turns generation by generation, so a disturbance hits all
-of them alike.
+The policies are those that ship. They take turns generation by generation, so a disturbance hits
+all of them alike.
 """
 
 from __future__ import annotations

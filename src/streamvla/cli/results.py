@@ -300,7 +300,8 @@ RECIPES: dict[str, Recipe] = {
     "ablations": Recipe(
         commands={
             "ablations": "ablations --names unshared-normalisation unaligned all-delta "
-            "label-path age-untold no-contraction no-perturbation tau-uniform tau-beta horizon-5 --json"
+            "label-path age-untold no-contraction no-perturbation tau-uniform tau-beta horizon-5 "
+            "--json"
         },
         rows=_ablation_rows,
         columns={
