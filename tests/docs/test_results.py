@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_a_table_shows_figures_intervals_and_gaps() -> None:
         "| lead 2 | 100 % | – | – | – |",
     ]
     assert render_value(RESULTS, "synchronous", "success") == "90 %"
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    """A loss of 0.2 points is shown as 0 %, one of 0.7 as −1 %."""
+    rows = [{"run": "small", "success": -0.002}, {"run": "larger", "success": -0.007}]
+    table = render_table(replace(RESULTS, rows=rows, tables={"main": ["run", "success"]}), "main")
+    assert "| small | 0 % |" in table
+    assert "| larger | -1 % |" in table
 
 
 def test_a_table_may_show_some_of_its_rows() -> None:

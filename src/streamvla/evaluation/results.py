@@ -254,8 +254,8 @@ def _format(value: Any, column: Column) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if column.percent:
-        return f"{100 * value:.{column.digits}f} %"
-    return str(value) if isinstance(value, int) else f"{value:.{column.digits}f}"
+        return f"{100 * value:z.{column.digits}f} %"
+    return str(value) if isinstance(value, int) else f"{value:z.{column.digits}f}"
 
 
 def _is_numeric(rows: Iterable[Mapping[str, Any]], key: str) -> bool:
