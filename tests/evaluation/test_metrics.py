@@ -254,6 +254,22 @@ def test_a_refused_look_counts_under_refused_and_nowhere_else():
     assert aggregate([metrics, metrics])["early_accept_rate"] == pytest.approx(0.5)
 
 
+def test_a_doubted_look_is_an_early_observation_like_any_other():
+    """It was used, so it counts; that a second one was taken is counted beside it."""
+    events = [
+        ObserveRequested(0, 0, 0),
+        ObserveReady(5, 0, 0),
+        ObserveRequested(10, 1, 3),
+        ObserveReady(15, 1, 10),
+        early(1, accepted=False)._replace(second_look=True),
+        ObserveRequested(20, 2, 9),
+        ObserveReady(25, 2, 20),
+    ]
+    metrics = metrics_of(events, 50, "grid")
+    assert (metrics.second_looks, metrics.refused_observations) == (1, 0)
+    assert (metrics.early_observations, metrics.mean_lead) == (2, 6.0)
+
+
 def test_a_refusal_without_a_look_takes_nothing_away():
     """Rules that refuse before capturing leave the counts alone."""
     events = [ObserveRequested(0, 0, 0), early(-1, accepted=False), ObserveRequested(10, 1, 0)]

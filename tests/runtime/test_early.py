@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +34,14 @@ from streamvla.runtime.latency import (
 )
 from streamvla.runtime.realtime import run_realtime
 from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Observed, Started, Streamer, Tick
+from streamvla.runtime.streamer import (
+    Observed,
+    SafeStop,
+    Started,
+    StartObserve,
+    Streamer,
+    Tick,
+)
 from streamvla.testing import AnticipatingPolicy
 from streamvla.testing.fakes import SaliencyScript
 from streamvla.trace import (
@@ -101,8 +110,10 @@ def starved(run: Run) -> int:
     return sources[first:last].count("hold")
 
 
-def gate(threshold: float, lead: int = 3, **settings) -> ActionFlow:
-    return ActionFlow(lead, Adaptive((threshold,), ("front",)), **settings)
+def gate(
+    threshold: float, lead: int = 3, *, second_look: bool = False, **settings: Any
+) -> ActionFlow:
+    return ActionFlow(lead, Adaptive((threshold,), ("front",), second_look), **settings)
 
 
 # --- rules -----------------------------------------------------------------------------------
@@ -399,6 +410,61 @@ def test_the_newest_context_takes_over_without_a_seam():
     assert reasons == {"replaced by a newer context"}
 
 
+# --- second looks ------------------------------------------------------------------------------
+
+
+def looking_again(threshold: float, **settings: Any) -> Foreseeing:
+    """At `edge-20hz`, where only lead 5 hides observing, an accelerator for each stage."""
+    executor = gate(threshold, 5, second_look=True, shared_accelerator=False)
+    slow = {"profile": named_profile("edge-20hz"), "serial": False, "observations": 12}
+    return foreseeing(executor, **slow | settings)
+
+
+@pytest.mark.parametrize("pacing", ["event", "grid"])
+def test_an_objection_costs_no_halt_but_a_second_look(pacing):
+    """Every other context comes from a second look, and there is always an action."""
+    run = looking_again(0.0, pacing=pacing).run()
+    told = [(e.accepted, e.second_look, e.cause) for e in decisions(run)]
+    assert set(told) == {(False, True, "saliency 0.1 of front above 0")}
+    assert [e.observation for e in decisions(run)] == [1, 3, 5, 7, 9, 11]
+    assert starved(run) == 0
+    waits = [b.t_ns - a.t_ns for a, b in pairwise(run.sent) if a.source == "policy"]
+    assert max(waits) == 50_000_000
+
+
+def test_without_an_objection_there_is_no_second_look():
+    """A gate that passes sends the same, whatever it would do otherwise."""
+    calm, plain = looking_again(1.0).run(), looking_again(1.0)
+    plain.executor = gate(1.0, 5, shared_accelerator=False)
+    assert [e.values for e in calm.sent] == [e.values for e in plain.run().sent]
+    assert not any(event.second_look for event in decisions(calm))
+
+
+def test_a_second_look_takes_over_before_the_first_is_through():
+    """What the doubted context would still have given is dropped, in favour of newer actions."""
+    run = looking_again(0.0).run()
+    looked = {e.observation: e.t_ns for e in run.events if isinstance(e, ObserveRequested)}
+    ages = [e.t_ns - looked[e.observation] for e in run.sent if e.source == "policy"]
+    always = looking_again(0.0)
+    always.executor = ActionFlow(5, shared_accelerator=False)
+    other = always.run()
+    looked = {e.observation: e.t_ns for e in other.events if isinstance(e, ObserveRequested)}
+    plain = [e.t_ns - looked[e.observation] for e in other.sent if e.source == "policy"]
+    assert np.mean(ages) < np.mean(plain)
+    dropped = [event for event in run.events if isinstance(event, Dropped)]
+    assert {event.reason for event in dropped} == {"replaced by a newer context"}
+
+
+def test_a_second_look_is_forgotten_in_a_safe_stop():
+    """After the stop nothing is looked at again until the robot may move."""
+    streamer = Streamer(MIXED, 10, gate(1.0, second_look=True), "grid", MemoryTrace())
+    streamer.handle(Started(0))
+    streamer.handle(Observed(5, 0, saliency=((2.0,),)))
+    streamer.handle(SafeStop(6, "operator"))
+    streamer.handle(Tick(10, 10, 1))
+    assert not any(isinstance(c, StartObserve) for c in streamer.handle(Tick(20, 20, 2)))
+
+
 # --- errors ----------------------------------------------------------------------------------
 
 
@@ -440,10 +506,11 @@ def test_thresholds_for_other_views_are_a_stage_failure():
         foreseeing(executor).run()
 
 
-def test_replanning_refuses_rules_that_go_by_ticks():
+@pytest.mark.parametrize("executor", [replanning(), gate(1.0, second_look=True)])
+def test_replanning_refuses_rules_that_go_by_ticks(executor):
     """Replacing late actions plans by control ticks, which a takeover would break."""
     with pytest.raises(ConfigError, match="needs Shift"):
-        Streamer(MIXED, 10, replanning(), "grid", MemoryTrace(), late=Replace())
+        Streamer(MIXED, 10, executor, "grid", MemoryTrace(), late=Replace())
 
 
 def test_a_refusal_nobody_asked_for_is_a_bug_of_the_driver():
@@ -456,8 +523,6 @@ def test_a_refusal_nobody_asked_for_is_a_bug_of_the_driver():
 
 def test_a_safe_stop_during_a_look_is_not_undone_by_its_verdict():
     """A refusal that arrives after a safe stop starts nothing."""
-    from streamvla.runtime.streamer import SafeStop
-
     streamer = Streamer(MIXED, 10, gate(1.0), "grid", MemoryTrace())
     streamer.handle(Started(0))
     streamer.handle(SafeStop(5, "operator"))
@@ -488,7 +553,7 @@ rules = st.one_of(
     st.just(Always()),
     st.builds(AtRandom, st.floats(0, 1), st.integers(0, 9)),
     st.builds(ActionNorm, st.floats(0, 5)),
-    st.builds(lambda limit: Adaptive((limit,)), st.floats(0, 5)),
+    st.builds(lambda limit, again: Adaptive((limit,), (), again), st.floats(0, 5), st.booleans()),
 )
 stage_times = st.lists(st.integers(0, 200_000_000), min_size=1, max_size=12)
 
@@ -529,8 +594,10 @@ def test_every_rule_keeps_the_tick_promise(
     assert sent == sorted(set(sent))
     looked = {e.observation for e in run.events if isinstance(e, ObserveRequested)}
     ready = {e.observation for e in run.events if isinstance(e, ObserveReady)}
-    refused = {e.observation for e in decisions(run) if not e.accepted} - {-1}
+    objected = [e for e in decisions(run) if not e.accepted and e.observation >= 0]
+    refused = {e.observation for e in objected if not e.second_look}
     assert not ready & refused
+    assert {e.observation for e in objected if e.second_look} <= ready
     assert len(looked - ready - refused) <= 1
 
 

@@ -103,6 +103,7 @@ class Job:
     settings: Eval
     checkpoint: Path
     policy: dict[str, str]
+    executor: str
     task: str
     seed: int
     path: Path
@@ -110,10 +111,11 @@ class Job:
     def header(self) -> dict[str, Any]:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"checkpoint", "method", "suite", "tasks", "episodes", "seed"}
-        left_out |= {"workers", "out", "json"}
+        left_out |= {"executor", "early", "workers", "out", "json"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         return {
             "command": "eval",
+            "executor": self.executor,
             "config": settings,
             "policy": self.policy,
             "task": self.task,
@@ -152,9 +154,10 @@ def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> lis
         [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
     )
     folder = command.out / name / slug(executor) / setting
+    resolved = (checkpoint, identity, slug(executor))
     seeds = range(command.seed, command.seed + command.episodes)
     return [
-        Job(command, checkpoint, identity, task, seed, folder / task / f"{seed}.jsonl")
+        Job(command, *resolved, task, seed, folder / task / f"{seed}.jsonl")
         for task in tasks
         for seed in seeds
     ]

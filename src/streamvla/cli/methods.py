@@ -22,6 +22,7 @@ from streamvla.runtime.latency import LatencyProfile
 AUTO = "auto"
 
 RuleName = Literal["none", "always", "random", "action-norm", "adaptive"]
+Refused = Literal["second-look", "fresh-look"]
 PARTS = ("state", "context", "clock-shift")
 
 
@@ -37,6 +38,8 @@ class EarlyOptions:
         eta: thresholds of adaptive, one per view; default those the predictor was calibrated to.
         compensation: none, or of state, context and clock-shift those that apply, joined by "+";
             default state+context for adaptive, else state.
+        refused: what adaptive does with an early observation it objects to: second-look (act on it,
+            and look again at once) or fresh-look (drop it, and wait until less is pending).
         replan: when-due, or as-fast-as-possible: the newest context takes over at once.
     """
 
@@ -45,6 +48,7 @@ class EarlyOptions:
     norm: float | None = None
     eta: tuple[float, ...] = ()
     compensation: str | None = None
+    refused: Refused = "second-look"
     replan: Replan = "when-due"
 
 
@@ -165,7 +169,9 @@ def _adaptive(options: EarlyOptions, policy: Policy | None) -> Adaptive:
             "train-saliency` again with --resume, or state thresholds with --eta"
         )
     views = policy.spec.views if policy is not None else ()
-    return Adaptive(tuple(eta), views)
+    if options.refused not in get_args(Refused):
+        raise did_you_mean("refused", options.refused, get_args(Refused))
+    return Adaptive(tuple(eta), views, options.refused == "second-look")
 
 
 def seeded(executor: Executor, seed: int) -> Executor:
@@ -191,6 +197,8 @@ def label(executor: Executor, horizon: int) -> str:
     words = [f"action flow, lead {lead}"]
     if executor.early.decides:
         words.append(f"{executor.early.name} early")
+    if getattr(executor.early, "second_look", False):
+        words.append("second looks")
     if executor.compensation != Compensation():
         words.append(f"compensated: {compensation_words(executor.compensation)}")
     return ", ".join(words)
@@ -214,8 +222,9 @@ def slug(executor: Executor) -> str:
             parts.append(f"random{rate:g}")
         case ActionNorm(threshold):
             parts.append(f"norm{threshold:g}")
-        case Adaptive(threshold):
+        case Adaptive(threshold, _, second_look):
             parts.append("adaptive" + "_".join(f"{eta:.4g}" for eta in threshold))
+            parts += ["second-look"] * second_look
         case _:
             pass
     if executor.compensation != Compensation():

@@ -120,15 +120,27 @@ def _compared_rows(figures: dict[str, Row]) -> list[Row]:
     mean: Row = {"run": "mean"}
     for name, each in figures.items():
         mean[name] = {"success": each["mean_success"], "success_ci": each["success_ci"]}
-    solved = {
-        name: [digit == "1" for task in tasks for digit in each["tasks"][task]["solved"]]
-        for name, each in figures.items()
-    }
     for other in others:
-        paired = compare_paired(solved[other], solved[reference])
+        paired = compare_paired(_solved(figures[other]), _solved(figures[reference]))
         mean[other]["behind"] = paired.difference
         mean[other]["behind_ci"] = [paired.low, paired.high]
     return [*rows, mean]
+
+
+def _solved(figures: Row) -> list[bool]:
+    """Every episode of an `eval`, in the order of tasks and seeds."""
+    return [digit == "1" for task in figures["tasks"].values() for digit in task["solved"]]
+
+
+def _schedule_rows(figures: dict[str, Row]) -> list[Row]:
+    """One row per `eval`, with the paired difference of success to the first."""
+    first = next(iter(figures.values()))
+    rows = []
+    for name, each in figures.items():
+        paired = compare_paired(_solved(first), _solved(each))
+        interval = [paired.low, paired.high]
+        rows.append({"run": name, **each, "paired": paired.difference, "paired_ci": interval})
+    return rows
 
 
 def _with_interval(task: Row) -> Row:
@@ -208,7 +220,7 @@ def _cell_rows(name: str, figures: Row) -> list[Row]:
 _HEADLINES = {
     "no early observation": "--executor action-flow:0",
     "always, lead 2, uncompensated": "--executor action-flow:2 --compensation none",
-    "adaptive, fully compensated": "--executor action-flow:auto --early adaptive",
+    "adaptive, compensated": "--executor action-flow:auto --early adaptive",
     "synchronous": "--executor synchronous",
 }
 _EARLY = "eval --suite metaworld --episodes 50 --json"
@@ -225,25 +237,30 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
             name: f"{_EARLY} --profile {profile} {flags}{arguments}"
             for name, arguments in rows.items()
         },
+        gather=_schedule_rows,
         columns={
             "run": Column("schedule"),
             "mean_success": Column("success", 1, percent=True, interval="success_ci"),
+            "paired": Column("paired difference", 1, percent=True, interval="paired_ci"),
             "halt_ms_per_observation": Column("halt / observation (ms)"),
             "t_action_ms": Column("T_action (ms)", 2),
             "early_accept_rate": Column("observed early", 0, percent=True),
+            "second_looks": Column("second looks", 0),
             "mean_lead": Column("mean lead", 2),
             "smoothness.sparc": Column("SPARC", 2),
+            "smoothness.mean_jerk": Column("mean jerk", 0),
             "seam_ratio": Column("seam / step", 2),
         },
         tables={
             "main": (
                 "run",
                 "mean_success",
+                "paired",
                 "halt_ms_per_observation",
                 "t_action_ms",
                 "early_accept_rate",
-                "mean_lead",
                 "smoothness.sparc",
+                "smoothness.mean_jerk",
                 "seam_ratio",
             )
         },

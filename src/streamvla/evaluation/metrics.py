@@ -33,7 +33,8 @@ With fewer than two generations there is no window, and its figures are None.
 - `early_observations`: observations requested while actions were still pending;
   `early_accept_rate`: their share, and `mean_lead`: the mean number pending, both over all
   observations but the first. An observation that was looked at and refused counts under
-  `refused_observations` and nowhere else here.
+  `refused_observations` and nowhere else here. `second_looks`: early observations that the rule
+  objected to, used until a second look took over.
 - `reaction_ms`: from a `Stimulus` to the first policy command that depends on it: the first one
   whose observation was captured at or after it. A stimulus without one, or overtaken by another,
   counts under `unanswered_stimuli`.
@@ -130,6 +131,7 @@ class RunMetrics:
     longest_halt_ms: float
     early_observations: int
     refused_observations: int
+    second_looks: int
     unanswered_stimuli: int
     mean_lead: float | None
     action_age_ms: Distribution
@@ -189,6 +191,7 @@ _COUNTS = (
     "frozen_cameras",
     "early_observations",
     "refused_observations",
+    "second_looks",
     "unanswered_stimuli",
 )
 
@@ -387,7 +390,8 @@ class MetricsAccumulator:
             self._sample("observe_ms", event.t_ns - started_ns)
 
     def _on_early_decided(self, event: EarlyDecided) -> None:
-        if event.accepted or event.observation < 0:
+        self._counts["second_looks"] += event.second_look
+        if event.accepted or event.second_look or event.observation < 0:
             return
         pending = self._pending.pop(event.observation, 0)
         self._requested_ns.pop(event.observation, None)

@@ -2,10 +2,12 @@
 
     lead n* = 3     a7   a8   a9        n* actions are pending: the rule is asked
                     ├ accepted ──► observe now; the context is ready when a9 is executed
-                    └ refused  ──► again at a smaller lead, or with a fresh look after a9
+                    ├ refused  ──► again at a smaller lead, or with a fresh look after a9
+                    └ doubted  ──► observe now, and a second time as soon as that can be spared
 
 Sources: StreamingVLA (arXiv 2603.28565) section 4.2 for the adaptive rule. It takes a fresh look
-after every refusal; here the largest smaller lead that the rule would accept comes first.
+after every refusal; here the largest smaller lead that the rule would accept comes first, or the
+early context bridges the time until a second one is there (docs/decisions/0022).
 """
 
 from __future__ import annotations
@@ -91,10 +93,13 @@ class Adaptive:
         threshold: η of every view, in the policy's order; calibrated (`training.saliency`), never
             tuned on an evaluation.
         views: their names, for the trace.
+        second_look: do not refuse. Act on the early observation, and look again at once: the
+            context of that takes over from the next uncommitted action on.
     """
 
     threshold: Saliency
     views: tuple[str, ...] = ()
+    second_look: bool = False
 
     name = "adaptive"
     decides = True
@@ -262,9 +267,10 @@ class EarlyObserver:
                 return Answer(True, self._foresee(pending))
 
     def _foresee(self, pending: Sequence[np.ndarray]) -> Foresee | None:
-        gate = self.rule if isinstance(self.rule, Adaptive) else None
-        if gate is None and not self._correct:
+        adaptive = self.rule if isinstance(self.rule, Adaptive) else None
+        if adaptive is None and not self._correct:
             return None
+        gate = None if adaptive is None or adaptive.second_look else adaptive
         return Foresee(pending_motions(self._space, pending), gate, self._correct)
 
     def _by_norm(self, pending: Sequence[np.ndarray], threshold: float) -> Answer:

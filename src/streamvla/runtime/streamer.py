@@ -237,6 +237,8 @@ class _Generation:
     first_index: int
     next_index: int
     held: list[PlannedAction]
+    step_since_ns: int  # since when it is at its present step
+    replaces: bool = False  # one whose last step had to end first
     first_tick: int | None = None  # the control tick its first action was planned for
 
 
@@ -304,6 +306,8 @@ class Streamer:
         self._lead = -1  # aimed at in this cycle
         self._next_lead = self._planner.lead  # lower than that after a refusal
         self._last_due: tuple[int, int] | None = None  # tick and instant of the tick before
+        self._doubted = False  # the present context only bridges the time until a second look
+        self._second_look: int | None = None  # the latest observation that was one
         self._encoding: int | None = None  # the observation being encoded
         self._ready: int | None = None  # the observation whose context waits to be used
         self._generation: _Generation | None = None
@@ -535,6 +539,9 @@ class Streamer:
             return self._replan(now_ns, pending) if self._may_replan(now_ns) else []
         if pending == 0:
             return self._observe(now_ns, pending)
+        if self._doubted and self._may_replan(now_ns):
+            self._second_look = self._observations
+            return self._replan(now_ns, pending)
         return self._observe_early(now_ns, pending) if pending <= self._next_lead else []
 
     def _observe_early(self, now_ns: int, pending: int) -> list[Command]:
@@ -559,6 +566,7 @@ class Streamer:
         number = self._observations
         self._observations += 1
         self._encoding = number
+        self._doubted = False
         self._sent_at_capture = self._sent
         self._captures[number] = _Capture(now_ns, self._action_state, self._actions_sent, pending)
         self._trace.record(ObserveRequested(now_ns, number, pending))
@@ -573,13 +581,13 @@ class Streamer:
         *,
         accepted: bool,
         saliency: Saliency = (),
+        second_look: bool = False,
     ) -> None:
         rule = self._early.rule
         threshold = rule.threshold if isinstance(rule, Adaptive) else ()
-        next_lead = lead if accepted else self._next_lead
-        self._trace.record(
-            EarlyDecided(now_ns, observation, lead, accepted, cause, next_lead, saliency, threshold)
-        )
+        next_lead = lead if accepted or second_look else self._next_lead
+        told = (accepted, cause, next_lead, saliency, threshold, second_look)
+        self._trace.record(EarlyDecided(now_ns, observation, lead, *told))
 
     def _on_observed(self, event: Observed) -> list[Command]:
         capture = self._captures[event.observation]
@@ -594,21 +602,29 @@ class Streamer:
         if outdated:
             return self._observe_if_wanted(event.now_ns)
         self._planner.observed(event.now_ns - capture.now_ns, refused=False)
-        if event.saliency and isinstance(self._early.rule, Adaptive):
-            cause = "saliency within its threshold"
-            self._decided(
-                event.now_ns,
-                event.observation,
-                capture.pending,
-                cause,
-                accepted=True,
-                saliency=event.saliency[0],
-            )
+        self._judge(event, capture)
         self._governor.aim(event.goal)
         self._ready = event.observation
-        if self._executor.replans:
+        if self._executor.replans or event.observation == self._second_look:
             return self._take_over(event.now_ns)
         return self._generate_if_possible(event.now_ns)
+
+    def _judge(self, event: Observed, capture: _Capture) -> None:
+        """Whether an observation that will be used calls for a second look."""
+        rule = self._early.rule
+        if not event.saliency or not isinstance(rule, Adaptive):
+            return
+        objection = rule.objection(event.saliency[0])
+        self._doubted = objection is not None
+        self._decided(
+            event.now_ns,
+            event.observation,
+            capture.pending,
+            objection or "saliency within its threshold",
+            accepted=objection is None,
+            saliency=event.saliency[0],
+            second_look=self._doubted,
+        )
 
     def _on_refused(self, event: Observed, capture: _Capture, outdated: bool) -> list[Command]:
         """Schedule the largest smaller lead that passes; look at once only if nothing is left.
@@ -670,17 +686,27 @@ class Streamer:
 
     def _take_over(self, now_ns: int) -> list[Command]:
         """The newest context plans anew behind the actions that are due before its first one."""
+        committed = self._committed(now_ns)
         commands = self._abandon_generation(now_ns, "replaced by a newer context")
-        for action in self._buffer.keep_first(self._committed(now_ns)):
+        for action in self._buffer.keep_first(committed):
             self._drop(now_ns, action.generation, action.index, "replaced by a newer context")
-        return [*commands, *self._generate_if_possible(now_ns)]
+        started = self._generate_if_possible(now_ns)
+        if commands and self._generation is not None:
+            self._generation.replaces = True
+        return [*commands, *started]
 
     def _committed(self, now_ns: int) -> int:
-        """How many actions are due before a generation that starts now can have made its first."""
+        """How many actions are due before a generation that starts now can have made its first.
+
+        The one under way is cancelled, but the step it is at still has to end.
+        """
         _, first_ns, period_ns = self._planner.times
         if first_ns is None or not period_ns:
             return len(self._buffer)
-        return leads_to_cover(first_ns - self._until_next_ns(now_ns, period_ns), period_ns)
+        needed_ns = first_ns
+        if self._generation is not None:
+            needed_ns += min(max(0, self._generation.step_since_ns + first_ns - now_ns), first_ns)
+        return leads_to_cover(needed_ns - self._until_next_ns(now_ns, period_ns), period_ns)
 
     def _until_next_ns(self, now_ns: int, period_ns: int) -> int:
         """How long until the robot takes its next action."""
@@ -713,7 +739,7 @@ class Streamer:
         start = self._start(capture)
         index = start.index
         self._generation = _Generation(
-            number, observation, capture.now_ns, now_ns, index, index, []
+            number, observation, capture.now_ns, now_ns, index, index, [], now_ns
         )
         self._trace.record(GenerateRequested(now_ns, number, observation, index, len(self._buffer)))
         self._begin_cycle(now_ns)
@@ -769,8 +795,10 @@ class Streamer:
 
     def _accept(self, event: Generated, generation: _Generation) -> list[Command]:
         if generation.next_index == generation.first_index:
-            self._planner.first_action_made(event.now_ns - generation.requested_ns)
+            since_ns = event.started_ns if generation.replaces else generation.requested_ns
+            self._planner.first_action_made(event.now_ns - since_ns)
         generation.next_index += 1
+        generation.step_since_ns = event.now_ns
         last = generation.next_index == self._horizon
         if event.index < self._executed:
             generation.held.append(self._plan(event, generation))
@@ -782,7 +810,7 @@ class Streamer:
             self._generation = None
             self._bad_generations = 0
         generate = self._generate_if_possible(event.now_ns) if last else []
-        if self._executor.replans:
+        if self._executor.replans or self._doubted:
             generate += self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *generate]
 
@@ -855,6 +883,7 @@ class Streamer:
         for action in self._buffer.clear():
             self._drop(now_ns, action.generation, action.index, reason)
         self._ready = None
+        self._doubted = False
         self._outdated = self._encoding
         return self._abandon_generation(now_ns, reason)
 
@@ -911,8 +940,12 @@ def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> 
 
 
 def _check_replanning(executor: Executor, late: LateRule) -> None:
-    if executor.replans and not isinstance(late, Shift):
-        raise ConfigError(f"{late} plans by control ticks; replanning at any time needs Shift")
+    looks_again = isinstance(executor, ActionFlow) and getattr(executor.early, "second_look", False)
+    if (executor.replans or looks_again) and not isinstance(late, Shift):
+        raise ConfigError(
+            f"{late} plans by control ticks; replanning at any time, as after a second look, "
+            "needs Shift"
+        )
 
 
 def _compensation_of(executor: Executor) -> Compensation:

@@ -56,8 +56,9 @@ class EarlyDecided(NamedTuple):
 
     `observation` was looked at for that; −1 if the rule needs no look, and then nothing was
     captured for a refusal. After a refusal the next look is taken with `next_lead` actions
-    pending; 0: when none is. `saliency` and `threshold` hold one number per view, and are empty
-    where the rule has none.
+    pending; 0: when none is. With `second_look` the observation is used all the same, until one
+    that is made as soon as possible takes over. `saliency` and `threshold` hold one number per
+    view, and are empty where the rule has none.
     """
 
     t_ns: int
@@ -68,6 +69,7 @@ class EarlyDecided(NamedTuple):
     next_lead: int
     saliency: tuple[float, ...]
     threshold: tuple[float, ...]
+    second_look: bool = False
 
 
 class Stimulus(NamedTuple):
