@@ -73,7 +73,10 @@ def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
         (("run", "--checkpoint", "no-such-file"), "no checkpoint at no-such-file"),
         (("eval", "--tasks", "drawer-opn"), "did you mean 'drawer-open'"),
         (("eval", "--executor", "chunk"), "unknown executor 'chunk'"),
-        (("eval", "--early", "adaptive"), "train-saliency"),
+        (
+            ("eval", "--method", "regression", "--executor", "action-flow", "--early", "adaptive"),
+            "train-saliency",
+        ),
         (("eval", "--early", "action-norm"), "--norm"),
         (("eval", "--early", "random", "--rate", "2"), "rate 2.0 must be 0 to 1"),
         (("eval", "--compensation", "state+clok-shift"), "did you mean 'clock-shift'"),

@@ -546,6 +546,19 @@ def test_both_drivers_take_the_same_decisions():
     assert {(e.accepted, e.saliency) for e in virtual} <= {(e.accepted, e.saliency) for e in wall}
 
 
+def test_second_looks_take_over_in_real_time_too():
+    """On threads as in virtual time: doubted looks are used, and replaced by newer ones."""
+    run = looking_again(0.0, profile=profile_ms("quick", 21, 3, 10, look=4, predict=1))
+    trace = MemoryTrace()
+    run_realtime(run.episode(trace))
+    doubted = {e.observation for e in trace.events if isinstance(e, EarlyDecided) and e.second_look}
+    generations = [e.observation for e in trace.events if isinstance(e, GenerateRequested)]
+    assert doubted
+    assert doubted <= set(generations)
+    dropped = {event.reason for event in trace.events if isinstance(event, Dropped)}
+    assert "replaced by a newer context" in dropped
+
+
 # --- properties ------------------------------------------------------------------------------
 
 rules = st.one_of(

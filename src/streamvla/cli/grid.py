@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamvla.cli.evaluate import Eval, episode_jobs, outcome_of, policy_of, run_missing
 from streamvla.cli.methods import EarlyOptions, RuleName, parse_compensation
@@ -26,7 +26,16 @@ from streamvla.trace.spans import Pacing
 if TYPE_CHECKING:
     from streamvla.training.early_error import LeadErrors
 
-RULES: tuple[RuleName, ...] = ("none", "always", "adaptive", "random", "action-norm")
+GridRule = Literal[RuleName, "second-look"]
+RULES: tuple[GridRule, ...] = (
+    "none",
+    "always",
+    "adaptive",
+    "second-look",
+    "random",
+    "action-norm",
+)
+"""`adaptive` waits for a fresh look where it objects, `second-look` does not (decision 22)."""
 COMPENSATIONS: dict[str, tuple[str, bool]] = {
     "none": ("none", False),
     "state": ("state", False),
@@ -52,7 +61,7 @@ class Grid:
         tasks: default all the policy was trained on.
         episodes: per task and cell, the same seeds in every cell.
         leads: fixed leads.
-        rules: of none, always, adaptive, random, action-norm.
+        rules: of none, always, adaptive, second-look, random, action-norm.
         rate: of random where there is no adaptive cell to match.
         profile, pacing, concurrent, seconds, seed, workers: as for `eval`.
         holdout_per_task, holdout_frames: of the dataset, for the held-out error.
@@ -67,7 +76,7 @@ class Grid:
     tasks: tuple[str, ...] = ()
     episodes: int = 20
     leads: tuple[int, ...] = (1, 2, 3, 5)
-    rules: tuple[RuleName, ...] = RULES
+    rules: tuple[GridRule, ...] = RULES
     rate: float = 0.5
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
@@ -93,7 +102,7 @@ class Grid:
 class Cell:
     """One cell: its place in the grid, and how to evaluate it."""
 
-    rule: RuleName
+    rule: GridRule
     lead: int
     compensation: str
     evaluation: Eval
@@ -154,16 +163,17 @@ class _Session:
                     for lead in leads:
                         yield self._cell(rule, lead, compensation, checkpoint)
 
-    def _usable(self, rule: RuleName, compensation: str) -> Path | None:
+    def _usable(self, rule: GridRule, compensation: str) -> Path | None:
         """The policy for a cell, or None with the reason noted."""
         told, trained = COMPENSATIONS[compensation]
         checkpoint = self._checkpoints[trained]
         if checkpoint is None:
             return self._leave_out(f"{rule}, {compensation}: no --unaugmented policy")
-        looks_ahead = rule == "adaptive" or "context" in told
+        gated = rule in ("adaptive", "second-look")
+        looks_ahead = gated or "context" in told
         if looks_ahead and not policy_of(checkpoint).spec.anticipates:
             return self._leave_out(f"{rule}, {compensation}: {checkpoint} has no predictor")
-        if rule == "adaptive" and not getattr(policy_of(checkpoint), "thresholds", ()):
+        if gated and not getattr(policy_of(checkpoint), "thresholds", ()):
             return self._leave_out(f"{rule}, {compensation}: the predictor is not calibrated")
         return checkpoint
 
@@ -171,11 +181,16 @@ class _Session:
         if reason not in self.left_out:
             self.left_out.append(reason)
 
-    def _cell(self, rule: RuleName, lead: int, compensation: str, checkpoint: Path) -> Cell:
+    def _cell(self, rule: GridRule, lead: int, compensation: str, checkpoint: Path) -> Cell:
         command = self._command
         norm = 0.0 if rule == "action-norm" else None
+        looks_again = rule == "second-look"
         options = EarlyOptions(
-            rule, command.rate, norm, compensation=COMPENSATIONS[compensation][0]
+            "adaptive" if looks_again else rule,
+            command.rate,
+            norm,
+            compensation=COMPENSATIONS[compensation][0],
+            refused="second-look" if looks_again else "fresh-look",
         )
         evaluation = Eval(
             checkpoint=checkpoint,
@@ -266,7 +281,7 @@ class _Session:
         match cell.rule:
             case "none":
                 return errors.none()
-            case "always":
+            case "always" | "second-look":  # until the second look takes over
                 return errors.always(cell.lead)
             case "random":
                 return errors.random(cell.lead, options.rate)

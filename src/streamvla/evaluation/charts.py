@@ -104,6 +104,7 @@ _RULE_MARKS = {
     "random": ("observe", "diamond"),
     "action-norm": ("generate", "triangle"),
     "adaptive": ("execute", "circle"),
+    "second-look": ("execute", "square"),
 }
 _CELL_PANEL, _CELL_PLOT, _LEGEND = 190, 140, 36
 
