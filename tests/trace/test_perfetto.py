@@ -13,6 +13,7 @@ import pytest
 from streamvla.trace import (
     ActionReady,
     Dropped,
+    EarlyDecided,
     Ended,
     Failed,
     Finished,
@@ -137,6 +138,22 @@ def test_the_counter_is_the_buffer_depth(exported: list[dict[str, Any]]) -> None
     """The counter track holds the depth recorded with every command."""
     depths = [e["args"]["actions"] for e in of_kind(exported, "C") if e["pid"] == 1]
     assert depths == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "second_look", "told"),
+    [
+        (True, False, "early: calm"),
+        (False, False, "not early: calm"),
+        (False, True, "second look: calm"),
+    ],
+)
+def test_a_decision_on_early_observation_says_what_and_why(accepted, second_look, told):
+    """One mark on the track of observations."""
+    decided = EarlyDecided(5, 0, 3, accepted, "calm", 3, (), (), second_look)
+    exported = perfetto_trace([PerfettoRun("run", [*EVENTS[:1], decided], 50 * MS)])
+    (mark,) = (e for e in exported["traceEvents"] if "calm" in e["name"])
+    assert (mark["ph"], mark["name"], mark["tid"]) == ("i", told, 1)
 
 
 def test_the_written_file_is_the_exported_object(tmp_path: Path) -> None:

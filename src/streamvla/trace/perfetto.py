@@ -26,11 +26,13 @@ from streamvla.trace.events import (
     CameraFrozen,
     CameraThawed,
     Dropped,
+    EarlyDecided,
     Ended,
     Failed,
     FaultInjected,
     HealthChanged,
     Intervened,
+    LeadChosen,
     ObserveRequested,
     Rearmed,
     Rejected,
@@ -160,6 +162,11 @@ def _instants(run: PerfettoRun, process: int) -> Iterator[Fields]:
         match event:
             case ObserveRequested(_, observation, pending):
                 track, name = "observe", f"capture {observation}, {pending} pending"
+            case EarlyDecided(_, _, _, accepted, cause, _, _, _, second_look):
+                verdict = "second look" if second_look else "early" if accepted else "not early"
+                track, name = "observe", f"{verdict}: {cause}"
+            case LeadChosen(_, lead):
+                track, name = "observe", f"lead {lead} from now on"
             case Dropped(_, generation, index, reason):
                 track, name = "governor", f"dropped {generation}.{index}: {reason}"
             case Rejected(_, generation, index, cause):
