@@ -212,6 +212,12 @@ _CAMPAIGN = {
 }
 
 
+def _gate_rows(name: str, figures: Row) -> list[Row]:
+    """One row per dataset of a `train-saliency --test`, the cameras side by side."""
+    first, second = figures["miss_rate"]
+    return [{"run": name, **figures, "miss_main": first, "miss_second": second}]
+
+
 def _cell_rows(name: str, figures: Row) -> list[Row]:
     """One row per cell of a `grid`."""
     return figures["cells"]
@@ -271,6 +277,46 @@ _SIX = (
     "--task reach push button-press-topdown drawer-open press-named-button window-open "
     "--profile paper-20hz"
 )
+
+
+def _wall_clock_recipe(arguments: str) -> Recipe:
+    """Methods side by side in real time."""
+    return Recipe(
+        commands={"run": f"run --episodes 24 {arguments} --json"},
+        rows=_method_rows,
+        columns={
+            "run": Column("method"),
+            "success": Column("success", 0, percent=True, interval="success_ci"),
+            "episodes": Column("episodes", 0),
+            "t_action_ms": Column("T_action (ms)"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "longest_halt_ms": Column("longest halt (ms)"),
+            "starved_ticks": Column("starved ticks", 0),
+            "deadline_misses": Column("misses", 0),
+            "action_age_ms.p50": Column("age p50 (ms)", 0),
+            "success_difference": Column(
+                "success, paired difference", 0, percent=True, interval="success_difference_ci"
+            ),
+            "t_action_ratio": Column("speed-up", 2),
+            "halt_ratio": Column("less halting", 1),
+        },
+        tables={
+            "main": (
+                "run",
+                "success",
+                "t_action_ms",
+                "halt_ms_per_observation",
+                "longest_halt_ms",
+                "starved_ticks",
+                "action_age_ms.p50",
+                "t_action_ratio",
+                "halt_ratio",
+                "success_difference",
+            ),
+        },
+    )
+
+
 _METHODS = ("action-flow", "chunk-flow", "regression")
 _METAWORLD = "eval --suite metaworld --episodes 50 --json --method"
 _LANGUAGE = "eval --suite language --episodes 50 --json --method"
@@ -342,43 +388,46 @@ RECIPES: dict[str, Recipe] = {
             )
         },
     ),
-    "wall-clock": Recipe(
-        commands={"run": f"run --episodes 24 --videos 1 {_SIX} --out runs/wall-clock --json"},
-        rows=_method_rows,
-        columns={
-            "run": Column("method"),
-            "success": Column("success", 0, percent=True, interval="success_ci"),
-            "episodes": Column("episodes", 0),
-            "t_action_ms": Column("T_action (ms)"),
-            "halt_ms_per_observation": Column("halt / observation (ms)"),
-            "longest_halt_ms": Column("longest halt (ms)"),
-            "starved_ticks": Column("starved ticks", 0),
-            "deadline_misses": Column("misses", 0),
-            "action_age_ms.p50": Column("age p50 (ms)", 0),
-            "success_difference": Column(
-                "success, paired difference", 0, percent=True, interval="success_difference_ci"
-            ),
-            "t_action_ratio": Column("speed-up", 2),
-            "halt_ratio": Column("less halting", 1),
-        },
-        tables={
-            "main": (
-                "run",
-                "success",
-                "t_action_ms",
-                "halt_ms_per_observation",
-                "longest_halt_ms",
-                "starved_ticks",
-                "action_age_ms.p50",
-                "t_action_ratio",
-                "halt_ratio",
-                "success_difference",
-            ),
-        },
+    "wall-clock": _wall_clock_recipe(f"--videos 1 {_SIX} --out runs/wall-clock"),
+    "early-wall-clock": _wall_clock_recipe(
+        f"--methods synchronous action-flow:0 action-flow:auto --early adaptive {_SIX} "
+        "--out runs/early-wall-clock"
     ),
     "early": _early_recipe("paper-20hz", 2),
     "early-event": _early_recipe("paper-20hz", 2, "--pacing event "),
     "early-edge": _early_recipe("edge-20hz", 5, "--concurrent "),
+    "early-gate": Recipe(
+        commands={
+            "demonstrations": "train-saliency --test datasets/held-out "
+            "--figure docs/assets/early-gate.svg --json",
+            "episodes of the policy": "train-saliency --test datasets/policy-driven --json",
+        },
+        rows=_gate_rows,
+        columns={
+            "run": Column("episodes nobody trained on"),
+            "miss_main": Column("large changes missed, camera 1", 1, percent=True),
+            "miss_second": Column("camera 2", 1, percent=True),
+            "accept_rate.1": Column("no objection at lead 1", 0, percent=True),
+            "accept_rate.3": Column("lead 3", 0, percent=True),
+            "accept_rate.5": Column("lead 5", 0, percent=True),
+            "accept_rate_still.5": Column("lead 5, nothing moves", 0, percent=True),
+            "accept_rate_moved.5": Column("lead 5, a thing moves", 0, percent=True),
+            "large_when_accepted": Column("large, and no objection", 2, percent=True),
+        },
+        tables={
+            "main": (
+                "run",
+                "miss_main",
+                "miss_second",
+                "accept_rate.1",
+                "accept_rate.3",
+                "accept_rate.5",
+                "accept_rate_still.5",
+                "accept_rate_moved.5",
+                "large_when_accepted",
+            )
+        },
+    ),
     "early-grid": Recipe(
         commands={
             "grid": "grid --tasks reach push button-press drawer-open window-close "
