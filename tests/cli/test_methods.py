@@ -30,14 +30,14 @@ def test_a_name_alone_is_lead_0_and_a_rule_alone_is_auto():
 
 
 def test_rules_take_their_settings():
-    """Rate and seed, norm, and thresholds reach the executor; adaptive corrects the context."""
+    """Rate and seed, norm, thresholds, and what a refusal leads to reach the executor."""
     assert flow("action-flow:2", early="random", rate=0.3).early == AtRandom(0.3, 4)
     assert flow("action-flow:2", early="action-norm", norm=1.5).early == ActionNorm(1.5)
     adaptive = flow("action-flow:2", early="adaptive", eta=(2.0,))
     assert adaptive.early == Adaptive((2.0,), ("camera",), second_look=True)
     published = flow("action-flow:2", early="adaptive", eta=(2.0,), refused="fresh-look")
     assert published.early == Adaptive((2.0,), ("camera",))
-    assert adaptive.compensation == Compensation(context=True)
+    assert adaptive.compensation == Compensation()
     assert flow("action-flow:2", early="none").early == Never()
     assert flow("action-flow:0", early="always").early == Never()
 
@@ -64,7 +64,7 @@ def test_every_variety_has_a_name_and_a_folder_of_its_own():
         flow("action-flow:3", early="random", rate=0.3),
         flow("action-flow:3", early="action-norm", norm=1.5),
         flow("action-flow:3", early="adaptive", eta=(2.0,)),
-        flow("action-flow:3", early="adaptive", eta=(2.0,), compensation="state"),
+        flow("action-flow:3", early="adaptive", eta=(2.0,), compensation="state+context"),
         flow("action-flow:3", early="adaptive", eta=(2.0,), refused="fresh-look"),
         flow("action-flow:3", compensation="none"),
         flow(replan="as-fast-as-possible"),

@@ -37,7 +37,7 @@ class EarlyOptions:
         norm: threshold of action-norm, action units.
         eta: thresholds of adaptive, one per view; default those the predictor was calibrated to.
         compensation: none, or of state, context and clock-shift those that apply, joined by "+";
-            default state+context for adaptive, else state.
+            default state.
         refused: what adaptive does with an early observation it objects to: second-look (act on it,
             and look again at once) or fresh-look (drop it, and wait until less is pending).
         replan: when-due, or as-fast-as-possible: the newest context takes over at once.
@@ -133,7 +133,7 @@ def parse_compensation(options: EarlyOptions) -> Compensation:
     """
     text = options.compensation
     if text is None:
-        return Compensation(context=options.early == "adaptive")
+        return Compensation()
     parts = [] if text == "none" else text.split("+")
     for part in parts:
         if part not in PARTS:
