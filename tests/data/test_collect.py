@@ -135,12 +135,14 @@ class Sideways:
 
     def __init__(self):
         self.seen = []
+        self.ages = []
 
     def encode(self, observation):
         self.seen.append((observation.captured_ns, observation.action_state.copy()))
         return
 
     def generate(self, context, start):
+        self.ages.append(start.age)
         yield from np.tile([0.5, 0.0, 0.0, -1.0], (4, 1))
 
 
@@ -163,6 +165,30 @@ def test_a_policy_drives_until_the_expert_takes_over(reach):
     again = collect_episode(reach, make_expert(reach), seed, quiet, pilot)
     assert again is not None
     assert np.array_equal(again.action, episode.action)
+
+
+@pytest.mark.render
+def test_a_policy_may_drive_with_a_lead(reach):
+    """It looks with that many pending, is told how old the look is, and sends what it would."""
+    policy = Sideways()
+    pilot = Pilot(policy, {"file": "x"}, most_lead=3)
+    drawn = set()
+    for seed in range(12):
+        robot, (lead,) = reach, np.random.default_rng([seed, 5]).integers(4, size=1)
+        drawn.add(lead)
+        policy.seen.clear()
+        policy.ages.clear()
+        pilot.reset(seed)
+        robot.reset(seed, 0, PERIOD_NS)
+        for step in range(9):
+            action = pilot.act(robot, robot.capture(), step * PERIOD_NS)
+            assert np.allclose(action, [0.5, 0.0, 0.0, -1.0])
+        looks = [0, 4 - lead, 8 - lead]
+        assert [now for now, _ in policy.seen[:3]] == [PERIOD_NS * step for step in looks]
+        assert policy.ages[:3] == [0, lead, lead]
+    assert drawn == {0, 1, 2, 3}
+    with pytest.raises(ConfigError, match="most lead 4"):
+        Pilot(policy, {"file": "x"}, most_lead=4)
 
 
 @pytest.mark.render
@@ -215,7 +241,7 @@ def test_what_little_an_expert_can_save_after_a_policy_is_kept(small, sketched, 
     with pytest.raises(DatasetError, match="1 of 3 attempts"):
         collect(small)
     monkeypatch.setattr(module, "_pilot", lambda checkpoint: object())
-    monkeypatch.setattr(module, "_identify", lambda checkpoint: {"file": "x"})
+    monkeypatch.setattr(module, "_identify", lambda checkpoint, most_lead: {"file": "x"})
     piloted = replace(small, out=small.out.with_name("piloted"), policy=Path("x"))
     assert collect(piloted).attempts == 3
     assert [episode.seed for episode in load_dataset(piloted.out).episodes] == [first]

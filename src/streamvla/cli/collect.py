@@ -23,6 +23,7 @@ class Collect:
         seed: with task and index it fixes every episode.
         policy: a checkpoint that drives each episode until a random step, from where the expert
             goes on; the labels are the expert's throughout (DAgger).
+        most_lead: that policy looks with 0 to so many actions pending, drawn for every episode.
         json: print the counts as one JSON object on the last line.
     """
 
@@ -33,6 +34,7 @@ class Collect:
     workers: int = 0
     seed: int = 0
     policy: Path | None = None
+    most_lead: int = 0
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ def collect_command(command: Collect) -> None:
         workers=command.workers,
         seed=command.seed,
         policy=command.policy,
+        most_lead=command.most_lead,
     )
     with Progress(
         "[progress.description]{task.description}",

@@ -72,6 +72,7 @@ class CollectConfig:
         seed: base seed; with task and index it fixes every episode.
         noise: how executed actions differ from the expert's.
         policy: a checkpoint that drives the first part of every episode; None for experts only.
+        most_lead: it looks early with 0 to so many actions pending, drawn for every episode.
     """
 
     out: Path
@@ -81,6 +82,7 @@ class CollectConfig:
     seed: int = 0
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     policy: Path | None = None
+    most_lead: int = 0
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -205,7 +207,7 @@ def collect_episode(
     disturbance = ExecutionNoise(noise, space.is_delta(), np.random.default_rng([seed, 2]))
     handover = 0
     if pilot is not None:
-        pilot.reset()
+        pilot.reset(seed)
         handover = int(np.random.default_rng([seed, 4]).integers(LATEST_HANDOVER + 1))
     captures: list[Any] = []
     places: list[np.ndarray] = []
@@ -263,7 +265,7 @@ def _claim_directory(config: CollectConfig) -> None:
         seed=config.seed,
         commit=commit(),
         place_names=PLACE_NAMES,
-        pilot={} if config.policy is None else _identify(config.policy),
+        pilot={} if config.policy is None else _identify(config.policy, config.most_lead),
     )
     if (config.out / META_NAME).exists():
         found = read_meta(config.out)
@@ -277,16 +279,17 @@ def _claim_directory(config: CollectConfig) -> None:
     write_meta(config.out, meta)
 
 
-def _identify(checkpoint: Path) -> dict[str, str]:
+def _identify(checkpoint: Path, most_lead: int) -> dict[str, str]:
     from streamvla.policy import identify, resolve_checkpoint
 
-    return identify(resolve_checkpoint(checkpoint))
+    driven = {"most_lead": str(most_lead)} if most_lead else {}
+    return {**identify(resolve_checkpoint(checkpoint)), **driven}
 
 
 # Worker processes. Ctrl-C reaches the parent alone, which tells the workers through the event;
 # each drops its unfinished shard after the episode in hand.
 _stop: Event | None = None
-_pilots: dict[Path, Pilot] = {}
+_pilots: dict[tuple[Path, int], Pilot] = {}
 
 
 def _run(shards: list[_Shard], workers: int) -> Generator[tuple[int, int, int]]:
@@ -321,7 +324,7 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     """Collect and write one shard; (episodes, attempts, frames)."""
     robot = make_sawyer(shard.task)
     try:
-        episodes, attempts = _fill(shard, robot, make_expert(robot), _pilot(shard.config.policy))
+        episodes, attempts = _fill(shard, robot, make_expert(robot), _pilot(shard.config))
     finally:
         robot.close()
     write_shard(shard.path, episodes, attempts)
@@ -329,18 +332,20 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     return len(episodes), attempts, sum(len(episode) for episode in episodes)
 
 
-def _pilot(checkpoint: Path | None) -> Pilot | None:
-    """The policy of a checkpoint, kept for the next shard of this process."""
+def _pilot(config: CollectConfig) -> Pilot | None:
+    """The policy that drives, kept for the next shard of this process."""
+    checkpoint, most_lead = config.policy, config.most_lead
     if checkpoint is None:
         return None
-    if checkpoint not in _pilots:
+    if (checkpoint, most_lead) not in _pilots:
         import torch
 
         from streamvla.policy import identify, load_policy
 
         torch.set_num_threads(1)
-        _pilots[checkpoint] = Pilot(load_policy(checkpoint), identify(checkpoint))
-    return _pilots[checkpoint]
+        driver = Pilot(load_policy(checkpoint), identify(checkpoint), most_lead)
+        _pilots[checkpoint, most_lead] = driver
+    return _pilots[checkpoint, most_lead]
 
 
 def _fill(

@@ -5,15 +5,20 @@
 
 Source: DAgger (arXiv 1011.0686), with one handover an episode instead of a coin at every step, as
 HG-DAgger (arXiv 1810.02890) has it: the policy's own mistakes build up over several chunks.
+
+A policy that observes early gets into states of its own, too: it sees what it is about to do, and
+may take it for what has to be done. So it may drive with a lead, another one in every episode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot, check_fit
 from streamvla.robots.sawyer import SPEC
 
@@ -27,33 +32,43 @@ class Pilot:
     Args:
         policy: must fit the robots it drives.
         identity: what tells this policy from another, for the dataset's header.
+        most_lead: it looks with 0 to so many actions still to be executed.
 
     Raises:
         SpecMismatchError: the policy was made for another robot.
+        ConfigError: a lead below 0, or not below the policy's horizon.
     """
 
-    def __init__(self, policy: Policy, identity: Mapping[str, str]) -> None:
+    def __init__(self, policy: Policy, identity: Mapping[str, str], most_lead: int = 0) -> None:
         check_fit(policy.spec, SPEC)
+        if not 0 <= most_lead < policy.spec.horizon:
+            raise ConfigError(
+                f"most lead {most_lead} must be at least 0 and below H = {policy.spec.horizon}"
+            )
         self.identity = dict(identity)
+        self._most_lead = most_lead
         self._policy = policy
-        self._state = policy.spec.action_space.initial_state()
-        self._coming: Iterator[np.ndarray] = iter(())
+        self.reset(0)
 
-    def reset(self) -> None:
-        """Forget the last episode."""
+    def reset(self, seed: int) -> None:
+        """Forget the last episode, and draw the lead of the next."""
         self._state = self._policy.spec.action_space.initial_state()
-        self._coming = iter(())
+        self._plan: deque[np.ndarray] = deque()
+        self._context: Any = None
+        self._lead = int(np.random.default_rng([seed, 5]).integers(self._most_lead + 1))
 
     def act(self, robot: Robot, capture: Any, now_ns: int) -> np.ndarray:
         """The next action (d,), for a robot at the instant of `capture`."""
-        action = next(self._coming, None)
-        if action is None:
+        pending = len(self._plan)
+        if self._context is None and pending <= self._lead:
             frames = robot.observe(capture)
             seen = Observation(frames.images, frames.state, self._state, robot.instruction, now_ns)
-            context = self._policy.encode(seen)
-            self._coming = iter(self._policy.generate(context, FlowStart(self._state)))
-            action = next(self._coming)
+            self._context, self._age = self._policy.encode(seen), pending
         space = self._policy.spec.action_space
-        action = space.clip(action)
+        if not self._plan:
+            start = FlowStart(self._state, age=self._age)
+            self._plan.extend(self._policy.generate(self._context, start))
+            self._context = None
+        action = space.clip(self._plan.popleft())
         self._state = space.advance(self._state, action)
         return action
