@@ -55,20 +55,21 @@ class Pilot:
         self._state = self._policy.spec.action_space.initial_state()
         self._plan: deque[np.ndarray] = deque()
         self._context: Any = None
+        self._age: int | None = None  # of the context; None: there is none
         self._lead = int(np.random.default_rng([seed, 5]).integers(self._most_lead + 1))
 
     def act(self, robot: Robot, capture: Any, now_ns: int) -> np.ndarray:
         """The next action (d,), for a robot at the instant of `capture`."""
         pending = len(self._plan)
-        if self._context is None and pending <= self._lead:
+        if self._age is None and pending <= self._lead:
             frames = robot.observe(capture)
             seen = Observation(frames.images, frames.state, self._state, robot.instruction, now_ns)
             self._context, self._age = self._policy.encode(seen), pending
         space = self._policy.spec.action_space
         if not self._plan:
-            start = FlowStart(self._state, age=self._age)
+            start = FlowStart(self._state, age=self._age or 0)
             self._plan.extend(self._policy.generate(self._context, start))
-            self._context = None
+            self._age = None
         action = space.clip(self._plan.popleft())
         self._state = space.advance(self._state, action)
         return action
