@@ -301,6 +301,7 @@ def test_seeds_are_distinct_and_leave_the_evaluation_alone():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"most_lead": 3}, "only a policy"),
         ({"tasks": ("raech",)}, "did you mean 'reach'"),
         ({"tasks": ()}, "at least one"),
         ({"tasks": ("reach", "reach")}, "each once"),

@@ -97,6 +97,8 @@ class CollectConfig:
                 f"episodes_per_task is {self.episodes_per_task}: its seeds would repeat; expected "
                 f"≤ {FIRST_EVALUATION_SEED // MAX_ATTEMPTS_PER_SHARD * EPISODES_PER_SHARD}"
             )
+        if self.most_lead and self.policy is None:
+            raise ConfigError(f"most lead {self.most_lead}: only a policy (--policy) looks early")
         if self.workers < 0 or self.seed < 0:
             raise ConfigError(f"workers {self.workers} and seed {self.seed}: expected ≥ 0")
 
