@@ -84,7 +84,7 @@ def settings(toy: tuple[Path, Path], out: Path, **changes) -> SaliencyTraining:
 
 
 def weights(path: Path, policy: Path) -> dict[str, torch.Tensor]:
-    return dict(load_saliency(path, policy).weights)
+    return dict(load_saliency(path, load_policy(policy)).weights)
 
 
 def test_an_untrained_predictor_expects_no_change():
@@ -117,7 +117,7 @@ def test_a_resumed_training_follows_the_curve_of_an_uninterrupted_one(toy, tmp_p
     expected, found = (weights(each.path, toy[1]) for each in (whole, cut))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert expected["widen.weight"].any()
-    told = load_saliency(cut.path, toy[1]).provenance
+    told = load_saliency(cut.path, load_policy(toy[1])).provenance
     assert told["step"] == 12
     assert told["training"]["batch_size"] == 4
 
@@ -204,16 +204,32 @@ def test_damaged_and_foreign_predictors_are_refused(toy, tmp_path):
     train_saliency(config)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(config.path.read_bytes()[:200])
-    other = tmp_path / "other.safetensors"
-    other.write_bytes(toy[1].read_bytes() + b" ")
-    for path, policy, message in (
-        (cut, toy[1], "truncated or corrupt"),
-        (toy[1], toy[1], "not a saliency predictor"),
-        (config.path, other, "trained on another policy"),
-        (tmp_path / "none.safetensors", toy[1], "no checkpoint"),
+    policy, other = load_policy(toy[1]), load_policy(toy[1])
+    with torch.no_grad():
+        next(other.model.seeing_modules()[0].parameters()).add_(1e-3)
+    for path, whose, message in (
+        (cut, policy, "truncated or corrupt"),
+        (toy[1], policy, "not a saliency predictor"),
+        (config.path, other, "sees otherwise"),
+        (tmp_path / "none.safetensors", policy, "no checkpoint"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            load_saliency(path, policy)
+            load_saliency(path, whose)
+
+
+def test_policies_that_see_alike_may_share_a_predictor(toy, tmp_path):
+    """Another expert, or another state, changes nothing; another scale of motions does."""
+    config = settings(toy, tmp_path, steps=1)
+    train_saliency(config)
+    policy = load_policy(toy[1])
+    with torch.no_grad():
+        for module in (policy.model.expert, policy.model.from_state):
+            next(module.parameters()).add_(1.0)
+    load_saliency(config.path, policy)
+    scale = tuple(2 * each for each in policy.normalisation.action_scale)
+    policy.normalisation = replace(policy.normalisation, action_scale=scale)
+    with pytest.raises(CheckpointError, match="sees otherwise"):
+        load_saliency(config.path, policy)
 
 
 def test_a_training_is_not_overwritten_and_not_resumed_with_other_settings(toy, tmp_path):

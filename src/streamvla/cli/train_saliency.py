@@ -171,9 +171,10 @@ def _call_ms(checkpoint: Path, path: Path, calls: int = 30) -> float:
     import numpy as np
     import torch
 
+    from streamvla.policy import load_policy
     from streamvla.policy.saliency import load_saliency
 
-    predictor = load_saliency(path, checkpoint).build()
+    predictor = load_saliency(path, load_policy(checkpoint)).build()
     c = predictor.config
     seen, motion = torch.randn(1, c.views, c.tokens, c.token_width), torch.zeros(1, c.action_dim)
     threads, clock, times = torch.get_num_threads(), SystemClock(), []

@@ -151,6 +151,10 @@ class PretrainedVLA(nn.Module):
         """(b, v, 3, y, x) in [−1, 1] → (b, v, l, w) tokens of every view, whatever the words."""
         return self._see(images).unflatten(1, (images.shape[1], -1))
 
+    def seeing_modules(self) -> list[nn.Module]:
+        """What `look` is made of, and more: the whole pretrained model."""
+        return [self.vlm]
+
     def contextualise(
         self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor
     ) -> PrefixCache:

@@ -183,6 +183,11 @@ class StreamingVLA(nn.Module):
         """The places of things (b, p) as `encode_and_locate` tells them, without a context."""
         return self._look(images, words)[1]
 
+    def seeing_modules(self) -> list[nn.Module]:
+        """What `look` is made of."""
+        parts = (self.vision, self.instruction, self.to_places, self.from_places)
+        return [part for part in parts if part is not None]
+
     def locating_modules(self) -> list[nn.Module]:
         """What `locate` is made of."""
         if self.to_places is None:

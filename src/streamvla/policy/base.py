@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,16 @@ class ModelPolicy(ABC):
         self.predictor = predictor.to(self.device).eval()
         self.thresholds = thresholds
         self.spec = replace(self.spec, anticipates=True)
+
+    def sight_digest(self) -> str:
+        """What tells its tokens from those of another policy: SHA-256 of all that `look` is made
+        of, and of the scale of motions. Policies on one frozen backbone have the same."""
+        digest = hashlib.sha256(repr((self.spec.views, self.normalisation.action_scale)).encode())
+        for module in self.model.seeing_modules():
+            for name, values in sorted(module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(values.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def encode(self, observation: Observation) -> PolicyContext:
         """The context of one observation.

@@ -50,14 +50,14 @@ def load_policy(
 
     Raises:
         CheckpointError: the file is missing, damaged, or not a streamvla checkpoint; or the
-            predictor beside it is, or belongs to another policy.
+            predictor beside it is, or was trained on another sight.
         SpecMismatchError: it was trained for another action space.
     """
     found = load_checkpoint(path, action_space)
     policy = make_policy(found.build_model(), found.spec, found.method, found.normalisation, device)
     beside = saliency_path(Path(path))
     if beside.is_file():
-        saliency = load_saliency(beside, Path(path))
+        saliency = load_saliency(beside, policy)
         calibration = saliency.calibration
         policy.attach(saliency.build(), () if calibration is None else calibration.threshold)
     return policy

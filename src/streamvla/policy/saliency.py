@@ -2,7 +2,10 @@
 
 policy.safetensors             the policy
 policy.saliency.safetensors    its predictor: weights, sizes, calibration, provenance, and the
-                               digest of the policy whose tokens it predicts
+                               digest of the sight whose tokens it predicts
+
+Policies that see alike, such as experts trained on one frozen backbone, may share a predictor: copy
+the file to beside each.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 from streamvla.core.errors import CheckpointError, StreamVLAError
 from streamvla.model.checkpoint import SCHEMA_VERSION, load_tensors, save_tensors
 from streamvla.model.saliency import Calibration, SaliencyConfig, SaliencyPredictor
-from streamvla.policy.shipped import identify
+from streamvla.policy.base import ModelPolicy
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class SaliencyCheckpoint:
 
     Attributes:
         policy: `identify` of the policy it was trained on.
+        sight: `ModelPolicy.sight_digest` of that policy.
         calibration: None until it was calibrated.
         provenance: commit, command, date, settings, steps, and the figures it reached.
     """
@@ -33,6 +37,7 @@ class SaliencyCheckpoint:
     config: SaliencyConfig
     weights: Mapping[str, Tensor]
     policy: Mapping[str, str]
+    sight: str
     calibration: Calibration | None
     provenance: Mapping[str, Any]
 
@@ -54,17 +59,18 @@ def save_saliency(path: Path, checkpoint: SaliencyCheckpoint) -> None:
         "schema_version": SCHEMA_VERSION,
         "saliency": asdict(checkpoint.config),
         "policy": dict(checkpoint.policy),
+        "sight": checkpoint.sight,
         "calibration": None if checkpoint.calibration is None else asdict(checkpoint.calibration),
         "provenance": dict(checkpoint.provenance),
     }
     save_tensors(path, checkpoint.weights, header)
 
 
-def load_saliency(path: Path, policy: Path) -> SaliencyCheckpoint:
-    """The predictor in `path`, which must belong to the policy in the file `policy`.
+def load_saliency(path: Path, policy: ModelPolicy) -> SaliencyCheckpoint:
+    """The predictor in `path`, which must be of what `policy` sees.
 
     Raises:
-        CheckpointError: missing, damaged, not a predictor, or of another policy.
+        CheckpointError: missing, damaged, not a predictor, or of another sight.
     """
     header, weights = load_tensors(path)
     try:
@@ -73,6 +79,7 @@ def load_saliency(path: Path, policy: Path) -> SaliencyCheckpoint:
             SaliencyConfig(**header["saliency"]),
             weights,
             header["policy"],
+            header["sight"],
             None if found is None else Calibration.from_json(found),
             header["provenance"],
         )
@@ -82,9 +89,9 @@ def load_saliency(path: Path, policy: Path) -> SaliencyCheckpoint:
             f"{path}: not a saliency predictor, or a garbled one ({type(error).__name__}: "
             f"{error}). Train it again with `streamvla train-saliency`."
         ) from error
-    if checkpoint.policy.get("sha256") != identify(policy)["sha256"]:
+    if checkpoint.sight != policy.sight_digest():
         raise CheckpointError(
-            f"{path} was trained on another policy than {policy} (or on other weights of it). "
-            "Train it again with `streamvla train-saliency`, or delete it."
+            f"{path} was trained on a policy that sees otherwise (or on other weights of it). "
+            "Delete it, and train it again with `streamvla train-saliency`."
         )
     return checkpoint

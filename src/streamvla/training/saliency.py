@@ -381,7 +381,14 @@ class SaliencyTrainer:
         weights = self.average.state_dict()
         save_saliency(
             self.config.path,
-            SaliencyCheckpoint(self.predictor.config, weights, identity, calibration, told),
+            SaliencyCheckpoint(
+                self.predictor.config,
+                weights,
+                identity,
+                self.policy.sight_digest(),
+                calibration,
+                told,
+            ),
         )
         header = {
             "schema_version": SCHEMA_VERSION,
@@ -677,7 +684,7 @@ def examine_gate(checkpoint: Path, dataset: Path, device: str = "auto") -> Exami
     policy = load_policy(checkpoint, device=device_named(device))
     if policy.predictor is None or not policy.thresholds:
         raise ConfigError(f"{checkpoint} has no calibrated saliency predictor beside it")
-    found = load_saliency(saliency_path(checkpoint), checkpoint).calibration
+    found = load_saliency(saliency_path(checkpoint), policy).calibration
     assert found is not None  # its thresholds are attached
     demonstrations = load_dataset(dataset)
     require_fit(policy, demonstrations)
