@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from streamvla.cli.main import execute
+from streamvla.core.provenance import commit
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -205,7 +206,7 @@ def test_ctrl_c_in_run_leaves_readable_traces_and_resume_finishes(capsys, tmp_pa
 
 @pytest.mark.render
 def test_eval_again_drives_nothing_again(capsys, tmp_path):
-    """A finished episode is taken as it is: its trace stays the file it was."""
+    """A finished episode is taken as it is, and the figures say at which commit it was driven."""
     command = [
         *("eval", "--tasks", "drawer-close", "--episodes", "1", "--seconds", "2"),
         *("--workers", "1", "--json", "--out", str(tmp_path)),
@@ -218,3 +219,8 @@ def test_eval_again_drives_nothing_again(capsys, tmp_path):
     assert (trace.stat().st_ino, trace.stat().st_mtime_ns) == written
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["tasks"] == first["tasks"]
+    text = trace.read_text(encoding="utf-8")
+    trace.write_text(text.replace(f'"commit":"{commit()}"', '"commit":"an earlier one"'))
+    assert execute(command) == 0
+    later = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert later["driven_at"] == ["an earlier one"]

@@ -174,14 +174,14 @@ def test_a_policy_may_drive_with_a_lead(reach):
     pilot = Pilot(policy, {"file": "x"}, most_lead=3)
     drawn = set()
     for seed in range(12):
-        robot, (lead,) = reach, np.random.default_rng([seed, 5]).integers(4, size=1)
+        lead = int(np.random.default_rng([seed, 5]).integers(4))
         drawn.add(lead)
         policy.seen.clear()
         policy.ages.clear()
         pilot.reset(seed)
-        robot.reset(seed, 0, PERIOD_NS)
+        reach.reset(seed, 0, PERIOD_NS)
         for step in range(9):
-            action = pilot.act(robot, robot.capture(), step * PERIOD_NS)
+            action = pilot.act(reach, reach.capture(), step * PERIOD_NS)
             assert np.allclose(action, [0.5, 0.0, 0.0, -1.0])
         looks = [0, 4 - lead, 8 - lead]
         assert [now for now, _ in policy.seen[:3]] == [PERIOD_NS * step for step in looks]

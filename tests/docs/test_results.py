@@ -14,6 +14,7 @@ from streamvla.evaluation.results import (
     check,
     documents,
     read_results,
+    render_source,
     render_table,
     render_value,
     update,
@@ -93,6 +94,13 @@ def test_a_table_shows_figures_intervals_and_gaps() -> None:
         "| lead 2 | 100 % | – | – | – |",
     ]
     assert render_value(RESULTS, "synchronous", "success") == "90 %"
+
+
+def test_the_source_names_the_commits_at_which_episodes_were_driven() -> None:
+    """Those of finished episodes that were found, if they are others than the command's own."""
+    assert "(episodes driven" not in render_source(replace(RESULTS, driven_at=["abc1234"]))
+    mixed = render_source(replace(RESULTS, driven_at=["abc1234", "def5678", "fed4321"]))
+    assert "commit abc1234 (episodes driven at def5678, fed4321), 2025" in mixed
 
 
 def test_what_rounds_to_nothing_has_no_sign() -> None:

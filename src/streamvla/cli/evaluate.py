@@ -29,7 +29,7 @@ from streamvla.runtime import (
     run_simulated,
 )
 from streamvla.runtime.latency import ConstantLatency, JitteredLatency
-from streamvla.trace import FileTrace, is_complete, read_trace
+from streamvla.trace import FileTrace, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
 
 Method = Literal["action-flow", "chunk-flow", "regression"]
@@ -134,7 +134,8 @@ def evaluate(command: Eval) -> None:
     jobs = episode_jobs(command, checkpoint, tasks)
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
-    _report(command, checkpoint, outcomes, pace)
+    driven_at = sorted({read_header(job.path).get("commit", "unknown") for job in jobs})
+    _report(command, checkpoint, outcomes, pace, driven_at)
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:
@@ -273,7 +274,11 @@ def _robot(task: str, split: Split, asked: Asked) -> Any:
 
 
 def _report(
-    command: Eval, checkpoint: Path, outcomes: dict[str, list[RunMetrics]], pace: float | None
+    command: Eval,
+    checkpoint: Path,
+    outcomes: dict[str, list[RunMetrics]],
+    pace: float | None,
+    driven_at: list[str],
 ) -> None:
     from streamvla.model.checkpoint import method_of
 
@@ -307,6 +312,7 @@ def _report(
                 "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "episodes_per_minute": pace,
+                "driven_at": driven_at,
                 "mean_success": mean_success,
                 "tasks": {
                     task: _task_figures(figures, outcomes[task]) for task, figures in tasks.items()

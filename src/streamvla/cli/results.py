@@ -86,6 +86,7 @@ def make(name: str, recipe: Recipe) -> ResultsFile:
     seeds: set[int] = set()
     for found in (each.get("seeds", each.get("seed", [])) for each in figures.values()):
         seeds |= set(found if isinstance(found, list) else [found])
+    driven_at = {each for found in figures.values() for each in found.get("driven_at", [])}
     return ResultsFile(
         name=name,
         command=f"streamvla results --make {name}",
@@ -95,6 +96,7 @@ def make(name: str, recipe: Recipe) -> ResultsFile:
         rows=rows,
         columns=recipe.columns,
         tables=recipe.tables,
+        driven_at=sorted(driven_at),
     )
 
 

@@ -57,6 +57,7 @@ class Results:
 
     Attributes:
         command: as typed; `commit` of the code; `date` ISO; `seeds` used.
+        driven_at: commits at which episodes were driven that this one found finished.
         machine: see `core.provenance.machine`.
         rows: one object per run; `run` is its name. Figures may be nested.
         columns: key → how it is shown; a key reaches into nested objects with dots
@@ -73,6 +74,7 @@ class Results:
     columns: Mapping[str, Column]
     tables: Mapping[str, Sequence[str]]
     date: str = field(default_factory=wall_date)
+    driven_at: Sequence[str] = ()
 
 
 def write_results(folder: Path, results: Results) -> Path:
@@ -132,7 +134,9 @@ def render_value(results: Results, run: str, key: str) -> str:
 
 def render_source(results: Results) -> str:
     """Command, commit, date and machine in one line."""
-    made = f"`{results.command}`, commit {results.commit}, {results.date}"
+    earlier = ", ".join(each for each in results.driven_at if each != results.commit)
+    driven = f" (episodes driven at {earlier})" if earlier else ""
+    made = f"`{results.command}`, commit {results.commit}{driven}, {results.date}"
     return f"{made}, on {machine_words(results.machine)}."
 
 

@@ -615,7 +615,7 @@ class Streamer:
         if not event.saliency or not isinstance(rule, Adaptive):
             return
         objection = rule.objection(event.saliency[0])
-        self._doubted = objection is not None
+        self._doubted = rule.second_look and objection is not None
         self._decided(
             event.now_ns,
             event.observation,

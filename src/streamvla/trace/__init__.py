@@ -30,6 +30,7 @@ from streamvla.trace.store import (
     Trace,
     TraceSink,
     is_complete,
+    read_header,
     read_trace,
 )
 
@@ -61,5 +62,6 @@ __all__ = [
     "TraceEvent",
     "TraceSink",
     "is_complete",
+    "read_header",
     "read_trace",
 ]

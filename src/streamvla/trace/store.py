@@ -136,6 +136,19 @@ def read_trace(path: Path) -> Trace:
     return Trace(header, events, complete)
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """The first line of a trace file alone.
+
+    Raises:
+        TraceError: no such file, not a trace, or another schema.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return _parse_header(path, [file.readline()])
+    except OSError as error:
+        raise TraceError(f"cannot read trace {path}: {error.strerror or error}") from error
+
+
 def is_complete(path: Path, expected: dict[str, Any] | None = None) -> bool:
     """Whether `path` is the trace of an episode that ran to its end, and may stand as a result.
 
