@@ -15,17 +15,20 @@ class Export:
 
     What its header says of where it comes from keeps no folders of this machine.
 
-    A saliency predictor belongs to one policy file: train it on the exported one.
+    A saliency predictor belongs to what a policy sees with: train it on the exported one.
 
     Attributes:
         checkpoint: the policy, or a folder with one of `method`; default what ships.
         method: of the policy, where the folder holds several.
         out: the file to write.
+        average: other stages of the same training, files or folders as `checkpoint`; the weights
+            are the mean of all (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
     """
 
     out: Path
     checkpoint: Path | None = None
     method: str | None = None
+    average: tuple[Path, ...] = ()
 
 
 def export(command: Export) -> None:
@@ -33,15 +36,18 @@ def export(command: Export) -> None:
 
     Raises:
         ConfigError: `out` exists.
-        CheckpointError: no policy there, or a weight that float16 cannot hold.
+        CheckpointError: no policy there, policies of different kinds to average, or a weight
+            that float16 cannot hold.
     """
-    from streamvla.model.checkpoint import load_checkpoint, save_checkpoint
+    from streamvla.model.checkpoint import load_checkpoint, mean_checkpoint, save_checkpoint
     from streamvla.policy import resolve_checkpoint
 
     if command.out.exists():
         raise ConfigError(f"{command.out} exists; name another file, or remove it")
-    source = resolve_checkpoint(command.checkpoint, command.method)
-    policy = load_checkpoint(source)
+    sources = [
+        resolve_checkpoint(each, command.method) for each in (command.checkpoint, *command.average)
+    ]
+    policy = mean_checkpoint({str(source): load_checkpoint(source) for source in sources})
     policy = replace(policy, provenance=without_folders(dict(policy.provenance)))
     save_checkpoint(command.out, policy, half=True)
     print(f"{command.out}: {command.out.stat().st_size / 1e6:.1f} MB")

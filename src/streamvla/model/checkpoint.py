@@ -113,6 +113,43 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
     return checkpoint
 
 
+def mean_checkpoint(checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
+    """One policy whose weights are the mean of several of one kind.
+
+    Only sensible for stages of one training, whose weights lie near each other. Its provenance is
+    the first one's; that of the others stands in it as `averaged_with`.
+
+    Args:
+        checkpoints: by the name an error shall use; one is returned as it is.
+
+    Raises:
+        CheckpointError: they differ in more than weights and provenance.
+    """
+    (first_name, first), *others = checkpoints.items()
+    for name, other in others:
+        for part in ("model", "method", "spec", "normalisation"):
+            if getattr(other, part) != getattr(first, part):
+                raise CheckpointError(
+                    f"{name} and {first_name} differ in their {part}; only stages of one training "
+                    "can be averaged"
+                )
+    if not others:
+        return first
+    every = [each.weights for each in checkpoints.values()]
+    weights = {name: _mean(name, [each[name] for each in every]) for name in first.weights}
+    averaged_with = [dict(other.provenance) for _, other in others]
+    provenance = {**first.provenance, "averaged_with": averaged_with}
+    return replace(first, weights=weights, provenance=provenance)
+
+
+def _mean(name: str, tensors: list[Tensor]) -> Tensor:
+    if tensors[0].is_floating_point():
+        return torch.stack(tensors).mean(0)
+    if not all(torch.equal(tensor, tensors[0]) for tensor in tensors):
+        raise CheckpointError(f"the policies differ in {name}, which has no mean")
+    return tensors[0]
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write named tensors and a JSON header to one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
