@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from streamvla.cli.main import _parse
-from streamvla.cli.results import RECIPES, _compared_rows
+from streamvla.cli.results import RECIPES, _compared_rows, _schedule_rows
 from streamvla.evaluation.stats import compare_paired
 
 
@@ -43,3 +43,16 @@ def test_methods_are_compared_episode_by_episode():
     assert mean["b"]["behind"] == expected.difference == 0.25
     assert mean["b"]["behind_ci"] == [expected.low, expected.high]
     assert "behind" not in mean["a"]
+
+
+def test_schedules_name_the_tasks_that_differ_most():
+    """By episodes, the largest change first; equal tasks are left out."""
+    none = evaluation(reach="1110", push="1100", sweep="11", door="1")
+    early = evaluation(reach="1010", push="0000", sweep="11", door="0")
+    first, second = _schedule_rows({"none": none, "early": early})
+    assert second["lost_most"] == "push 2 → 0, reach 3 → 2, door 1 → 0"
+    assert second["gained_most"] == "–"
+    assert first["lost_most"] == first["gained_most"] == "–"
+    assert second["paired"] == pytest.approx(-4 / 11)
+    (reversed_row,) = _schedule_rows({"early": early, "none": none})[1:]
+    assert reversed_row["gained_most"] == "push 0 → 2, reach 2 → 3, door 0 → 1"

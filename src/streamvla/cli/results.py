@@ -135,14 +135,32 @@ def _solved(figures: Row) -> list[bool]:
 
 
 def _schedule_rows(figures: dict[str, Row]) -> list[Row]:
-    """One row per `eval`, with the paired difference of success to the first."""
+    """One row per `eval`, with the paired difference of success to the first, and the tasks behind
+    it that differ most."""
     first = next(iter(figures.values()))
     rows = []
     for name, each in figures.items():
         paired = compare_paired(_solved(first), _solved(each))
         interval = [paired.low, paired.high]
-        rows.append({"run": name, **each, "paired": paired.difference, "paired_ci": interval})
+        row = {"run": name, **each, "paired": paired.difference, "paired_ci": interval}
+        rows.append({**row, **_most_changed(first["tasks"], each["tasks"])})
     return rows
+
+
+def _most_changed(before: Row, after: Row, most: int = 5) -> dict[str, str]:
+    """Up to `most` tasks that lost or gained episodes, those that changed most first."""
+    solved = {
+        task: (before[task]["solved"].count("1"), after[task]["solved"].count("1"))
+        for task in before
+    }
+
+    def words(sign: int) -> str:
+        changes = {task: sign * (new - old) for task, (old, new) in solved.items()}
+        chosen = sorted((task for task in changes if changes[task] > 0), key=lambda t: -changes[t])
+        named = ("{} {} → {}".format(task, *solved[task]) for task in chosen[:most])
+        return ", ".join(named) or "–"
+
+    return {"lost_most": words(-1), "gained_most": words(1)}
 
 
 def _with_interval(task: Row) -> Row:
@@ -258,8 +276,11 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
             "smoothness.sparc": Column("SPARC", 2),
             "smoothness.mean_jerk": Column("mean jerk", 0),
             "seam_ratio": Column("seam / step", 2),
+            "lost_most": Column("lost most (episodes solved, of 50)"),
+            "gained_most": Column("gained most"),
         },
         tables={
+            "tasks": ("run", "lost_most", "gained_most"),
             "main": (
                 "run",
                 "mean_success",
@@ -270,7 +291,7 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
                 "smoothness.sparc",
                 "smoothness.mean_jerk",
                 "seam_ratio",
-            )
+            ),
         },
     )
 
@@ -433,8 +454,9 @@ RECIPES: dict[str, Recipe] = {
     "early-grid": Recipe(
         commands={
             "grid": "grid --tasks reach push button-press drawer-open window-close "
-            "press-named-button --unaugmented runs/unaugmented/policy.safetensors "
-            "--dataset datasets/all --figure docs/assets/early-grid.svg --json"
+            "press-named-button --checkpoint runs/offsets/control/policy.safetensors "
+            "--unaugmented runs/offsets/no-offset/policy.safetensors --dataset datasets/all "
+            "--figure docs/assets/early-grid.svg --json"
         },
         rows=_cell_rows,
         columns={
