@@ -64,10 +64,11 @@ def test_every_variety_has_a_name_and_a_folder_of_its_own():
         flow("action-flow:3", early="random", rate=0.3),
         flow("action-flow:3", early="action-norm", norm=1.5),
         flow("action-flow:3", early="adaptive", eta=(2.0,)),
-        flow("action-flow:3", early="adaptive", eta=(2.0,), compensation="state+context"),
+        flow("action-flow:3", early="random", compensation="state+context"),
         flow("action-flow:3", early="adaptive", eta=(2.0,), refused="fresh-look"),
         flow("action-flow:3", compensation="none"),
         flow(replan="as-fast-as-possible"),
+        flow(replan="as-fast-as-possible", compensation="none"),
     ]
     assert len({slug(each) for each in varieties}) == len(varieties)
     assert len({label(each, 10) for each in varieties}) == len(varieties)

@@ -60,10 +60,14 @@ GRID: list[TraceEvent] = [
     policy(102, 100, 0, 0, x=0.1),
     policy(150, 150, 0, 0, x=0.2),
     ObserveRequested(150 * MS, 1, 0),
+    ObserveStarted(160 * MS, 1),
+    ObserveReady(190 * MS, 1, 150 * MS),
     hold(200),
     hold(250),
     policy(300, 300, 1, 150, x=0.8),
     ObserveRequested(300 * MS, 2, 1),
+    ObserveStarted(310 * MS, 2),
+    ObserveReady(340 * MS, 2, 300 * MS),
     policy(350, 350, 1, 150, x=0.9),
     hold(400),
     Dropped(410 * MS, 1, 2, "cancelled"),
@@ -199,7 +203,7 @@ def test_counting_observations_is_no_failure() -> None:
 
 def test_aggregation_pools_before_it_divides(grid: RunMetrics) -> None:
     """Ratios are of sums, percentiles of all measurements, success has its interval."""
-    long = metrics_of(GRID[:11], 50 * MS, "grid", unit_space())
+    long = metrics_of(GRID[:13], 50 * MS, "grid", unit_space())
     both = aggregate([grid, replace(long, success=False)])
     assert both["t_action_ms"] == pytest.approx((348 + 198) / (4 + 2))
     assert both["halt_ms_per_observation"] == pytest.approx((150 + 100) / 3)
@@ -255,23 +259,40 @@ def test_a_refused_look_counts_under_refused_and_nowhere_else():
 
 
 def test_a_doubted_look_is_an_early_observation_like_any_other():
-    """It was used, so it counts; that a second one was taken is counted beside it."""
+    """It was used, so it counts; the second look is counted beside it, if there was one."""
     events = [
         ObserveRequested(0, 0, 0),
         ObserveReady(5, 0, 0),
         ObserveRequested(10, 1, 3),
         ObserveReady(15, 1, 10),
         early(1, accepted=False)._replace(second_look=True),
-        ObserveRequested(20, 2, 9),
-        ObserveReady(25, 2, 20),
     ]
+    alone = metrics_of(events, 50, "grid")
+    assert (alone.objections, alone.second_looks, alone.refused_observations) == (1, 0, 0)
+    again = [ObserveRequested(20, 2, 9, second_look=True), ObserveReady(25, 2, 20)]
+    metrics = metrics_of([*events, *again], 50, "grid")
+    assert (metrics.objections, metrics.second_looks) == (1, 1)
+    assert (metrics.early_observations, metrics.later_observations) == (1, 1)
+    assert metrics.mean_lead == 3.0
+    assert metrics.to_json()["early_accept_rate"] == 1.0
+
+
+def test_a_look_that_became_nothing_counts_neither_way():
+    """An early look still under way when the episode ends is in no share."""
+    events = [ObserveRequested(0, 0, 0), ObserveReady(5, 0, 0), ObserveRequested(10, 1, 3)]
     metrics = metrics_of(events, 50, "grid")
-    assert (metrics.second_looks, metrics.refused_observations) == (1, 0)
-    assert (metrics.early_observations, metrics.mean_lead) == (2, 6.0)
+    assert (metrics.observations, metrics.later_observations) == (2, 0)
+    assert metrics.to_json()["early_accept_rate"] is None
 
 
 def test_a_refusal_without_a_look_takes_nothing_away():
     """Rules that refuse before capturing leave the counts alone."""
-    events = [ObserveRequested(0, 0, 0), early(-1, accepted=False), ObserveRequested(10, 1, 0)]
+    events = [
+        ObserveRequested(0, 0, 0),
+        ObserveReady(5, 0, 0),
+        early(-1, accepted=False),
+        ObserveRequested(10, 1, 0),
+        ObserveReady(15, 1, 10),
+    ]
     metrics = metrics_of(events, 50, "grid")
     assert (metrics.refused_observations, metrics.mean_lead) == (0, 0.0)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError, StageFailedError
+from streamvla.core.interfaces import Frames
 from streamvla.runtime.buffer import Replace
 from streamvla.runtime.early import (
     ActionNorm,
@@ -42,7 +43,7 @@ from streamvla.runtime.streamer import (
     Streamer,
     Tick,
 )
-from streamvla.testing import AnticipatingPolicy
+from streamvla.testing import AnticipatingPolicy, StillRobot
 from streamvla.testing.fakes import SaliencyScript
 from streamvla.trace import (
     Dropped,
@@ -407,7 +408,7 @@ def test_the_newest_context_takes_over_without_a_seam():
     told = [departures[number] for number in range(len(starts)) if number in departures]
     assert starts[: len(told)] == pytest.approx(told)
     reasons = {event.reason for event in run.events if isinstance(event, Dropped)}
-    assert reasons == {"replaced by a newer context"}
+    assert reasons <= {"replaced by a newer context", "cancelled"}
 
 
 # --- second looks ------------------------------------------------------------------------------
@@ -452,7 +453,55 @@ def test_a_second_look_takes_over_before_the_first_is_through():
     plain = [e.t_ns - looked[e.observation] for e in other.sent if e.source == "policy"]
     assert np.mean(ages) < np.mean(plain)
     dropped = [event for event in run.events if isinstance(event, Dropped)]
-    assert {event.reason for event in dropped} == {"replaced by a newer context"}
+    assert {event.reason for event in dropped} == {"replaced by a newer context", "cancelled"}
+
+
+class Watch(StillRobot):
+    """What it shows is the instant its world has come to."""
+
+    def __init__(self) -> None:
+        super().__init__(MIXED, 20_000_000)
+        self.instant_ns = 0
+        self.shown: list[int] = []
+
+    def advance_to(self, now_ns: int) -> None:
+        self.instant_ns = now_ns
+
+    def capture(self) -> Any:
+        return self.instant_ns
+
+    def observe(self, capture: Any) -> Frames:
+        self.shown.append(capture)
+        return super().observe(None)
+
+
+@pytest.mark.parametrize("in_real_time", [True, False])
+def test_a_look_between_two_ticks_shows_the_world_as_it_is_then(in_real_time):
+    """A second look starts when an action is made, not on the tick: the world has moved on."""
+    run = looking_again(0.0, profile=profile_ms("quick", 42, 6, 20))
+    trace, robot = MemoryTrace(), Watch()
+    episode = replace(run.episode(trace), robot=robot)
+    if in_real_time:
+        run_realtime(episode)
+    else:
+        run_simulated(episode, ConstantLatency(episode.profile))
+    looked = [e for e in trace.events if isinstance(e, ObserveRequested)]
+    assert any(e.second_look for e in looked)
+    shown = robot.shown[-len(looked) :]  # in real time the stages are measured first
+    assert all(shown_ns >= e.t_ns for shown_ns, e in zip(shown, looked, strict=True))
+    if not in_real_time:
+        assert shown == [e.t_ns for e in looked]
+
+
+def test_a_second_look_waits_for_the_step_under_way():
+    """On a shared accelerator: 10 ms of a step that nobody can call back, then 100 ms."""
+    quick = profile_ms("quick", 100, 10, 50)
+    events = foreseeing(gate(0.0, second_look=True), profile=quick).run().events
+    asked = {e.observation: e.t_ns for e in events if isinstance(e, ObserveRequested)}
+    again = {e.observation for e in events if isinstance(e, ObserveRequested) and e.second_look}
+    made = {e.observation: e.t_ns for e in events if isinstance(e, ObserveReady)}
+    assert again
+    assert {made[o] - asked[o] for o in again & made.keys()} == {(10 + 100) * 1_000_000}
 
 
 def test_a_second_look_is_forgotten_in_a_safe_stop():
@@ -481,6 +530,10 @@ def test_a_second_look_is_forgotten_in_a_safe_stop():
         (lambda: ActionFlow(most_lead=0), "largest lead 0"),
         (lambda: replanning(early=ActionNorm(1.0)), "takes no rule"),
         (lambda: replanning(compensation=Compensation(context=True)), "no compensation"),
+        (
+            lambda: gate(1.0, second_look=True, compensation=Compensation(context=True)),
+            "--refused fresh-look",
+        ),
         (lambda: WindowQuantile(share=0), "share 0"),
     ],
 )
@@ -589,6 +642,8 @@ def test_every_rule_keeps_the_tick_promise(
     rule: EarlyRule, lead, measured, compensation, observe, generate, serial, bad
 ):
     """Whatever rule, lead, compensation and times: one command a tick, actions once, in order."""
+    if isinstance(rule, Adaptive) and rule.second_look:
+        compensation = replace(compensation, context=False)  # which is refused
     calls = iter(range(10_000))
 
     def script(observation, start, index):

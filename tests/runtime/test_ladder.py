@@ -19,7 +19,16 @@ from streamvla.runtime.governor import Ruling
 from streamvla.runtime.ladder import Ladder, LadderGovernor
 from streamvla.runtime.latency import ConstantLatency, EmpiricalLatency
 from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Generated, Observed, Rearm, Send, Started, Streamer, Tick
+from streamvla.runtime.streamer import (
+    Generated,
+    Observed,
+    Rearm,
+    Send,
+    Started,
+    StartObserve,
+    Streamer,
+    Tick,
+)
 from streamvla.trace import Failed, Intervened, MemoryTrace, Rearmed, Sent
 
 from .motion import violations
@@ -283,6 +292,24 @@ def test_rearming_starts_from_a_fresh_look():
     streamer.handle(Tick(52, 52, 9))
     last = [e for e in trace.events if isinstance(e, Sent)][-1]
     assert (last.source, last.observation) == ("policy", 1)
+
+
+def test_a_stop_on_a_tick_that_looks_does_not_end_looking():
+    """The ladder's own stop falls on the tick of an early look: that look is left out, not all."""
+    limits = replace(LIMITS, velocity=(0.1, 2.0))
+    ladder = replace(LADDER, limits=limits, reject_factor=1.0, fallback_after=2, stop_after=6)
+    streamer = Streamer(MIXED, 10, ActionFlow(3), "grid", MemoryTrace(), fallback=ladder)
+    streamer.handle(Started(0))
+    streamer.handle(Observed(1, 0))
+    for index in range(10):
+        action = np.array([1.0, 0.0]) if index else SMOOTH  # all but the first are refused
+        streamer.handle(Generated(2, 1, 0, index, action))
+    looked = [streamer.handle(Tick(10 + tick, 10 + tick, tick)) for tick in range(8)]
+    assert streamer.latched
+    assert any(isinstance(command, StartObserve) for command in looked[-1])
+    streamer.handle(Rearm(40))
+    fresh = streamer.handle(Observed(45, 1))
+    assert [type(command) for command in fresh] == [StartObserve]
 
 
 stage_times = st.lists(st.integers(0, 600_000_000), min_size=1, max_size=12)

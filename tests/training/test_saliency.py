@@ -341,8 +341,8 @@ def test_rules_on_held_out_frames_agree_where_they_must(toy):
     assert errors.by_norm(3, -1.0) == pytest.approx(errors.none())
     between = sorted([errors.none(), errors.always(3)])
     assert between[0] <= errors.random(3, 0.4) <= between[1]
-    share = (errors.norm[3] <= errors.norm_at_rate(3, 0.5)).mean()
-    assert share == pytest.approx(0.5, abs=0.1)
+    passes = errors.norm[1:4] <= errors.norm_at_rate(3, 0.5)  # at lead 1, 2 or 3
+    assert passes.any(axis=0).mean() == pytest.approx(0.5, abs=0.1)
     with pytest.raises(ConfigError, match="does not anticipate"):
         errors.adaptive(3, (1.0,))
 

@@ -135,7 +135,7 @@ def evaluate(command: Eval) -> None:
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
     driven_at = sorted({read_header(job.path).get("commit", "unknown") for job in jobs})
-    _report(command, checkpoint, outcomes, pace, driven_at)
+    _report(command, checkpoint, jobs, outcomes, pace, driven_at)
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:
@@ -146,6 +146,7 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 
 def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[Job]:
     from streamvla.policy import identify
+    from streamvla.policy.saliency import saliency_path
 
     executor = _executor(command, policy_of(checkpoint))
     identity = identify(checkpoint)
@@ -155,6 +156,8 @@ def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> lis
         [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
     )
     folder = command.out / name / slug(executor) / setting
+    if executor.anticipates:
+        identity["predictor_sha256"] = identify(saliency_path(checkpoint))["sha256"]
     resolved = (checkpoint, identity, slug(executor))
     seeds = range(command.seed, command.seed + command.episodes)
     return [
@@ -276,6 +279,7 @@ def _robot(task: str, split: Split, asked: Asked) -> Any:
 def _report(
     command: Eval,
     checkpoint: Path,
+    jobs: list[Job],
     outcomes: dict[str, list[RunMetrics]],
     pace: float | None,
     driven_at: list[str],
@@ -308,6 +312,7 @@ def _report(
             {
                 "command": "eval",
                 "method": method_of(checkpoint),
+                "policy": jobs[0].policy,
                 "executor": slug(executor),
                 "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),

@@ -21,6 +21,7 @@ from streamvla.evaluation.metrics import RunMetrics, aggregate
 from streamvla.evaluation.results import machine_words
 from streamvla.evaluation.stats import compare_paired
 from streamvla.runtime import named_profile
+from streamvla.trace import read_header
 from streamvla.trace.spans import Pacing
 
 if TYPE_CHECKING:
@@ -138,8 +139,15 @@ def run_grid(command: Grid) -> None:
         print(f"left out: {reason}")
     if command.json:
         seeds = list(range(command.seed, command.seed + command.episodes))
-        left_out = session.left_out
-        print_json({"command": "grid", "seeds": seeds, "cells": rows, "left_out": left_out})
+        print_json(
+            {
+                "command": "grid",
+                "seeds": seeds,
+                "driven_at": session.driven_at,
+                "cells": rows,
+                "left_out": session.left_out,
+            }
+        )
 
 
 class _Session:
@@ -150,6 +158,7 @@ class _Session:
         self._checkpoints = {True: augmented, False: command.unaugmented}
         self._tasks = tasks
         self._errors: dict[tuple[Path, str], LeadErrors] = {}
+        self._traces: list[Path] = []
         self.left_out: list[str] = []
 
     def cells(self) -> Iterator[Cell]:
@@ -171,6 +180,8 @@ class _Session:
             return self._leave_out(f"{rule}, {compensation}: no --unaugmented policy")
         gated = rule in ("adaptive", "second-look")
         looks_ahead = gated or "context" in told
+        if rule == "second-look" and "context" in told:
+            return self._leave_out(f"{rule}, {compensation}: a second look is used as it is")
         if looks_ahead and not policy_of(checkpoint).spec.anticipates:
             return self._leave_out(f"{rule}, {compensation}: {checkpoint} has no predictor")
         if gated and not getattr(policy_of(checkpoint), "thresholds", ()):
@@ -225,11 +236,17 @@ class _Session:
             options = replace(options, norm=round(errors.norm_at_rate(cell.lead, rate), 3))
         return replace(cell, evaluation=replace(cell.evaluation, early=options))
 
+    @property
+    def driven_at(self) -> list[str]:
+        """The commits at which the episodes were driven."""
+        return sorted({read_header(path).get("commit", "unknown") for path in self._traces})
+
     def run(self, cells: list[Cell]) -> dict[Cell, list[RunMetrics]]:
         """Metrics of every episode of every cell, in the order of tasks and seeds."""
         jobs = {cell: episode_jobs(cell.evaluation, cell.checkpoint, self._tasks) for cell in cells}
         everything = [job for each in jobs.values() for job in each]
         run_missing(everything, self._command.workers)
+        self._traces += [job.path for job in everything]
         return {cell: [outcome_of(job) for job in each] for cell, each in jobs.items()}
 
     def row(self, cell: Cell, outcomes: dict[Cell, list[RunMetrics]]) -> dict[str, Any]:
@@ -306,7 +323,7 @@ class _Session:
         from streamvla.training.batches import split_holdout
         from streamvla.training.early_error import Compensated, lead_errors
 
-        demonstrations = load_dataset(dataset)
+        demonstrations = load_dataset(dataset, self._tasks)
         _, held_out = split_holdout(demonstrations, self._command.holdout_per_task)
         policy = policy_of(cell.checkpoint)
         assert isinstance(policy, ModelPolicy)
@@ -336,12 +353,12 @@ def _write_pictures(command: Grid, rows: list[dict[str, Any]]) -> None:
             row["rule"],
             row["lead"],
             row["compensation"],
-            row["halt_ms_per_observation"] or 0.0,
+            row["halt_ms_per_observation"],
             row["success"],
             tuple(row["success_ci"]),
         )
         for row in rows
-        if row["success"] is not None
+        if row["success"] is not None and row["halt_ms_per_observation"] is not None
     ]
     svg = success_halt_svg(points, list(COMPENSATIONS))
     for path in (command.out / "grid.svg", command.figure):

@@ -191,13 +191,14 @@ def label(executor: Executor, horizon: int) -> str:
     """`synchronous, 5 of 10`; `action flow, lead 3`; `action flow, lead auto, adaptive early`."""
     if isinstance(executor, Synchronous):
         return f"synchronous, {executor.executed(horizon)} of {horizon}"
-    if executor.replans:
-        return "action flow, replanning as fast as possible"
     lead = AUTO if executor.measured_lead else str(executor.lead)
-    words = [f"action flow, lead {lead}"]
+    words = [
+        "action flow",
+        "replanning as fast as possible" if executor.replans else f"lead {lead}",
+    ]
     if executor.early.decides:
         words.append(f"{executor.early.name} early")
-    if getattr(executor.early, "second_look", False):
+    if executor.looks_again:
         words.append("second looks")
     if executor.compensation != Compensation():
         words.append(f"compensated: {compensation_words(executor.compensation)}")
@@ -214,9 +215,8 @@ def slug(executor: Executor) -> str:
     """The executor as a folder name: `synchronous-5`, `action-flow-3`, `action-flow-auto-…`."""
     if isinstance(executor, Synchronous):
         return "synchronous" + (f"-{executor.execute_horizon}" if executor.execute_horizon else "")
-    if executor.replans:
-        return f"{executor.name}-asap"
-    parts = [executor.name, AUTO if executor.measured_lead else str(executor.lead)]
+    lead = AUTO if executor.measured_lead else str(executor.lead)
+    parts = [executor.name, "asap" if executor.replans else lead]
     match executor.early:
         case AtRandom(rate):
             parts.append(f"random{rate:g}")

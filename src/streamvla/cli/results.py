@@ -246,7 +246,8 @@ def _cell_rows(name: str, figures: Row) -> list[Row]:
 _HEADLINES = {
     "no early observation": "--executor action-flow:0",
     "always, lead 2, uncompensated": "--executor action-flow:2 --compensation none",
-    "adaptive, compensated": "--executor action-flow:auto --early adaptive",
+    "always, lead auto, compensated": "--executor action-flow:auto",
+    "adaptive, lead auto, compensated": "--executor action-flow:auto --early adaptive",
     "synchronous": "--executor synchronous",
 }
 _EARLY = "eval --suite metaworld --episodes 50 --json"
@@ -271,6 +272,7 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
             "halt_ms_per_observation": Column("halt / observation (ms)"),
             "t_action_ms": Column("T_action (ms)", 2),
             "early_accept_rate": Column("observed early", 0, percent=True),
+            "objections": Column("objections", 0),
             "second_looks": Column("second looks", 0),
             "mean_lead": Column("mean lead", 2),
             "smoothness.sparc": Column("SPARC", 2),
@@ -288,6 +290,8 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
                 "halt_ms_per_observation",
                 "t_action_ms",
                 "early_accept_rate",
+                "objections",
+                "second_looks",
                 "smoothness.sparc",
                 "smoothness.mean_jerk",
                 "seam_ratio",

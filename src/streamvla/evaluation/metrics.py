@@ -30,11 +30,12 @@ With fewer than two generations there is no window, and its figures are None.
 - `generate_ms`: one flow step, that is, one action.
 - `command_interval_ms`: between successive commands; its `std` is the jitter.
 - `send_lateness_ms`: grid pacing only, instant of sending − the tick's due instant.
-- `early_observations`: observations requested while actions were still pending;
-  `early_accept_rate`: their share, and `mean_lead`: the mean number pending, both over all
-  observations but the first. An observation that was looked at and refused counts under
-  `refused_observations` and nowhere else here. `second_looks`: early observations that the rule
-  objected to, used until a second look took over.
+- `later_observations`: those that became a context; the first one and second looks left out.
+  `early_observations`: those of them that were requested while actions were still pending;
+  `early_accept_rate`: their share, and `mean_lead`: the mean number pending.
+  `refused_observations`: looked at and refused. `objections`: early observations that the rule
+  objected to and that were used all the same; `second_looks`: how many of them were followed by
+  one before the episode ended or nothing was pending any more.
 - `reaction_ms`: from a `Stimulus` to the first policy command that depends on it: the first one
   whose observation was captured at or after it. A stimulus without one, or overtaken by another,
   counts under `unanswered_stimuli`.
@@ -129,8 +130,10 @@ class RunMetrics:
     starved_ticks: int
     frozen_cameras: int
     longest_halt_ms: float
+    later_observations: int
     early_observations: int
     refused_observations: int
+    objections: int
     second_looks: int
     unanswered_stimuli: int
     mean_lead: float | None
@@ -145,11 +148,6 @@ class RunMetrics:
     seam_jump: Distribution
     step_jump: Distribution
     smoothness: Smoothness
-
-    @property
-    def later_observations(self) -> int:
-        """Observations but the first, and but those refused."""
-        return max(0, self.observations - 1 - self.refused_observations)
 
     @property
     def t_action_ms(self) -> float | None:
@@ -189,8 +187,10 @@ _COUNTS = (
     "deadline_misses",
     "starved_ticks",
     "frozen_cameras",
+    "later_observations",
     "early_observations",
     "refused_observations",
+    "objections",
     "second_looks",
     "unanswered_stimuli",
 )
@@ -302,7 +302,6 @@ class MetricsAccumulator:
     def result(self) -> RunMetrics:
         """The figures of everything recorded so far."""
         counts = self._counts
-        later = counts["observations"] - 1 - counts["refused_observations"]
         motion = self._motion
         measured: dict[str, Any] = {
             **counts,
@@ -321,7 +320,7 @@ class MetricsAccumulator:
             interventions=dict(self._interventions),
             health_ticks=dict(self._health_ticks),
             longest_halt_ms=self._longest_ns / NS_PER_MS,
-            mean_lead=_per(self._leads, later, unit=1),
+            mean_lead=_per(self._leads, counts["later_observations"], unit=1),
             seam_jump=motion.seams.distribution() if motion else Distribution.of([]),
             step_jump=motion.steps.distribution() if motion else Distribution.of([]),
             smoothness=motion.smoothness() if motion else Smoothness(None, None, None, None),
@@ -370,9 +369,10 @@ class MetricsAccumulator:
         self._mark_begin(event.t_ns)
         if self._last_request_ns is not None:
             self._sample("loop_time_ms", event.t_ns - self._last_request_ns)
-            self._leads += event.pending
-            self._counts["early_observations"] += event.pending > 0
-            self._pending[event.observation] = event.pending
+            if event.second_look:
+                self._counts["second_looks"] += 1
+            else:
+                self._pending[event.observation] = event.pending
         self._last_request_ns = event.t_ns
         self._requested_ns[event.observation] = event.t_ns
         self._counts["observations"] += 1
@@ -384,20 +384,22 @@ class MetricsAccumulator:
             self._sample("observe_wait_ms", event.t_ns - requested_ns)
 
     def _on_observe_ready(self, event: ObserveReady) -> None:
-        self._pending.pop(event.observation, None)
+        pending = self._pending.pop(event.observation, None)
+        if pending is not None:
+            self._leads += pending
+            self._counts["later_observations"] += 1
+            self._counts["early_observations"] += pending > 0
         started_ns = self._encoding_since_ns.pop(event.observation, None)
         if started_ns is not None:
             self._sample("observe_ms", event.t_ns - started_ns)
 
     def _on_early_decided(self, event: EarlyDecided) -> None:
-        self._counts["second_looks"] += event.second_look
+        self._counts["objections"] += event.second_look
         if event.accepted or event.second_look or event.observation < 0:
             return
-        pending = self._pending.pop(event.observation, 0)
+        self._pending.pop(event.observation, None)
         self._requested_ns.pop(event.observation, None)
         self._encoding_since_ns.pop(event.observation, None)
-        self._leads -= pending
-        self._counts["early_observations"] -= pending > 0
         self._counts["refused_observations"] += 1
 
     def _on_stimulus(self, event: Stimulus) -> None:

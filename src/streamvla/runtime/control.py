@@ -222,6 +222,7 @@ class ControlLoop:
     def _observe(self, command: StartObserve) -> None:
         captured_ns = self._clock.now_ns()
         try:
+            self._episode.robot.advance_to(captured_ns)
             capture = self._episode.robot.capture()
         except Exception as error:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))

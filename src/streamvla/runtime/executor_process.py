@@ -53,6 +53,9 @@ are taken when it ends, before the tick is served."""
 
 _MOST_AT_ONCE = 64
 
+MODEL_DIED = "the model process died"
+"""The message of the error that a closed channel becomes."""
+
 Captures = list[tuple[int, Any]]
 """World captures, with their instants."""
 
@@ -223,7 +226,7 @@ class _ProcessStages:
                 self._results.append(delivered.result)
         if self._channel.closed and not self._death_told:
             self._death_told = True
-            self._results.append(StageError("model", "the model process died"))
+            self._results.append(StageError("model", MODEL_DIED))
 
     def wait(self, until_ns: int) -> None:
         """Doze until something comes or the deadline is near, then sleep to the very instant."""

@@ -70,7 +70,7 @@ class ActionFlow:
             leaves out).
         early: whether to look then, or later.
         compensation: for what is executed between look and generation.
-        measured_lead: from the second cycle on, aim at the smallest lead that hides observing and
+        measured_lead: from the third cycle on, aim at the smallest lead that hides observing and
             the first action as they are measured; `lead` stands for it before.
         most_lead: the largest that may then be chosen; H − 1 if that is smaller.
         replan: "as-fast-as-possible": observe again whenever the encoder is idle, and let the
@@ -101,11 +101,21 @@ class ActionFlow:
                 "replanning as fast as possible looks whenever it can: it takes no rule for early "
                 "observation and no compensation of the context"
             )
+        if self.looks_again and self.compensation.context:
+            raise ConfigError(
+                "a second look is used as it is, not with its context compensated: wait for a "
+                "fresh look instead (--refused fresh-look), or leave the context alone"
+            )
 
     @property
     def replans(self) -> bool:
         """Whether the newest context takes over at once."""
         return self.replan == "as-fast-as-possible"
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether what the rule objects to is looked at twice."""
+        return isinstance(self.early, Adaptive) and self.early.second_look
 
     @property
     def anticipates(self) -> bool:

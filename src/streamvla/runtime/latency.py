@@ -78,8 +78,8 @@ class LatencyProfile:
             calls: of the predictor.
             refused: it ended after the look.
         """
-        if refused and self.look_ns is not None and self.observe_ns:
-            observe_ns = round(observe_ns * (self.look_ns / self.observe_ns))
+        if refused and self.look_ns is not None:
+            observe_ns = max(self.look_ns, observe_ns - (self.observe_ns - self.look_ns))
         return observe_ns + calls * self.predict_ns
 
     @property

@@ -89,10 +89,15 @@ class Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def how_it_ended(self) -> str:
-        """`runs`, `killed by SIGKILL`, `exit code 1`."""
-        code = self._process.poll()
-        if code is None:
+    def how_it_ended(self, patience_s: float = 0.0) -> str:
+        """`runs`, `killed by SIGKILL`, `exit code 1`.
+
+        Args:
+            patience_s: to wait for its end, which shows a little after its connections close.
+        """
+        try:
+            code = self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
             return "runs"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 

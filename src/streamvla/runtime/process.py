@@ -19,6 +19,7 @@ from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import PolicySpec, RobotSpec, check_fit
 from streamvla.runtime.executor_process import (
+    MODEL_DIED,
     Captures,
     EpisodeOver,
     ExecutorReady,
@@ -39,6 +40,8 @@ from streamvla.runtime.stages import StageTimes
 _START_S = 180.0
 """How long processes may take to start: imports, checkpoint, first rendering context."""
 _INTERRUPT_S = 10.0
+_PATIENCE_S = 5.0
+"""How long to wait for the exit status of a process whose channel is closed."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,10 @@ class ProcessDriver:
             over = self._wait_for(crew, RunEpisode(plan, start_ns))
         self.captures = over.captures
         if over.error is not None:
-            ending = "" if crew.model.alive else f" (its process was {crew.model.how_it_ended()})"
-            raise StageFailedError(over.error + ending)
+            ended = crew.model.how_it_ended(_PATIENCE_S if MODEL_DIED in over.error else 0.0)
+            raise StageFailedError(
+                over.error if ended == "runs" else f"{over.error} (its process was {ended})"
+            )
         assert over.result is not None  # interrupted only when asked to
         return over.result
 

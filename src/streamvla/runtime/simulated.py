@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,11 +90,14 @@ class _Accelerator:
 
     def __init__(self, run: _SimulatedRun) -> None:
         self._run = run
-        self._waiting: deque[tuple[Callable[[int], int], Callable[[int], None]]] = deque()
+        self._waiting: deque[tuple[Callable[[], int], Callable[[], Sequence[Event]]]] = deque()
         self._busy = False
 
-    def submit(self, start: Callable[[int], int], done: Callable[[int], None]) -> None:
-        """Queue a job: `start(now_ns)` gives its duration, `done(now_ns)` follows its end."""
+    def submit(self, start: Callable[[], int], done: Callable[[], Sequence[Event]]) -> None:
+        """Queue a job: `start` gives its duration; `done` follows its end, and gives the results.
+
+        Whatever is queued by then starts before anybody hears of them, as on a worker thread.
+        """
         self._waiting.append((start, done))
         if not self._busy:
             self._next()
@@ -102,14 +105,15 @@ class _Accelerator:
     def _next(self) -> None:
         start, done = self._waiting.popleft()
         self._busy = True
-        now_ns = self._run.now_ns
-        self._run.schedule(now_ns + start(now_ns), _RESULT, lambda: self._finish(done))
+        self._run.schedule(self._run.now_ns + start(), _RESULT, lambda: self._finish(done))
 
-    def _finish(self, done: Callable[[int], None]) -> None:
-        done(self._run.now_ns)
+    def _finish(self, done: Callable[[], Sequence[Event]]) -> None:
+        results = done()
         self._busy = False
         if self._waiting:
             self._next()
+        for result in results:
+            self._run.handle(result)
 
 
 class _SimulatedRun:
@@ -149,7 +153,7 @@ class _SimulatedRun:
 
     def run(self) -> EpisodeResult:
         try:
-            self._handle(Started(self.told_ns, standing_at(self._episode.robot)))
+            self.handle(Started(self.told_ns, standing_at(self._episode.robot)))
             if self._episode.pacing == "grid":
                 self._schedule_tick(0)
             self._schedule_time_limit()
@@ -209,7 +213,7 @@ class _SimulatedRun:
             return
         period_ns = self._episode.profile.execute_ns
         due_ns = self._start_ns + tick * period_ns
-        self._handle(Tick(self.told_ns, due_ns, tick))
+        self.handle(Tick(self.told_ns, due_ns, tick))
         self._schedule_tick((self.now_ns - self._start_ns) // period_ns + 1)
 
     def _schedule_tick(self, tick: int) -> None:
@@ -221,24 +225,24 @@ class _SimulatedRun:
     def _free(self) -> None:
         self._look_for_end()
         if self._over is None:
-            self._handle(Free(self.told_ns, self.told_ns))
+            self.handle(Free(self.told_ns, self.told_ns))
 
     def _come_to_rest(self) -> None:
         """One hold at once; a robot that a ladder must slow down first gets the ticks for that."""
         at_rest = self._episode.streamer.at_rest
-        self._handle(Interrupted(self.told_ns))
+        self.handle(Interrupted(self.told_ns))
         period_ns = self._episode.profile.execute_ns
         while not at_rest and self._episode.pacing == "grid":
             tick = (self.now_ns - self._start_ns) // period_ns + 1
             due_ns = self._start_ns + tick * period_ns
             self._clock.advance_to(due_ns)
             self._episode.robot.advance_to(due_ns)
-            self._handle(Tick(self.told_ns, due_ns, tick))
+            self.handle(Tick(self.told_ns, due_ns, tick))
             at_rest = self._episode.streamer.at_rest
 
     # --- carrying commands out -----------------------------------------------------------------
 
-    def _handle(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         for command in self._episode.streamer.handle(event):
             self._carry_out(command)
 
@@ -261,14 +265,15 @@ class _SimulatedRun:
     def _observe(self, command: StartObserve) -> None:
         captured_ns = self.told_ns
         try:
+            self._episode.robot.advance_to(self.now_ns)  # a second look starts between two ticks
             capture = self._episode.robot.capture()
         except Exception as error:
-            self._handle(StageFailed(captured_ns, "observe", describe(error)))
+            self.handle(StageFailed(captured_ns, "observe", describe(error)))
             return
 
         made: Sighting | Exception
 
-        def start(now_ns: int) -> int:
+        def start() -> int:
             nonlocal made
             self._episode.trace.record(ObserveStarted(self.told_ns, command.observation))
             duration_ns = self._latency.observe_ns()
@@ -280,23 +285,14 @@ class _SimulatedRun:
             profile = self._episode.profile
             return profile.sighting_ns(duration_ns, made.calls, refused=made.refused)
 
-        def done(now_ns: int) -> None:
+        def done() -> list[Event]:
+            told_ns = self.told_ns
             if isinstance(made, Exception):
-                self._handle(StageFailed(self.told_ns, "observe", describe(made)))
-                return
+                return [StageFailed(told_ns, "observe", describe(made))]
             if not made.refused:
                 self._contexts[command.observation] = made.context
-            goal = goal_of(made.context)
-            self._handle(
-                Observed(
-                    self.told_ns,
-                    command.observation,
-                    goal,
-                    made.frozen,
-                    made.saliency,
-                    made.refused,
-                )
-            )
+            goal, number = goal_of(made.context), command.observation
+            return [Observed(told_ns, number, goal, made.frozen, made.saliency, made.refused)]
 
         self._encoder.submit(start, done)
 
@@ -309,24 +305,30 @@ class _SimulatedRun:
         """Queue one generate job; it queues the next, so an observation can come between."""
         passes, count = generate_job(self._episode.policy, index)
         started_ns = self.now_ns
+        cancelled = False
 
-        def start(now_ns: int) -> int:
-            nonlocal started_ns
+        def start() -> int:
+            nonlocal started_ns, cancelled
             started_ns = self.told_ns
+            cancelled = generation in self._cancelled  # later, the step still has to end
+            if cancelled:
+                return 0
             return sum(self._latency.generate_ns() for _ in range(passes))
 
-        def done(now_ns: int) -> None:
-            if generation in self._cancelled:
-                return
+        def done() -> list[Event]:
+            if cancelled:
+                return []
+            told_ns = self.told_ns
             try:
                 made = [next(actions) for _ in range(count)]
             except Exception as error:
-                self._handle(StageFailed(self.told_ns, "generate", describe(error)))
-                return
-            for i, values in enumerate(made, index):
-                self._handle(Generated(self.told_ns, started_ns, generation, i, values))
+                return [StageFailed(told_ns, "generate", describe(error))]
             following = index + count
-            if following < self._episode.policy.spec.horizon and generation not in self._cancelled:
+            if following < self._episode.policy.spec.horizon:
                 self._submit_job(generation, following, actions)
+            return [
+                Generated(told_ns, started_ns, generation, i, values)
+                for i, values in enumerate(made, index)
+            ]
 
         self._generator.submit(start, done)

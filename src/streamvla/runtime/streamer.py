@@ -239,6 +239,7 @@ class _Generation:
     held: list[PlannedAction]
     step_since_ns: int  # since when it is at its present step
     replaces: bool = False  # one whose last step had to end first
+    closing: bool = False  # cancelled, but the step under way is still to come
     first_tick: int | None = None  # the control tick its first action was planned for
 
 
@@ -368,6 +369,8 @@ class Streamer:
         if self._generation is not None:
             waiting = len(self._generation.held)
             unmade = max(0, self._executed - self._generation.next_index) + waiting
+            if self._generation.closing:
+                unmade = 1
         return len(self._buffer) + unmade
 
     def handle(self, event: Event) -> list[Command]:
@@ -434,7 +437,7 @@ class Streamer:
         if self._failure is not None:
             return [send, Stop(self._failure)] if self._governor.at_rest else [send]
         if self._governor.latched and not self._latched:
-            return [send, *self._latch(event.now_ns, "the governor's own", "safe stop")]
+            return [send, *observe, *self._latch(event.now_ns, "the governor's own", "safe stop")]
         if ruling.source == "fallback" and self._moved_from(before):
             observe += self._abandon_generation(event.now_ns, "a fallback controller took over")
         return [send, *observe]
@@ -534,14 +537,14 @@ class Streamer:
         made = self._observations - self._refused
         if self._max_observations is not None and made >= self._max_observations:
             return []
-        pending = self.pending()
         if self._executor.replans:
-            return self._replan(now_ns, pending) if self._may_replan(now_ns) else []
+            return self._replan(now_ns) if self._may_replan(now_ns) else []
+        pending = self.pending()
         if pending == 0:
             return self._observe(now_ns, pending)
         if self._doubted and self._may_replan(now_ns):
             self._second_look = self._observations
-            return self._replan(now_ns, pending)
+            return self._replan(now_ns)
         return self._observe_early(now_ns, pending) if pending <= self._next_lead else []
 
     def _observe_early(self, now_ns: int, pending: int) -> list[Command]:
@@ -569,7 +572,7 @@ class Streamer:
         self._doubted = False
         self._sent_at_capture = self._sent
         self._captures[number] = _Capture(now_ns, self._action_state, self._actions_sent, pending)
-        self._trace.record(ObserveRequested(now_ns, number, pending))
+        self._trace.record(ObserveRequested(now_ns, number, pending, number == self._second_look))
         return [StartObserve(number, self._action_state, foresee)]
 
     def _decided(
@@ -670,19 +673,23 @@ class Streamer:
         return isinstance(self._executor, ActionFlow) and self._executor.shared_accelerator
 
     def _bridged(self, now_ns: int) -> bool:
-        """Whether observing and a first action fit into the actions that are made."""
+        """Whether what is made, the step under way included, covers that step, observing and a
+        first action."""
         observe_ns, first_ns, period_ns = self._planner.times
         if observe_ns is None or first_ns is None or not period_ns:
             return len(self._buffer) >= self._planner.lead
-        covered_ns = self._until_next_ns(now_ns, period_ns) + len(self._buffer) * period_ns
-        return covered_ns >= observe_ns + first_ns
+        made = len(self._buffer) + 1
+        covered_ns = self._until_next_ns(now_ns, period_ns) + made * period_ns
+        return covered_ns >= self._step_left_ns(now_ns, first_ns) + observe_ns + first_ns
 
-    def _replan(self, now_ns: int, pending: int) -> list[Command]:
-        """Look; on a shared accelerator what is not made by now would only be in the way."""
-        stop = []
-        if self._shared:
-            stop = self._abandon_generation(now_ns, "replaced by a newer context")
-        return [*stop, *self._observe(now_ns, pending)]
+    def _replan(self, now_ns: int) -> list[Command]:
+        """Look; on a shared accelerator right after the step under way: what the generation would
+        still make would only be in the way."""
+        stop: list[Command] = []
+        if self._shared and self._generation is not None:
+            self._generation.closing = True
+            stop = [CancelGenerate(self._generation.number)]
+        return [*stop, *self._observe(now_ns, self.pending())]
 
     def _take_over(self, now_ns: int) -> list[Command]:
         """The newest context plans anew behind the actions that are due before its first one."""
@@ -703,10 +710,14 @@ class Streamer:
         _, first_ns, period_ns = self._planner.times
         if first_ns is None or not period_ns:
             return len(self._buffer)
-        needed_ns = first_ns
-        if self._generation is not None:
-            needed_ns += min(max(0, self._generation.step_since_ns + first_ns - now_ns), first_ns)
+        needed_ns = first_ns + self._step_left_ns(now_ns, first_ns)
         return leads_to_cover(needed_ns - self._until_next_ns(now_ns, period_ns), period_ns)
+
+    def _step_left_ns(self, now_ns: int, step_ns: int) -> int:
+        """How long the step that a generation is at may still take; it cannot be called back."""
+        if self._generation is None:
+            return 0
+        return min(max(0, self._generation.step_since_ns + step_ns - now_ns), step_ns)
 
     def _until_next_ns(self, now_ns: int, period_ns: int) -> int:
         """How long until the robot takes its next action."""
@@ -799,7 +810,7 @@ class Streamer:
             self._planner.first_action_made(event.now_ns - since_ns)
         generation.next_index += 1
         generation.step_since_ns = event.now_ns
-        last = generation.next_index == self._horizon
+        last = generation.closing or generation.next_index == self._horizon
         if event.index < self._executed:
             generation.held.append(self._plan(event, generation))
         else:
@@ -940,7 +951,7 @@ def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> 
 
 
 def _check_replanning(executor: Executor, late: LateRule) -> None:
-    looks_again = isinstance(executor, ActionFlow) and getattr(executor.early, "second_look", False)
+    looks_again = isinstance(executor, ActionFlow) and executor.looks_again
     if (executor.replans or looks_again) and not isinstance(late, Shift):
         raise ConfigError(
             f"{late} plans by control ticks; replanning at any time, as after a second look, "

@@ -15,11 +15,15 @@ from typing import NamedTuple
 
 
 class ObserveRequested(NamedTuple):
-    """The world was captured and its encoding queued, with `pending` actions not yet executed."""
+    """The world was captured and its encoding queued, with `pending` actions not yet executed.
+
+    `second_look`: because the rule objected to the look before (`EarlyDecided`).
+    """
 
     t_ns: int
     observation: int
     pending: int
+    second_look: bool = False
 
 
 class ObserveStarted(NamedTuple):

@@ -71,8 +71,8 @@ class LeadErrors:
         return self._gated(lead, np.all(self.saliency <= np.array(threshold), axis=2))
 
     def norm_at_rate(self, lead: int, rate: float) -> float:
-        """The action norm that a share `rate` of the frames stays below."""
-        return float(np.quantile(self.norm[lead], rate))
+        """The threshold that a share `rate` of the frames passes at some lead from 1 to `lead`."""
+        return float(np.quantile(self.norm[1 : lead + 1].min(axis=0), rate))
 
     def _gated(self, lead: int, passes: np.ndarray) -> float:
         """Mean error at the largest lead ≤ `lead` that passes; passes: (n + 1, f)."""
