@@ -283,6 +283,15 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
         },
         tables={
             "tasks": ("run", "lost_most", "gained_most"),
+            "short": (
+                "run",
+                "mean_success",
+                "paired",
+                "halt_ms_per_observation",
+                "t_action_ms",
+                "smoothness.sparc",
+                "seam_ratio",
+            ),
             "main": (
                 "run",
                 "mean_success",
