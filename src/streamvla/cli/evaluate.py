@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -134,8 +135,7 @@ def evaluate(command: Eval) -> None:
     jobs = episode_jobs(command, checkpoint, tasks)
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
-    driven_at = sorted({read_header(job.path).get("commit", "unknown") for job in jobs})
-    _report(command, checkpoint, jobs, outcomes, pace, driven_at)
+    _report(command, checkpoint, jobs, outcomes, pace)
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:
@@ -179,6 +179,11 @@ def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
         seed=seed,
         shared_accelerator=not command.concurrent,
     )
+
+
+def driven_at(jobs: Iterable[Job]) -> list[str]:
+    """The commits at which these episodes were driven."""
+    return sorted({read_header(job.path).get("commit", "unknown") for job in jobs})
 
 
 def outcome_of(job: Job) -> RunMetrics:
@@ -282,7 +287,6 @@ def _report(
     jobs: list[Job],
     outcomes: dict[str, list[RunMetrics]],
     pace: float | None,
-    driven_at: list[str],
 ) -> None:
     from streamvla.model.checkpoint import method_of
 
@@ -317,7 +321,7 @@ def _report(
                 "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "episodes_per_minute": pace,
-                "driven_at": driven_at,
+                "driven_at": driven_at(jobs),
                 "mean_success": mean_success,
                 "tasks": {
                     task: _task_figures(figures, outcomes[task]) for task, figures in tasks.items()

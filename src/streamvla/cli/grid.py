@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamvla.cli.evaluate import Eval, episode_jobs, outcome_of, policy_of, run_missing
+from streamvla.cli.evaluate import (
+    Eval,
+    Job,
+    driven_at,
+    episode_jobs,
+    outcome_of,
+    policy_of,
+    run_missing,
+)
 from streamvla.cli.methods import EarlyOptions, RuleName, parse_compensation
 from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.errors import ConfigError
@@ -21,7 +29,6 @@ from streamvla.evaluation.metrics import RunMetrics, aggregate
 from streamvla.evaluation.results import machine_words
 from streamvla.evaluation.stats import compare_paired
 from streamvla.runtime import named_profile
-from streamvla.trace import read_header
 from streamvla.trace.spans import Pacing
 
 if TYPE_CHECKING:
@@ -143,7 +150,7 @@ def run_grid(command: Grid) -> None:
             {
                 "command": "grid",
                 "seeds": seeds,
-                "driven_at": session.driven_at,
+                "driven_at": driven_at(session.jobs),
                 "cells": rows,
                 "left_out": session.left_out,
             }
@@ -158,7 +165,7 @@ class _Session:
         self._checkpoints = {True: augmented, False: command.unaugmented}
         self._tasks = tasks
         self._errors: dict[tuple[Path, str], LeadErrors] = {}
-        self._traces: list[Path] = []
+        self.jobs: list[Job] = []
         self.left_out: list[str] = []
 
     def cells(self) -> Iterator[Cell]:
@@ -236,17 +243,12 @@ class _Session:
             options = replace(options, norm=round(errors.norm_at_rate(cell.lead, rate), 3))
         return replace(cell, evaluation=replace(cell.evaluation, early=options))
 
-    @property
-    def driven_at(self) -> list[str]:
-        """The commits at which the episodes were driven."""
-        return sorted({read_header(path).get("commit", "unknown") for path in self._traces})
-
     def run(self, cells: list[Cell]) -> dict[Cell, list[RunMetrics]]:
         """Metrics of every episode of every cell, in the order of tasks and seeds."""
         jobs = {cell: episode_jobs(cell.evaluation, cell.checkpoint, self._tasks) for cell in cells}
         everything = [job for each in jobs.values() for job in each]
         run_missing(everything, self._command.workers)
-        self._traces += [job.path for job in everything]
+        self.jobs += everything
         return {cell: [outcome_of(job) for job in each] for cell, each in jobs.items()}
 
     def row(self, cell: Cell, outcomes: dict[Cell, list[RunMetrics]]) -> dict[str, Any]:
