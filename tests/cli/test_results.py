@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from streamvla.cli.main import _parse
-from streamvla.cli.results import RECIPES, _compared_rows, _schedule_rows
+from streamvla.cli.results import RECIPES, _cell_rows, _compared_rows, _schedule_rows
 from streamvla.evaluation.stats import compare_paired
 
 
@@ -56,3 +56,17 @@ def test_schedules_name_the_tasks_that_differ_most():
     assert second["paired"] == pytest.approx(-4 / 11)
     (reversed_row,) = _schedule_rows({"early": early, "none": none})[1:]
     assert reversed_row["gained_most"] == "push 0 → 2, reach 2 → 3, door 0 → 1"
+
+
+def test_cells_of_a_grid_stand_side_by_side_by_lead():
+    """One row per rule and compensation; never looking early is a row for each policy."""
+    cells = [
+        {"run": "none, trained on old images", "rule": "none", "lead": 0, "compensation": "state"},
+        {"run": "always, lead 1, state", "rule": "always", "lead": 1, "compensation": "state"},
+        {"run": "always, lead 3, state", "rule": "always", "lead": 3, "compensation": "state"},
+        {"run": "always, lead 3, none", "rule": "always", "lead": 3, "compensation": "none"},
+    ]
+    never, state, uncompensated = _cell_rows("grid", {"cells": cells})
+    assert never == {"run": "none, trained on old images", "0": cells[0]}
+    assert state == {"run": "always, state", "1": cells[1], "3": cells[2]}
+    assert uncompensated == {"run": "always, none", "3": cells[3]}

@@ -118,9 +118,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        trained = "trained on old images" if COMPENSATIONS[self.compensation][1] else "not"
         if self.rule == "none":
-            return f"none, {trained}"
+            trained = COMPENSATIONS[self.compensation][1]
+            return f"none, {'trained' if trained else 'not trained'} on old images"
         return f"{self.rule}, lead {self.lead}, {self.compensation}"
 
 

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +239,30 @@ def _gate_rows(name: str, figures: Row) -> list[Row]:
 
 
 def _cell_rows(name: str, figures: Row) -> list[Row]:
-    """One row per cell of a `grid`."""
-    return figures["cells"]
+    """One row per rule and compensation of a `grid`, with its cells by lead."""
+    rows: dict[str, Row] = {}
+    for cell in figures["cells"]:
+        never = cell["rule"] == "none"
+        run = cell["run"] if never else f"{cell['rule']}, {cell['compensation']}"
+        rows.setdefault(run, {"run": run})[str(cell["lead"])] = cell
+    return list(rows.values())
+
+
+_GRID_LEADS = (0, 1, 2, 3, 5)
+_GRID_FIGURES = {
+    "success": Column("lead {}", 0, percent=True),
+    "success_difference": Column("lead {}", 0, percent=True, interval="success_difference_ci"),
+    "action_error": Column("lead {}", 3),
+    "halt_ms_per_observation": Column("lead {}", 0),
+    "early_accept_rate": Column("lead {}", 0, percent=True),
+}
+"""What a table of the grid shows, a column for every lead."""
+
+
+def _grid_column(lead: int, figure: str) -> Column:
+    column = _GRID_FIGURES[figure]
+    interval = column.interval and f"{lead}.{column.interval}"
+    return replace(column, title=column.title.format(lead), interval=interval)
 
 
 _HEADLINES = {
@@ -472,28 +494,15 @@ RECIPES: dict[str, Recipe] = {
             "--figure docs/assets/early-grid.svg --json"
         },
         rows=_cell_rows,
-        columns={
-            "run": Column("cell"),
-            "success": Column("success", 0, percent=True, interval="success_ci"),
-            "success_difference": Column(
-                "paired difference", 0, percent=True, interval="success_difference_ci"
-            ),
-            "action_error": Column("held-out action error", 4),
-            "halt_ms_per_observation": Column("halt / observation (ms)"),
-            "t_action_ms": Column("T_action (ms)"),
-            "early_accept_rate": Column("observed early", 0, percent=True),
-            "mean_lead": Column("mean lead", 2),
+        columns={"run": Column("rule, compensation")}
+        | {
+            f"{lead}.{figure}": _grid_column(lead, figure)
+            for figure in _GRID_FIGURES
+            for lead in _GRID_LEADS
         },
         tables={
-            "main": (
-                "run",
-                "success",
-                "success_difference",
-                "action_error",
-                "halt_ms_per_observation",
-                "t_action_ms",
-                "early_accept_rate",
-            )
+            figure: ("run", *(f"{lead}.{figure}" for lead in _GRID_LEADS))
+            for figure in _GRID_FIGURES
         },
     ),
     "reaction": Recipe(
