@@ -23,11 +23,27 @@ def test_every_cell_is_drawn_once_in_its_panel():
     ]
     svg = success_halt_svg(points, PANELS)
     told = [title.text for title in ElementTree.fromstring(svg).iter() if "title" in title.tag]
-    assert told.count("always, lead 3, none: 50 %") == 1
-    assert told.count("none, lead 0, state: 90 %") == 2
-    assert told.count("adaptive, lead 3, state + training: 92 %") == 1
+    assert told.count("always, lead 3, none: 50 %, 0 ms") == 1
+    assert told.count("none, lead 0, state: 90 %, 150 ms") == 2
+    assert told.count("adaptive, lead 3, state + training: 92 %, 4 ms") == 1
     for name in PANELS:
         assert f">{name}<" in svg
+
+
+def test_cells_that_agree_do_not_hide_each_other():
+    """Marks of equal halt and success stand apart, each on a thread from where it belongs."""
+    rules = ("always", "random", "action-norm", "adaptive", "second-look")
+    points = [GridPoint(rule, 3, "state", 0.0, 0.9, (0.8, 0.95)) for rule in rules]
+    points.append(GridPoint("none", 0, "state", 150.0, 0.9, (0.8, 0.95)))
+    drawn = ElementTree.fromstring(success_halt_svg(points, PANELS))
+    numbers = [each for each in drawn.iter() if each.get("class") == "sv-mark"]
+    places = sorted(float(each.attrib["x"]) for each in numbers)
+    assert len(places) == len(rules)
+    assert min(np.diff(places)) >= 17.0  # marks are 16 wide
+    threads = [each for each in drawn.iter() if each.get("class") == "sv-thread"]
+    ends = {(float(each.attrib["x1"]), float(each.attrib["x2"])) for each in threads}
+    assert {end for _, end in ends} >= set(places)
+    assert {begin for begin, end in ends if end in places} == {places[0]}
 
 
 def test_the_page_of_a_grid_has_every_cell_and_the_figure():

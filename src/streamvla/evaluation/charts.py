@@ -106,14 +106,16 @@ _RULE_MARKS = {
     "adaptive": ("execute", "circle"),
     "second-look": ("execute", "square"),
 }
-_CELL_PANEL, _CELL_PLOT, _LEGEND = 190, 140, 36
+_CELL_PANEL, _CELL_PLOT, _CELL_SIZE, _LEGEND = 190, 140, 8, 36
 
 
 def success_halt_svg(points: Sequence[GridPoint], compensations: Sequence[str]) -> str:
     """Success against halting for every cell: one panel a compensation, the lead in the mark.
 
     A cell without early observation is drawn in every panel of its policy ("training" in both
-    names, or in neither). Thin lines: 95 % intervals of success.
+    names, or in neither), its success as a dashed line. Thin lines: 95 % intervals of success.
+    Marks that would hide each other stand side by side, each on a thread from its halt; a mark's
+    title has its figures.
     """
     shown = [name for name in compensations if any(p.compensation == name for p in points)]
     scale = Scale(max((p.halt_ms for p in points), default=0.0) * 1.05 + 1.0)
@@ -126,9 +128,18 @@ def success_halt_svg(points: Sequence[GridPoint], compensations: Sequence[str]) 
     body = [*_legend(points), *time_axis(scale, bands, "ms halt")]
     for name, (top, base) in zip(shown, bands, strict=True):
         body += _success_axis(name, top, base, floor)
-        for point in points:
-            if point.compensation == name or _is_reference(point, name):
-                body += _cell_mark(point, scale, top, base, floor)
+        height = Scale(1.0 - floor, base, top)
+        chosen = [p for p in points if p.compensation == name or _is_reference(p, name)]
+        for point in chosen:
+            if point.rule == "none":
+                y = height(point.success - floor)
+                body.append(line(LEFT, y, RIGHT, y, "startup"))
+        places = _side_by_side(chosen, scale, height, floor)
+        for point, x in zip(chosen, places, strict=True):
+            y = height(point.success - floor)
+            body.append(line(scale(point.halt_ms), y, x, y, "thread"))
+        for point, x in zip(chosen, places, strict=True):
+            body += _cell_mark(point, x, height, floor)
     label = "Success against halting per observation. " + " ".join(
         f"{p.rule}, lead {p.lead}, {p.compensation}: {100 * p.success:.0f} %, {p.halt_ms:.0f} ms."
         for p in points
@@ -218,16 +229,40 @@ def _success_axis(name: str, top: float, base: float, floor: float) -> list[str]
     return parts
 
 
-def _cell_mark(point: GridPoint, scale: Scale, top: float, base: float, floor: float) -> list[str]:
-    def height(share: float) -> float:
-        return base - (base - top) * (max(share, floor) - floor) / (1 - floor or 1)
+def _side_by_side(
+    points: Sequence[GridPoint], scale: Scale, height: Scale, floor: float
+) -> list[float]:
+    """Where to draw each mark: at its halt, or as near to it as hides no mark before it."""
+    apart = 2 * _CELL_SIZE + 2
+    placed: list[tuple[float, float]] = []
+    for point in points:
+        y = height(point.success - floor)
+        steps = (sign * i * apart for i in range(len(points)) for sign in (1, -1))
+        candidates = (scale(point.halt_ms) + step for step in steps)
+        x = next(
+            x
+            for x in candidates
+            if x >= LEFT
+            and all(abs(x - u) >= apart - 0.5 or abs(y - v) >= apart for u, v in placed)
+        )
+        placed.append((x, y))
+    return [x for x, _ in placed]
 
-    x, y = scale(point.halt_ms), height(point.success)
-    low, high = (height(share) for share in point.interval)
+
+def _cell_mark(point: GridPoint, x: float, height: Scale, floor: float) -> list[str]:
+    y = height(point.success - floor)
+    low, high = (height(max(share, floor) - floor) for share in point.interval)
     colour, shape = _RULE_MARKS[point.rule]
-    title = f"{point.rule}, lead {point.lead}, {point.compensation}: {100 * point.success:.0f} %"
+    title = (
+        f"{point.rule}, lead {point.lead}, {point.compensation}: "
+        f"{100 * point.success:.0f} %, {point.halt_ms:.0f} ms"
+    )
     number = [text(x, y + 4, str(point.lead), "mark", anchor="middle")] if point.lead else []
-    return [line(x, low, x, high, "end"), mark(x, y, 9, colour, shape, title), *number]
+    return [
+        line(x, low, x, high, "end"),
+        mark(x, y, _CELL_SIZE, colour, shape, title),
+        *number,
+    ]
 
 
 def _speeds(run: TimelineRun, space: ActionSpace) -> list[tuple[float, float]]:

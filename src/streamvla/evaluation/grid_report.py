@@ -36,7 +36,9 @@ def grid_html(rows: Sequence[Mapping[str, Any]], figure: str, settings: Mapping[
         "Early observation",
         "<header><p>Early observation</p><h1>What it costs, what it saves, and what compensation "
         "buys</h1></header><section><h2>Success against halting</h2><p>Every mark is a cell of the "
-        "grid, its lead inside; further left is less halting, higher is more success.</p>"
+        "grid, its lead inside; further left is less halting, higher is more success. Marks that "
+        "would hide each other stand side by side, on a thread that begins at their halt. Dashed: "
+        "no early observation. Panels: what is compensated.</p>"
         f'<div class="picture" tabindex="0" role="group">{figure}</div></section>'
         '<section><h2>Every cell</h2><table role="table"><thead role="rowgroup"><tr role="row">'
         f'<th scope="col" role="columnheader">cell</th>{head}</tr></thead>'

@@ -23,7 +23,7 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-seri
 .sv .sv-halt-text{font-size:12px;font-weight:600;fill:var(--sv-halt)}
 .sv .sv-mark{font-size:11px;font-weight:700;fill:var(--sv-paper)}
 .sv .sv-paper{fill:var(--sv-paper)}.sv .sv-track{fill:var(--sv-track)}
-.sv .sv-grid{stroke:var(--sv-grid)}
+.sv .sv-grid{stroke:var(--sv-grid)}.sv .sv-thread{stroke:var(--sv-soft)}
 .sv .sv-observe{fill:var(--sv-observe)}.sv .sv-generate{fill:var(--sv-generate)}
 .sv .sv-execute{fill:var(--sv-execute)}.sv .sv-other{fill:var(--sv-execute);opacity:.66}
 .sv .sv-halt{fill:var(--sv-halt)}.sv .sv-edge{stroke:var(--sv-halt)}
