@@ -42,6 +42,18 @@ def test_rules_take_their_settings():
     assert flow("action-flow:0", early="always").early == Never()
 
 
+def test_a_predictor_is_not_asked_beyond_what_it_was_calibrated_for():
+    """A larger lead is refused where the policy looks ahead, and not chosen where it is measured;
+    a rule that does not look ahead is free."""
+    able = AnticipatingPolicy(unit_space(), 10, PAPER.execute_ns)
+    able.longest_lead = 2
+    with pytest.raises(ConfigError, match="up to 2 pending actions"):
+        flow("action-flow:3", policy=able, early="adaptive", eta=(2.0,))
+    measured = flow("action-flow:auto", policy=able, early="adaptive", eta=(2.0,))
+    assert (measured.lead, measured.most_lead) == (2, 2)
+    assert flow("action-flow:3", policy=able, early="always").lead == 3
+
+
 @pytest.mark.parametrize("text", ["none", "state", "state+context", "state+context+clock-shift"])
 def test_compensations_are_read_as_they_are_written(text):
     """Words to flags and back."""

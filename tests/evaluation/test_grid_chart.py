@@ -50,7 +50,7 @@ def test_the_page_of_a_grid_has_every_cell_and_the_figure():
     """A cell's figures stand in its row; what was not measured is a dash; names are escaped."""
     cell = {"run": "always, lead 3, <none>", "success": 0.5, "success_ci": [0.4, 0.6]}
     cell |= {"success_difference": -0.25, "halt_ms_per_observation": 0.0, "t_action_ms": 50.0}
-    cell |= {"early_accept_rate": 1.0, "action_error": None}
+    cell |= {"mean_lead": 2.5, "action_error": None}
     html = grid_html([cell], "<svg></svg>", {"Command": "streamvla grid"})
     row = html[html.index("<tbody") : html.index("</tbody>")]
     for shown in (
@@ -59,7 +59,7 @@ def test_the_page_of_a_grid_has_every_cell_and_the_figure():
         ">-25<",
         ">0.0<",
         ">50.0<",
-        ">100 %<",
+        ">2.50<",
         ">–<",
     ):
         assert shown in row

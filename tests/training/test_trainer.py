@@ -35,7 +35,7 @@ from streamvla.training.batches import (
     shift_image,
     split_holdout,
 )
-from streamvla.training.optimiser import OptimiserConfig
+from streamvla.training.optimiser import OptimiserConfig, update_average
 from streamvla.training.trainer import ModelSize, Trainer
 from tests.training.toy import SPACE, toy_episode, write_toy_dataset
 
@@ -378,3 +378,12 @@ def test_training_learns_the_toy(config, tmp_path):
         actions = list(policy.generate(context, FlowStart(np.array([start, -1.0]))))
         ends.append(start + sum(action[0] for action in actions))
     assert abs(ends[1] - ends[0]) < 0.08  # they began 0.1 apart
+
+
+def test_the_average_of_frozen_weights_is_the_weights_to_the_bit():
+    """The sign of a zero stays too: a saliency predictor is known by what a policy sees with."""
+    weights = [torch.tensor([-0.0, 1.0], requires_grad=trained) for trained in (False, True)]
+    averages = [torch.tensor([-0.0, 0.0]), torch.tensor([-0.0, 0.0])]
+    update_average(averages, weights, step=1000, decay=0.9)
+    assert averages[0].numpy().tobytes() == np.array([-0.0, 0.0], np.float32).tobytes()
+    assert float(averages[1][1]) == pytest.approx(0.1)

@@ -131,15 +131,18 @@ def evaluate(command: Eval) -> None:
     checkpoint = resolve_checkpoint(command.checkpoint, command.method)
     named = suite_tasks(command.suite) if command.suite else command.tasks
     tasks = named or trained_tasks(checkpoint)
-    _check_tasks(tasks)
+    check_tasks(tasks)
     jobs = episode_jobs(command, checkpoint, tasks)
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
     _report(command, checkpoint, jobs, outcomes, pace)
 
 
-def _check_tasks(tasks: tuple[str, ...]) -> None:
+def check_tasks(tasks: tuple[str, ...]) -> None:
+    """Raise `ConfigError` unless every task exists and is named once."""
     for task in tasks:
+        if tasks.count(task) > 1:
+            raise ConfigError(f"task {task} is named twice; its episodes would count twice")
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
 
@@ -221,6 +224,9 @@ def run_missing(every: list[Job], workers: int) -> float | None:
             for future in as_completed([pool.submit(_run_job, job) for job in jobs]):
                 future.result()
                 progress.advance(bar)
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             progress.console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from streamvla.cli.evaluate import (
     Eval,
     Job,
+    check_tasks,
     driven_at,
     episode_jobs,
     outcome_of,
@@ -44,6 +46,8 @@ RULES: tuple[GridRule, ...] = (
     "action-norm",
 )
 """`adaptive` waits for a fresh look where it objects, `second-look` does not (decision 22)."""
+MATCHED: tuple[GridRule, ...] = ("random", "action-norm")
+"""They look as early as adaptive does, wherever that takes them."""
 COMPENSATIONS: dict[str, tuple[str, bool]] = {
     "none": ("none", False),
     "state": ("state", False),
@@ -58,9 +62,9 @@ COMPENSATIONS: dict[str, tuple[str, bool]] = {
 class Grid:
     """Run the ablation grid of early observation; finished episodes are not run again.
 
-    Cells without early observation are run once a policy. Random and action-norm refuse as often
-    as adaptive does in the same cell. A cell that needs a file that is not there is left out, and
-    named.
+    Cells without early observation are run once a policy. Random and action-norm look as early as
+    adaptive does in the same cell: with as many actions pending, on average. A cell that needs a
+    file that is not there is left out, and named.
 
     Attributes:
         checkpoint: the policy trained on images up to 6 actions old; default the one that ships.
@@ -70,7 +74,7 @@ class Grid:
         episodes: per task and cell, the same seeds in every cell.
         leads: fixed leads.
         rules: of none, always, adaptive, second-look, random, action-norm.
-        rate: of random where there is no adaptive cell to match.
+        rate: of random where there is no adaptive cell to match; action-norm then looks as early.
         profile, pacing, concurrent, seconds, seed, workers: as for `eval`.
         holdout_per_task, holdout_frames: of the dataset, for the held-out error.
         out: folder for the traces, the figure (grid.svg) and a page with every cell (report.html).
@@ -130,17 +134,17 @@ def run_grid(command: Grid) -> None:
 
     augmented = resolve_checkpoint(command.checkpoint)
     tasks = command.tasks or trained_tasks(augmented)
+    check_tasks(tasks)
+    _check_policies(augmented, command.unaugmented)
     session = _Session(command, augmented, tasks)
-    first = [cell for cell in session.cells() if cell.rule not in ("random", "action-norm")]
+    first = [cell for cell in session.cells() if cell.rule not in MATCHED]
+    session.measure(first)
     outcomes = session.run(first)
-    matched = [
-        session.matched(cell, outcomes)
-        for cell in session.cells()
-        if cell.rule in ("random", "action-norm")
-    ]
+    matched = [session.matched(cell, outcomes) for cell in session.cells() if cell.rule in MATCHED]
     outcomes |= session.run([cell for cell in matched if cell is not None])
     rows = [session.row(cell, outcomes) for cell in outcomes]
-    _write_pictures(command, rows)
+    driven = driven_at(session.jobs)
+    _write_pictures(command, rows, driven)
     _print_rows(rows)
     for reason in session.left_out:
         print(f"left out: {reason}")
@@ -150,7 +154,7 @@ def run_grid(command: Grid) -> None:
             {
                 "command": "grid",
                 "seeds": seeds,
-                "driven_at": driven_at(session.jobs),
+                "driven_at": driven,
                 "cells": rows,
                 "left_out": session.left_out,
             }
@@ -227,21 +231,33 @@ class _Session:
         return Cell(rule, lead, compensation, evaluation, checkpoint)
 
     def matched(self, cell: Cell, outcomes: dict[Cell, list[RunMetrics]]) -> Cell | None:
-        """The cell with the rate of the adaptive one in the same place; action-norm takes the norm
-        that this share of the held-out motions stays below, and needs a dataset for that."""
-        rate = self._command.rate
+        """The cell, as early as the adaptive one in the same place; action-norm takes the norm that
+        does so on held-out motions, and needs a dataset for that."""
+        mean_lead = self._command.rate * cell.lead
         for other, runs in outcomes.items():
             same = (other.lead, other.compensation) == (cell.lead, cell.compensation)
             if other.rule == "adaptive" and same:
-                rate = round(aggregate(runs)["early_accept_rate"] or 0.0, 2)
-        options = replace(cell.evaluation.early, rate=rate)
+                mean_lead = aggregate(runs)["mean_lead"] or 0.0
         if cell.rule == "action-norm":
             errors = self._lead_errors(cell)
             if errors is None:
                 self._leave_out("action-norm: its threshold is matched on --dataset")
                 return None
-            options = replace(options, norm=round(errors.norm_at_rate(cell.lead, rate), 3))
+            norm = math.ceil(1000 * errors.norm_for(cell.lead, mean_lead)) / 1000
+            options = replace(cell.evaluation.early, norm=norm)
+        else:
+            options = replace(cell.evaluation.early, rate=round(mean_lead / cell.lead, 2))
         return replace(cell, evaluation=replace(cell.evaluation, early=options))
+
+    def measure(self, cells: list[Cell]) -> None:
+        """Held-out errors, before anything is driven: a dataset that does not fit is told at once.
+
+        Raises:
+            ConfigError, DatasetError: the dataset is missing, too small, or of another robot; or a
+                lead is too long for it.
+        """
+        for cell in cells:
+            self._lead_errors(cell)
 
     def run(self, cells: list[Cell]) -> dict[Cell, list[RunMetrics]]:
         """Metrics of every episode of every cell, in the order of tasks and seeds."""
@@ -324,11 +340,13 @@ class _Session:
         from streamvla.policy import ModelPolicy
         from streamvla.training.batches import split_holdout
         from streamvla.training.early_error import Compensated, lead_errors
+        from streamvla.training.saliency import require_fit
 
         demonstrations = load_dataset(dataset, self._tasks)
         _, held_out = split_holdout(demonstrations, self._command.holdout_per_task)
         policy = policy_of(cell.checkpoint)
         assert isinstance(policy, ModelPolicy)
+        require_fit(policy, demonstrations)
         parts = parse_compensation(cell.evaluation.early)
         return lead_errors(
             policy,
@@ -348,7 +366,22 @@ def _paired(reference: list[RunMetrics], runs: list[RunMetrics]) -> tuple[float,
     return found.difference, found.low, found.high
 
 
-def _write_pictures(command: Grid, rows: list[dict[str, Any]]) -> None:
+def _check_policies(augmented: Path, unaugmented: Path | None) -> None:
+    """Raise `ConfigError` unless the second was made without what the first is named for."""
+    from streamvla.model.checkpoint import load_checkpoint
+
+    if unaugmented is None:
+        return
+    if unaugmented.resolve() == augmented.resolve():
+        raise ConfigError(f"--unaugmented is the policy itself, {augmented}; name another")
+    if load_checkpoint(unaugmented).method.max_age:
+        raise ConfigError(
+            f"--unaugmented {unaugmented} is told how old its images are, so it was trained on old "
+            "ones; train one with --max-offset 0, or swap the two policies"
+        )
+
+
+def _write_pictures(command: Grid, rows: list[dict[str, Any]], driven: list[str]) -> None:
     """The figure, and the page it is in."""
     points = [
         GridPoint(
@@ -372,7 +405,7 @@ def _write_pictures(command: Grid, rows: list[dict[str, Any]]) -> None:
         "Profile": f"{named_profile(command.profile).label}, {command.pacing} pacing",
         "Episodes": f"{command.episodes} a task and cell, seeds from {command.seed}",
         "Tasks": ", ".join(command.tasks) or "all the policy was trained on",
-        "Commit": commit(),
+        "Commit": f"{commit()}; episodes driven at {', '.join(driven)}",
         "Machine": machine_words(machine()),
     }
     page = command.out / "report.html"
@@ -383,14 +416,14 @@ def _write_pictures(command: Grid, rows: list[dict[str, Any]]) -> None:
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     print_table(
         "early observation",
-        ("cell", "success", "halt / obs (ms)", "T_action (ms)", "early", "held-out error"),
+        ("cell", "success", "halt / obs (ms)", "T_action (ms)", "mean lead", "held-out error"),
         [
             (
                 row["run"],
                 "–" if row["success"] is None else f"{100 * row['success']:.0f} %",
                 figure(row["halt_ms_per_observation"]),
                 figure(row["t_action_ms"]),
-                figure(row["early_accept_rate"], 2),
+                figure(row["mean_lead"], 2),
                 figure(row["action_error"], 4),
             )
             for row in rows

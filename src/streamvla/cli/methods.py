@@ -117,12 +117,31 @@ def _with_options(
         never = replace(compensation, context=False)
         return ActionFlow(0, Never(), never)
     executor = replace(executor, early=rule, compensation=compensation, replan=options.replan)
+    if executor.anticipates:
+        executor = _within_calibration(executor, policy)
     if executor.measured_lead:
         lead = profile.zero_halt_lead(predicts=executor.anticipates)
         executor = replace(executor, lead=min(lead, executor.most_lead, horizon - 1))
     if executor.anticipates and policy is not None and not policy.spec.anticipates:
         raise ConfigError(NO_ANTICIPATION)
     return executor
+
+
+def _within_calibration(executor: ActionFlow, policy: Policy | None) -> ActionFlow:
+    """Look no farther ahead than the policy's predictor was calibrated for.
+
+    Raises:
+        ConfigError: the lead asked for is larger.
+    """
+    longest = getattr(policy, "longest_lead", None)
+    if longest is None:
+        return executor
+    if executor.lead > longest and not executor.measured_lead:
+        raise ConfigError(
+            f"lead {executor.lead}: the saliency predictor of this policy was trained and "
+            f"calibrated for up to {longest} pending actions (train-saliency --longest-lead)"
+        )
+    return replace(executor, most_lead=min(executor.most_lead, longest))
 
 
 def parse_compensation(options: EarlyOptions) -> Compensation:

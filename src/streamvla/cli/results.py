@@ -254,7 +254,7 @@ _GRID_FIGURES = {
     "success_difference": Column("lead {}", 0, percent=True, interval="success_difference_ci"),
     "action_error": Column("lead {}", 3),
     "halt_ms_per_observation": Column("lead {}", 0),
-    "early_accept_rate": Column("lead {}", 0, percent=True),
+    "mean_lead": Column("lead {}", 2),
 }
 """What a table of the grid shows, a column for every lead."""
 
@@ -458,7 +458,7 @@ RECIPES: dict[str, Recipe] = {
         commands={
             "demonstrations": "train-saliency --test datasets/held-out "
             "--figure docs/assets/early-gate.svg --json",
-            "episodes of the policy": "train-saliency --test datasets/policy-driven --json",
+            "begun by the policy": "train-saliency --test datasets/policy-driven --json",
         },
         rows=_gate_rows,
         columns={

@@ -22,7 +22,8 @@ class TrainSaliency:
 
     Attributes:
         checkpoint: the policy; default the one that ships. It stays as it is; the predictor goes
-            into a file beside it, which whoever loads the policy takes along.
+            into a file beside it, which whoever loads the policy takes along. A predictor that
+            lies there is not overwritten.
         dataset: demonstrations, best the policy's own.
         calibration: other demonstrations to calibrate on, which neither has seen; default the last
             `holdout_per_task` episodes of every task of the dataset.
@@ -74,7 +75,7 @@ def train_saliency_command(command: TrainSaliency) -> None:
 
     checkpoint = resolve_checkpoint(command.checkpoint)
     if command.test is not None:
-        found = examine_gate(checkpoint, command.test, command.device)
+        found = examine_gate(checkpoint, command.test, command.device, command.tasks or None)
         figures = found.figures()
         _print_figures(figures)
         if command.figure is not None:

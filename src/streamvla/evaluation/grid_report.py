@@ -13,8 +13,12 @@ _COLUMNS = (
     ("difference", "paired, to the same policy without early observation"),
     ("halt per obs., ms", "time the robot waited, per observation cycle"),
     ("T_action, ms", "length of whole observation cycles / actions in them"),
-    ("early", "share of the observations made with actions pending"),
-    ("held-out error", "mean |action − label| in action scales, on demonstrations"),
+    ("mean lead", "actions pending when it looked, on average"),
+    (
+        "held-out error",
+        "mean |action − label| in action scales, on demonstrations, whose pending "
+        "actions are the expert's: it compares compensations at one lead, not leads",
+    ),
 )
 
 
@@ -55,7 +59,7 @@ def _row(row: Mapping[str, Any]) -> str:
         NONE if difference is None else f"{100 * difference:+.0f}",
         _number(row["halt_ms_per_observation"], 1),
         _number(row["t_action_ms"], 1),
-        _percent(row["early_accept_rate"]),
+        _number(row["mean_lead"], 2),
         _number(row["action_error"], 4),
     ]
     tds = "".join(
@@ -68,7 +72,3 @@ def _row(row: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.0f} %"

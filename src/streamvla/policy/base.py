@@ -23,7 +23,7 @@ from streamvla.model.backbone import PrefixCache
 from streamvla.model.methods import Method
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.saliency import SaliencyPredictor, saliency_of
+from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
@@ -99,9 +99,11 @@ class ModelPolicy(ABC):
         self.model = model.to(self.device).eval()
         self.predictor: SaliencyPredictor | None = None
         self.thresholds: tuple[float, ...] = ()
+        self.longest_lead: int | None = None
 
-    def attach(self, predictor: SaliencyPredictor, thresholds: tuple[float, ...] = ()) -> None:
-        """Anticipate with this predictor from now on.
+    def attach(self, predictor: SaliencyPredictor, calibration: Calibration | None = None) -> None:
+        """Anticipate with this predictor from now on; its gate is `calibration`'s, up to its
+        `longest_lead`.
 
         Raises:
             ConfigError: it was made for other views or actions.
@@ -114,7 +116,9 @@ class ModelPolicy(ABC):
                 f"policy has {expected[0]} and {expected[1]}. Train one for this policy."
             )
         self.predictor = predictor.to(self.device).eval()
-        self.thresholds = thresholds
+        if calibration is not None:
+            self.thresholds = calibration.threshold
+            self.longest_lead = calibration.longest_lead
         self.spec = replace(self.spec, anticipates=True)
 
     def sight_digest(self) -> str:

@@ -59,5 +59,5 @@ def load_policy(
     if beside.is_file():
         saliency = load_saliency(beside, policy)
         calibration = saliency.calibration
-        policy.attach(saliency.build(), () if calibration is None else calibration.threshold)
+        policy.attach(saliency.build(), calibration)
     return policy

@@ -3,6 +3,10 @@
 The first actions from frame T on are predicted from an image `lead` actions old, under some
 compensation; an observation that the rule would have refused is replaced by a later one.
 
+What is pending are the expert's actions, chosen with newer eyes than the image; on the robot they
+are the policy's own. They tell where the expert is heading, so a compensated old image may err
+less than a fresh one. Compare compensations at one lead with it, not leads.
+
     frame     T−n … T−m … T … T+4         n the lead, m what the rule lets through (0: none)
     image          seen
     error                 |action − label|, over `ACTIONS` actions from T
@@ -68,17 +72,26 @@ class LeadErrors:
         """Each smaller lead is judged by its own image."""
         if self.saliency.shape[2] == 0:
             raise ConfigError("the policy does not anticipate: its gate has no error")
+        if self.saliency.shape[2] != len(threshold):
+            raise ConfigError(f"{len(threshold)} thresholds for {self.saliency.shape[2]} views")
         return self._gated(lead, np.all(self.saliency <= np.array(threshold), axis=2))
 
-    def norm_at_rate(self, lead: int, rate: float) -> float:
-        """The threshold that a share `rate` of the frames passes at some lead from 1 to `lead`."""
-        return float(np.quantile(self.norm[1 : lead + 1].min(axis=0), rate))
+    def norm_for(self, lead: int, mean_lead: float) -> float:
+        """The smallest threshold by which `by_norm` looks with so many pending on average."""
+        candidates = np.unique(self.norm[1 : lead + 1])
+        reached = [_largest(lead, self.norm <= norm).mean() >= mean_lead for norm in candidates]
+        return float(candidates[reached.index(True) if any(reached) else -1])
 
     def _gated(self, lead: int, passes: np.ndarray) -> float:
         """Mean error at the largest lead ≤ `lead` that passes; passes: (n + 1, f)."""
-        leads = np.arange(lead + 1)[:, None]
-        chosen = np.where(passes[: lead + 1] & (leads > 0), leads, 0).max(axis=0)
+        chosen = _largest(lead, passes)
         return float(self.error[chosen, np.arange(self.error.shape[1])].mean())
+
+
+def _largest(lead: int, passes: np.ndarray) -> np.ndarray:
+    """(f,) the largest lead ≤ `lead` that passes, or 0; passes: (n + 1, f)."""
+    leads = np.arange(lead + 1)[:, None]
+    return np.where(passes[: lead + 1], leads, 0).max(axis=0)
 
 
 def lead_errors(
@@ -89,17 +102,24 @@ def lead_errors(
     longest_lead: int,
     frames: int = 256,
 ) -> LeadErrors:
-    """Errors at frames evenly spaced over held-out episodes.
+    """Errors at frames evenly spaced over held-out episodes, as far as an evaluation would go.
 
     Raises:
         DatasetError: no episode is long enough.
-        ConfigError: a compensated context, and the policy does not anticipate.
+        ConfigError: a compensated context, and the policy does not anticipate; or the
+            shifted clock leaves fewer than `ACTIONS` actions to compare.
     """
     horizon = policy.spec.horizon
+    left = horizon - longest_lead * compensated.clock_shift
+    if left < ACTIONS:
+        raise ConfigError(
+            f"held-out error at lead {longest_lead}: {left} of {horizon} actions are left to "
+            f"compare, and {ACTIONS} are needed; choose smaller leads"
+        )
     pairs = [
         (episode, t)
         for episode in episodes
-        for t in range(longest_lead, len(episode) - horizon + 1)
+        for t in range(longest_lead, min(episode.success_step, len(episode) - horizon) + 1)
     ]
     if not pairs:
         raise DatasetError(f"no held-out episode has {longest_lead + horizon} frames")

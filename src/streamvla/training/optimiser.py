@@ -77,7 +77,11 @@ def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
 def update_average(
     average: Iterable[Tensor], weights: Iterable[Tensor], step: int, decay: float
 ) -> None:
-    """average ← decay·average + (1 − decay)·weights, in place; young averages forget faster."""
+    """average ← decay·average + (1 − decay)·weights, in place; young averages forget faster.
+
+    Frozen weights are left alone, to the last bit: the mean of −0 and −0 would be 0.
+    """
     gradual = min(decay, (1 + step) / (10 + step))
     for mean, weight in zip(average, weights, strict=True):
-        mean.lerp_(weight, 1 - gradual)
+        if weight.requires_grad:
+            mean.lerp_(weight, 1 - gradual)

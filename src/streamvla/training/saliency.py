@@ -161,13 +161,16 @@ class SaliencyResult:
 
 
 def train_saliency(config: SaliencyTraining) -> SaliencyResult:
-    """Train until `steps` or Ctrl-C, then calibrate; either way predictor and state are saved.
+    """Train until `steps` or Ctrl-C, with a state to resume from; then calibrate, and only then
+    write the predictor.
 
-    A finished training that is resumed is calibrated again, with the settings given now.
+    A finished training that is resumed is calibrated again, with the settings given now; if that
+    fails, the predictor stays as it was.
 
     Raises:
         DatasetError: the dataset is missing, damaged, or too small.
-        ConfigError: the dataset does not fit the policy, or settings differ on resuming.
+        ConfigError: the dataset does not fit the policy, a predictor or a training is in the way,
+            settings differ on resuming, or what is to be calibrated on was trained on.
         CheckpointError: policy or state are missing or damaged.
     """
     if config.threads is not None:
@@ -185,10 +188,14 @@ def train_saliency(config: SaliencyTraining) -> SaliencyResult:
             if note is not None:
                 progress.update(bar, note=note)
     finished = trainer.step >= config.steps
+    trainer.save_state()
     calibration, why_not, figures = None, "", {}
     if finished:
         calibration, why_not, figures = trainer.calibrate()
-    trainer.save(calibration, figures)
+        if calibration is not None or not config.path.exists():
+            trainer.save(calibration, figures)
+        else:
+            why_not = f"{why_not}; {config.path} stays as it was"
     return SaliencyResult(config.path, trainer.step, finished, calibration, why_not, figures)
 
 
@@ -234,6 +241,7 @@ class SaliencyTrainer:
         self.provenance: dict[str, Any] = dict(provenance())
         self.step = 0
         self._losses: list[float] = []
+        self._calibrated_on: Mapping[str, Any] = {}
 
     def _size(self) -> SaliencyConfig:
         with torch.inference_mode():
@@ -249,6 +257,11 @@ class SaliencyTrainer:
             if path.exists():
                 raise ConfigError(
                     f"{path} holds a training already. Go on with --resume, or delete it."
+                )
+            if self.config.path.exists():
+                raise ConfigError(
+                    f"{self.config.path} holds a predictor already. Delete it, or name another "
+                    "file with --out."
                 )
             return
         header, tensors = load_tensors(path)
@@ -273,7 +286,7 @@ class SaliencyTrainer:
             note = f"{np.mean(self._losses):.3f} of the change unexplained"
             self._losses = []
         if self.step % self.config.save_every == 0 and self.step < self.config.steps:
-            self.save(None, {})
+            self.save_state()
         return note
 
     def _optimise(self) -> float:
@@ -343,6 +356,8 @@ class SaliencyTrainer:
             source = load_dataset(config.calibration, config.tasks)
             require_fit(self.policy, source)
             held_out = list(source.episodes)
+            _require_fresh(config.calibration, held_out, self.training)
+            self._calibrated_on = fingerprint(source)
         changes = [
             longest_changes(self.policy, self.demonstrations, episode, config.longest_lead)
             for episode in _evenly(self.training, 100)
@@ -360,21 +375,17 @@ class SaliencyTrainer:
         self, episodes: Sequence[Episode], demonstrations: Demonstrations
     ) -> list[PairFigures]:
         leads = self.config.longest_lead
-        return [
-            measure_pairs(self.policy, self.average, demonstrations, episode, leads)
-            for episode in episodes
-            if len(episode) > 1
-        ]
+        return every_pair(self.policy, self.average, demonstrations, episodes, leads)
 
     # --- files ---------------------------------------------------------------------------------
 
     def save(self, calibration: Calibration | None, figures: Mapping[str, Any]) -> None:
-        """Write the averaged predictor, and the state to resume from."""
-        identity = identify(self.config.checkpoint)
+        """Write the averaged predictor."""
         told = {
             **self.provenance,
             "training": self.config.recipe(),
             "dataset": fingerprint(self.demonstrations),
+            "calibrated_on": dict(self._calibrated_on),
             "step": self.step,
             "figures": dict(figures),
         }
@@ -384,17 +395,20 @@ class SaliencyTrainer:
             SaliencyCheckpoint(
                 self.predictor.config,
                 weights,
-                identity,
+                identify(self.config.checkpoint),
                 self.policy.sight_digest(),
                 calibration,
                 told,
             ),
         )
+
+    def save_state(self) -> None:
+        """Write the state to resume from."""
         header = {
             "schema_version": SCHEMA_VERSION,
             "step": self.step,
             "recipe": self.config.recipe(),
-            "policy": identity["sha256"],
+            "policy": identify(self.config.checkpoint)["sha256"],
             "dataset": fingerprint(self.demonstrations),
             "provenance": self.provenance,
         }
@@ -451,6 +465,28 @@ class PairFigures:
     predicted: np.ndarray
     error: np.ndarray
     moved: np.ndarray | None = None
+
+
+def every_pair(
+    policy: ModelPolicy,
+    predictor: SaliencyPredictor,
+    demonstrations: Demonstrations,
+    episodes: Sequence[Episode],
+    longest_lead: int,
+) -> list[PairFigures]:
+    """`measure_pairs` of every episode that has two frames.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    pairs = [
+        measure_pairs(policy, predictor, demonstrations, episode, longest_lead)
+        for episode in episodes
+        if len(episode) > 1
+    ]
+    if not pairs:
+        raise DatasetError(f"none of {len(episodes)} episodes has two frames; collect some")
+    return pairs
 
 
 def measure_pairs(
@@ -524,6 +560,17 @@ def _eligible(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
     if not frames or not all(map(len, frames.values())):
         raise DatasetError("the dataset has no episode of two frames; collect some")
     return frames
+
+
+def _require_fresh(path: Path, episodes: Sequence[Episode], trained: Sequence[Episode]) -> None:
+    """Raise `ConfigError` if an episode to calibrate on was trained on."""
+    known = {(episode.task, episode.seed) for episode in trained}
+    stale = sum((episode.task, episode.seed) in known for episode in episodes)
+    if stale:
+        raise ConfigError(
+            f"{path}: {stale} of {len(episodes)} episodes are among those trained on, by task and "
+            "seed; the miss rate would not hold. Collect others (collect --seed)."
+        )
 
 
 def _evenly(episodes: Sequence[Episode], most: int) -> list[Episode]:
@@ -675,22 +722,23 @@ class Examination:
         return predictor_figures(self.pairs) | gate
 
 
-def examine_gate(checkpoint: Path, dataset: Path, device: str = "auto") -> Examination:
-    """Put a calibrated gate to every pair of frames of another dataset.
+def examine_gate(
+    checkpoint: Path, dataset: Path, device: str = "auto", tasks: Sequence[str] | None = None
+) -> Examination:
+    """Put a calibrated gate to every pair of frames of another dataset, or of some of its tasks.
 
     Raises:
         ConfigError: the policy has no calibrated predictor, or the dataset does not fit it.
+        DatasetError: the dataset is missing, damaged or empty.
     """
     policy = load_policy(checkpoint, device=device_named(device))
     if policy.predictor is None or not policy.thresholds:
         raise ConfigError(f"{checkpoint} has no calibrated saliency predictor beside it")
     found = load_saliency(saliency_path(checkpoint), policy).calibration
     assert found is not None  # its thresholds are attached
-    demonstrations = load_dataset(dataset)
+    demonstrations = load_dataset(dataset, tasks)
     require_fit(policy, demonstrations)
-    pairs = [
-        measure_pairs(policy, policy.predictor, demonstrations, each, found.longest_lead)
-        for each in demonstrations.episodes
-        if len(each) > 1
-    ]
+    pairs = every_pair(
+        policy, policy.predictor, demonstrations, demonstrations.episodes, found.longest_lead
+    )
     return Examination(pairs, found, policy.spec.views)
