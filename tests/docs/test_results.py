@@ -13,6 +13,7 @@ from streamvla.evaluation.results import (
     Results,
     check,
     documents,
+    generate,
     read_results,
     render_source,
     render_table,
@@ -94,6 +95,13 @@ def test_a_table_shows_figures_intervals_and_gaps() -> None:
         "| lead 2 | 100 % | – | – | – |",
     ]
     assert render_value(RESULTS, "synchronous", "success") == "90 %"
+
+
+def test_rows_are_chosen_by_name_in_the_order_asked_for(page) -> None:
+    """Names are separated by semicolons, for they may have commas in them."""
+    text = "<!-- results:demo:main@lead 2; synchronous -->\n<!-- /results -->"
+    shown = generate(text, page.parent / "results", "here").splitlines()
+    assert [row.split("|")[1].strip() for row in shown[3:5]] == ["lead 2", "synchronous"]
 
 
 def test_the_source_names_the_commits_at_which_episodes_were_driven() -> None:

@@ -5,7 +5,7 @@ A region names the file and what to show of it; what stands inside is generated:
     <!-- results:demo:main -->                       the table `main` of demo.json
     | executor | T_action (ms) | …
     <!-- /results -->
-    <!-- results:demo:main@streaming, mean -->           some of its rows
+    <!-- results:demo:main@streaming; mean -->           some of its rows
     … every <!-- results:demo:streaming:t_action_ms -->29.2<!-- /results --> ms …     one figure
     <!-- results:demo:source --> … <!-- /results -->               how it was made, in a sentence
 """
@@ -218,7 +218,7 @@ def _render(results: Results, what: str) -> str:
     if separator:
         return render_value(results, run, key)
     table, _, runs = what.partition("@")
-    return f"\n{render_table(results, table, [run.strip() for run in runs.split(',') if run])}\n"
+    return f"\n{render_table(results, table, [run.strip() for run in runs.split(';') if run])}\n"
 
 
 def _row(results: Results, run: str) -> Mapping[str, Any]:
