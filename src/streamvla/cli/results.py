@@ -265,6 +265,28 @@ def _grid_column(lead: int, figure: str) -> Column:
     return replace(column, title=column.title.format(lead), interval=interval)
 
 
+def _grid_recipe(tasks: str, policies: str, flags: str) -> Recipe:
+    """A grid on some tasks, of the two policies that `ablations --names no-offset` left there."""
+    files = (
+        f"--checkpoint {policies}/control/policy.safetensors "
+        f"--unaugmented {policies}/no-offset/policy.safetensors"
+    )
+    return Recipe(
+        commands={"grid": f"grid --tasks {tasks} {files} {flags} --json"},
+        rows=_cell_rows,
+        columns={"run": Column("rule, compensation")}
+        | {
+            f"{lead}.{figure}": _grid_column(lead, figure)
+            for figure in _GRID_FIGURES
+            for lead in _GRID_LEADS
+        },
+        tables={
+            figure: ("run", *(f"{lead}.{figure}" for lead in _GRID_LEADS))
+            for figure in _GRID_FIGURES
+        },
+    )
+
+
 _HEADLINES = {
     "no early observation": "--executor action-flow:0",
     "always, lead 2, uncompensated": "--executor action-flow:2 --compensation none",
@@ -486,24 +508,15 @@ RECIPES: dict[str, Recipe] = {
             )
         },
     ),
-    "early-grid": Recipe(
-        commands={
-            "grid": "grid --tasks reach push button-press drawer-open window-close "
-            "press-named-button --checkpoint runs/offsets/control/policy.safetensors "
-            "--unaugmented runs/offsets/no-offset/policy.safetensors --dataset datasets/all "
-            "--figure docs/assets/early-grid.svg --json"
-        },
-        rows=_cell_rows,
-        columns={"run": Column("rule, compensation")}
-        | {
-            f"{lead}.{figure}": _grid_column(lead, figure)
-            for figure in _GRID_FIGURES
-            for lead in _GRID_LEADS
-        },
-        tables={
-            figure: ("run", *(f"{lead}.{figure}" for lead in _GRID_LEADS))
-            for figure in _GRID_FIGURES
-        },
+    "early-grid": _grid_recipe(
+        "reach push button-press drawer-open window-close press-named-button",
+        "runs/offsets",
+        "--dataset datasets/all --figure docs/assets/early-grid.svg",
+    ),
+    "early-grid-hard": _grid_recipe(
+        "assembly basketball button-press-topdown button-press-wall disassemble door-lock",
+        "runs/offsets-hard",
+        "--rules none always --out runs/grid-hard --figure docs/assets/early-grid-hard.svg",
     ),
     "reaction": Recipe(
         commands={
