@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ def _side_by_side(
     placed: list[tuple[float, float]] = []
     for point in points:
         y = height(point.success - floor)
-        steps = (sign * i * apart for i in range(len(points)) for sign in (1, -1))
+        steps = (sign * i * apart for i in itertools.count() for sign in (1, -1))
         candidates = (scale(point.halt_ms) + step for step in steps)
         x = next(
             x
