@@ -18,11 +18,8 @@ from streamvla.policy.saliency import load_saliency, saliency_path
 from streamvla.runtime.early import Adaptive, Foresee, sighting_of
 from streamvla.training import train
 from streamvla.training.early_error import Compensated, LeadErrors, lead_errors
-from streamvla.training.optimiser import OptimiserConfig
-from streamvla.training.saliency import (
+from streamvla.training.gate import (
     PairFigures,
-    SaliencySize,
-    SaliencyTraining,
     calibrated,
     every_pair,
     examine_gate,
@@ -31,8 +28,9 @@ from streamvla.training.saliency import (
     measure_pairs,
     motion_of,
     tokens_of,
-    train_saliency,
 )
+from streamvla.training.optimiser import OptimiserConfig
+from streamvla.training.saliency import SaliencySize, SaliencyTraining, train_saliency
 from tests.training.small import small_config
 from tests.training.toy import META, toy_episode
 
@@ -303,15 +301,14 @@ def synthetic(rng: np.random.Generator, episodes: int) -> list[PairFigures]:
     return found
 
 
-def test_the_gate_misses_no_more_than_stated(toy, tmp_path):
+def test_the_gate_misses_no_more_than_stated():
     """Over many calibrations new episodes' large changes pass at 10 % or less, in either view."""
     rng = np.random.default_rng(0)
-    config = settings(toy, tmp_path, miss_rate=0.1, tail=0.05)
     reference = np.concatenate([each.change for each in synthetic(rng, 300)])
-    bound = large_bound(reference, config.tail)
+    bound = large_bound(reference, 0.05)
     fresh, rates = synthetic(rng, 1500), []
     for _ in range(40):
-        gate = calibrated(synthetic(rng, 120), bound, config, {})
+        gate = calibrated(synthetic(rng, 120), bound, 0.1, 0.05, 6, {})
         rates.append(gate_figures(fresh, gate.threshold, bound)["miss_rate"])
     assert np.mean(rates, axis=0).max() <= 0.1 + 3 * np.std(rates) / np.sqrt(40)
 
@@ -352,12 +349,11 @@ def test_episodes_of_one_frame_have_no_pairs(toy):
         every_pair(policy, predictor, demonstrations, [], 3)
 
 
-def test_too_few_large_changes_are_said_not_guessed(toy, tmp_path):
+def test_too_few_large_changes_are_said_not_guessed():
     """With no change beyond B there is no threshold, and the message counts the episodes."""
-    config = settings(toy, tmp_path, miss_rate=0.1)
     pairs = synthetic(np.random.default_rng(1), 30)
     with pytest.raises(ConfigError, match="only 0 of 30 calibration episodes"):
-        calibrated(pairs, (1e9, 1e9), config, {})
+        calibrated(pairs, (1e9, 1e9), 0.1, 0.05, 6, {})
 
 
 # --- held-out error --------------------------------------------------------------------------

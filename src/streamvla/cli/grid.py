@@ -340,7 +340,7 @@ class _Session:
         from streamvla.policy import ModelPolicy
         from streamvla.training.batches import split_holdout
         from streamvla.training.early_error import Compensated, lead_errors
-        from streamvla.training.saliency import require_fit
+        from streamvla.training.gate import require_fit
 
         demonstrations = load_dataset(dataset, self._tasks)
         _, held_out = split_holdout(demonstrations, self._command.holdout_per_task)

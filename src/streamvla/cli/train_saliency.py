@@ -13,7 +13,7 @@ from streamvla.core.errors import InterruptedRunError
 from streamvla.evaluation.charts import gate_svg
 
 if TYPE_CHECKING:
-    from streamvla.training.saliency import Examination
+    from streamvla.training.gate import Examination
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def train_saliency_command(command: TrainSaliency) -> None:
         InterruptedRunError: Ctrl-C came before the last step.
     """
     from streamvla.policy import resolve_checkpoint
-    from streamvla.training.saliency import SaliencyTraining, examine_gate, train_saliency
+    from streamvla.training.gate import examine_gate
+    from streamvla.training.saliency import SaliencyTraining, train_saliency
 
     checkpoint = resolve_checkpoint(command.checkpoint)
     if command.test is not None:

@@ -23,7 +23,7 @@ from streamvla.core.errors import ConfigError, DatasetError
 from streamvla.core.interfaces import Observation
 from streamvla.data.store import Demonstrations, Episode
 from streamvla.policy.base import ModelPolicy
-from streamvla.training.saliency import motion_of
+from streamvla.training.gate import motion_of
 
 ACTIONS = 4
 """Compared at every lead: a shifted clock at lead 6 of H = 10 gives no more."""
