@@ -1,0 +1,579 @@
+"""How every figure in the documents is made: which commands, and which of their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from streamvla.evaluation.results import Column
+from streamvla.evaluation.stats import compare_paired
+
+Row = dict[str, Any]
+"""The JSON object that one command printed, or a row of a results file."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one results file is made.
+
+    Attributes:
+        commands: row name → arguments of `streamvla`; each ends in `--json`.
+        rows: (row name, the command's JSON object) → its rows.
+        gather: all commands' JSON objects by row name → all rows, instead of `rows`.
+        columns, tables: as in `ResultsFile`.
+    """
+
+    commands: dict[str, str]
+    columns: dict[str, Column]
+    tables: dict[str, tuple[str, ...]]
+    rows: Callable[[str, Row], list[Row]] = lambda name, figures: [{"run": name, **figures}]
+    gather: Callable[[dict[str, Row]], list[Row]] | None = None
+
+
+def _compared_rows(figures: dict[str, Row]) -> list[Row]:
+    """One row per task and their mean over several `eval`s; and the paired differences of success
+    of the first to each other one, over the same seeds."""
+    reference, *others = figures
+    tasks = figures[reference]["tasks"]
+    rows: list[Row] = []
+    for task in tasks:
+        cells = {name: _with_interval(each["tasks"][task]) for name, each in figures.items()}
+        rows.append({"run": task, **cells})
+    mean: Row = {"run": "mean"}
+    for name, each in figures.items():
+        mean[name] = {"success": each["mean_success"], "success_ci": each["success_ci"]}
+    for other in others:
+        paired = compare_paired(_solved(figures[other]), _solved(figures[reference]))
+        mean[other]["behind"] = paired.difference
+        mean[other]["behind_ci"] = [paired.low, paired.high]
+    return [*rows, mean]
+
+
+def _solved(figures: Row) -> list[bool]:
+    """Every episode of an `eval`, in the order of tasks and seeds."""
+    return [digit == "1" for task in figures["tasks"].values() for digit in task["solved"]]
+
+
+def _schedule_rows(figures: dict[str, Row]) -> list[Row]:
+    """One row per `eval`, with the paired difference of success to the first, and the tasks behind
+    it that differ most."""
+    first = next(iter(figures.values()))
+    rows = []
+    for name, each in figures.items():
+        paired = compare_paired(_solved(first), _solved(each))
+        interval = [paired.low, paired.high]
+        row = {"run": name, **each, "paired": paired.difference, "paired_ci": interval}
+        rows.append({**row, **_most_changed(first["tasks"], each["tasks"])})
+    return rows
+
+
+def _most_changed(before: Row, after: Row, most: int = 5) -> dict[str, str]:
+    """Up to `most` tasks that lost or gained episodes, those that changed most first."""
+    solved = {
+        task: (before[task]["solved"].count("1"), after[task]["solved"].count("1"))
+        for task in before
+    }
+
+    def words(sign: int) -> str:
+        changes = {task: sign * (new - old) for task, (old, new) in solved.items()}
+        chosen = sorted((task for task in changes if changes[task] > 0), key=lambda t: -changes[t])
+        named = ("{} {} → {}".format(task, *solved[task]) for task in chosen[:most])
+        return ", ".join(named) or "–"
+
+    return {"lost_most": words(-1), "gained_most": words(1)}
+
+
+def _with_interval(task: Row) -> Row:
+    return {**task, "success_ci": [task["ci_low"], task["ci_high"]]}
+
+
+def _compared_recipe(commands: dict[str, str], compared: tuple[str, ...]) -> Recipe:
+    """A table of success by task, a column per command, and the paired differences of the first
+    command to those in `compared`."""
+    shown = {
+        f"{name}.success": Column(name, 0, percent=True, interval=f"{name}.success_ci")
+        for name in commands
+    }
+    first = next(iter(commands))
+    behind = {
+        f"{name}.behind": Column(
+            f"{first} less {name}, paired", 1, percent=True, interval=f"{name}.behind_ci"
+        )
+        for name in compared
+    }
+    return Recipe(
+        commands=commands,
+        gather=_compared_rows,
+        columns={"run": Column("task"), **shown, **behind},
+        tables={"main": ("run", *shown, *behind)},
+    )
+
+
+def _ablation_rows(name: str, figures: Row) -> list[Row]:
+    """One row per change of an `ablations`."""
+    return figures["rows"]
+
+
+def _method_rows(name: str, figures: Row) -> list[Row]:
+    """One row per method of a `run`."""
+    return figures["methods"]
+
+
+def _kind_rows(name: str, figures: Row) -> list[Row]:
+    """One row per kind of fault of a `bench faults`, and all together."""
+    figures = figures.get("wall_clock", figures)
+    return [{"run": row["kind"], **row} for row in (*figures["kinds"], figures)]
+
+
+def _policy_rows(name: str, figures: Row) -> list[Row]:
+    """One row per method of a `bench policy`."""
+    return [{"run": method, **row} for method, row in figures["methods"].items()]
+
+
+def _loop_rows(name: str, figures: Row) -> list[Row]:
+    """One row per loop of a `bench realtime`."""
+    loops = {
+        "control loop in its own process": figures,
+        "the same loop in the model's process": figures["same_process"],
+        "a sleep loop in the model's process": figures["sleep_loop"],
+    }
+    return [{"run": f"{name}, {loop}", **row} for loop, row in loops.items()]
+
+
+_CAMPAIGN = {
+    "run": Column("fault"),
+    "faults": Column("faults", 0),
+    "ticks": Column("ticks checked", 0),
+    "skipped_ticks": Column("ticks skipped", 0),
+    "broken": Column("episodes that broke a promise", 0),
+    "recovery_p50_ms": Column("recovery p50 (ms)", 0),
+    "recovery_max_ms": Column("recovery max (ms)", 0),
+    "recovery_max_cycles": Column("recovery max (observation cycles)", 2),
+}
+
+
+def _gate_rows(name: str, figures: Row) -> list[Row]:
+    """One row per dataset of a `train-saliency --test`, the cameras side by side."""
+    first, second = figures["miss_rate"]
+    return [{"run": name, **figures, "miss_main": first, "miss_second": second}]
+
+
+def _cell_rows(name: str, figures: Row) -> list[Row]:
+    """One row per rule and compensation of a `grid`, with its cells by lead."""
+    rows: dict[str, Row] = {}
+    for cell in figures["cells"]:
+        never = cell["rule"] == "none"
+        run = cell["run"] if never else f"{cell['rule']}, {cell['compensation']}"
+        rows.setdefault(run, {"run": run})[str(cell["lead"])] = cell
+    return list(rows.values())
+
+
+_GRID_LEADS = (0, 1, 2, 3, 5)
+_GRID_FIGURES = {
+    "success": Column("lead {}", 0, percent=True),
+    "success_difference": Column("lead {}", 0, percent=True, interval="success_difference_ci"),
+    "action_error": Column("lead {}", 3),
+    "halt_ms_per_observation": Column("lead {}", 0),
+    "mean_lead": Column("lead {}", 2),
+}
+"""What a table of the grid shows, a column for every lead."""
+
+
+def _grid_column(lead: int, figure: str) -> Column:
+    column = _GRID_FIGURES[figure]
+    interval = column.interval and f"{lead}.{column.interval}"
+    return replace(column, title=column.title.format(lead), interval=interval)
+
+
+def _grid_recipe(tasks: str, policies: str, flags: str) -> Recipe:
+    """A grid on some tasks, of the two policies that `ablations --names no-offset` left there."""
+    files = (
+        f"--checkpoint {policies}/control/policy.safetensors "
+        f"--unaugmented {policies}/no-offset/policy.safetensors"
+    )
+    return Recipe(
+        commands={"grid": f"grid --tasks {tasks} {files} {flags} --json"},
+        rows=_cell_rows,
+        columns={"run": Column("rule, compensation")}
+        | {
+            f"{lead}.{figure}": _grid_column(lead, figure)
+            for figure in _GRID_FIGURES
+            for lead in _GRID_LEADS
+        },
+        tables={
+            figure: ("run", *(f"{lead}.{figure}" for lead in _GRID_LEADS))
+            for figure in _GRID_FIGURES
+        },
+    )
+
+
+_HEADLINES = {
+    "no early observation": "--executor action-flow:0",
+    "always, lead 2, uncompensated": "--executor action-flow:2 --compensation none",
+    "always, lead auto, compensated": "--executor action-flow:auto",
+    "adaptive, lead auto, compensated": "--executor action-flow:auto --early adaptive",
+    "synchronous": "--executor synchronous",
+}
+_EARLY = "eval --suite metaworld --episodes 50 --json"
+
+
+def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
+    """The headline rows of early observation at one profile."""
+    rows = {
+        name.replace("lead 2", f"lead {lead}"): arguments.replace(":2", f":{lead}")
+        for name, arguments in _HEADLINES.items()
+    }
+    return Recipe(
+        commands={
+            name: f"{_EARLY} --profile {profile} {flags}{arguments}"
+            for name, arguments in rows.items()
+        },
+        gather=_schedule_rows,
+        columns={
+            "run": Column("schedule"),
+            "mean_success": Column("success", 1, percent=True, interval="success_ci"),
+            "paired": Column("paired difference", 1, percent=True, interval="paired_ci"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "t_action_ms": Column("T_action (ms)", 2),
+            "early_accept_rate": Column("observed early", 0, percent=True),
+            "objections": Column("objections", 0),
+            "second_looks": Column("second looks", 0),
+            "mean_lead": Column("mean lead", 2),
+            "smoothness.sparc": Column("SPARC", 2),
+            "smoothness.mean_jerk": Column("mean jerk", 0),
+            "seam_ratio": Column("seam / step", 2),
+            "lost_most": Column("lost most (episodes solved, of 50)"),
+            "gained_most": Column("gained most"),
+        },
+        tables={
+            "tasks": ("run", "lost_most", "gained_most"),
+            "short": (
+                "run",
+                "mean_success",
+                "paired",
+                "halt_ms_per_observation",
+                "t_action_ms",
+                "smoothness.sparc",
+                "seam_ratio",
+            ),
+            "main": (
+                "run",
+                "mean_success",
+                "paired",
+                "halt_ms_per_observation",
+                "t_action_ms",
+                "early_accept_rate",
+                "objections",
+                "second_looks",
+                "smoothness.sparc",
+                "smoothness.mean_jerk",
+                "seam_ratio",
+            ),
+        },
+    )
+
+
+_SIX = (
+    "--task reach push button-press-topdown drawer-open press-named-button window-open "
+    "--profile paper-20hz"
+)
+
+
+def _wall_clock_recipe(arguments: str) -> Recipe:
+    """Methods side by side in real time."""
+    return Recipe(
+        commands={"run": f"run --episodes 24 {arguments} --json"},
+        rows=_method_rows,
+        columns={
+            "run": Column("method"),
+            "success": Column("success", 0, percent=True, interval="success_ci"),
+            "episodes": Column("episodes", 0),
+            "t_action_ms": Column("T_action (ms)"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "longest_halt_ms": Column("longest halt (ms)"),
+            "starved_ticks": Column("starved ticks", 0),
+            "deadline_misses": Column("misses", 0),
+            "action_age_ms.p50": Column("age p50 (ms)", 0),
+            "success_difference": Column(
+                "success, paired difference", 0, percent=True, interval="success_difference_ci"
+            ),
+            "t_action_ratio": Column("speed-up", 2),
+            "halt_ratio": Column("less halting", 1),
+        },
+        tables={
+            "main": (
+                "run",
+                "success",
+                "t_action_ms",
+                "halt_ms_per_observation",
+                "longest_halt_ms",
+                "starved_ticks",
+                "action_age_ms.p50",
+                "t_action_ratio",
+                "halt_ratio",
+                "success_difference",
+            ),
+        },
+    )
+
+
+_METHODS = ("action-flow", "chunk-flow", "regression")
+_METAWORLD = "eval --suite metaworld --episodes 50 --json --method"
+_LANGUAGE = "eval --suite language --episodes 50 --json --method"
+
+_REACTION = "eval --tasks reach-moved --episodes 200 --seconds 6 --json"
+
+_TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
+
+RECIPES: dict[str, Recipe] = {
+    "timeline": Recipe(
+        commands={
+            "synchronous, 5 of 10 executed": f"{_TIMELINE} --executor synchronous "
+            "--execute-horizon 5",
+            "synchronous": f"{_TIMELINE} --executor synchronous",
+            "action flow, lead 0": f"{_TIMELINE} --lead 0",
+            "action flow, lead 2": f"{_TIMELINE} --lead 2",
+            "action flow, lead 3": f"{_TIMELINE} --lead 3",
+        },
+        columns={
+            "run": Column("schedule"),
+            "t_action_ms": Column("T_action (ms)"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "action_age_ms.p50": Column("action age p50 (ms)"),
+        },
+        tables={
+            "main": ("run", "t_action_ms", "halt_ms_per_observation", "action_age_ms.p50"),
+        },
+    ),
+    "metaworld": _compared_recipe(
+        {method: f"{_METAWORLD} {method}" for method in _METHODS}, _METHODS[1:]
+    ),
+    "language": _compared_recipe(
+        {method: f"{_LANGUAGE} {method}" for method in _METHODS}, _METHODS[1:]
+    ),
+    "instructions": _compared_recipe(
+        {
+            "own goal": f"{_LANGUAGE} action-flow",
+            "another goal asked for": f"{_LANGUAGE} action-flow --asked swapped",
+            "no words": f"{_LANGUAGE} action-flow --asked blank",
+            "held-out phrasings": f"{_LANGUAGE} action-flow --instructions heldout",
+        },
+        ("held-out phrasings",),
+    ),
+    "ablations": Recipe(
+        commands={
+            "ablations": "ablations --names unshared-normalisation unaligned all-delta "
+            "label-path age-untold no-contraction no-perturbation tau-uniform tau-beta horizon-5 "
+            "--json"
+        },
+        rows=_ablation_rows,
+        columns={
+            "run": Column("change"),
+            "success": Column("success", 0, percent=True, interval="success_ci"),
+            "success_difference": Column(
+                "paired difference", 0, percent=True, interval="success_difference_ci"
+            ),
+            "action_error": Column("held-out action error", 3),
+            "action_error_ratio": Column("of the control's", 2),
+            "seam_ratio": Column("seam / step", 2),
+        },
+        tables={
+            "main": (
+                "run",
+                "success",
+                "success_difference",
+                "action_error",
+                "action_error_ratio",
+                "seam_ratio",
+            )
+        },
+    ),
+    "wall-clock": _wall_clock_recipe(f"--videos 1 {_SIX} --out runs/wall-clock"),
+    "early-wall-clock": _wall_clock_recipe(
+        f"--methods synchronous action-flow:0 action-flow:auto --early adaptive {_SIX} "
+        "--out runs/early-wall-clock"
+    ),
+    "early": _early_recipe("paper-20hz", 2),
+    "early-event": _early_recipe("paper-20hz", 2, "--pacing event "),
+    "early-edge": _early_recipe("edge-20hz", 5, "--concurrent "),
+    "early-gate": Recipe(
+        commands={
+            "demonstrations": "train-saliency --test datasets/held-out "
+            "--figure docs/assets/early-gate.svg --json",
+            "begun by the policy": "train-saliency --test datasets/policy-driven --json",
+        },
+        rows=_gate_rows,
+        columns={
+            "run": Column("episodes nobody trained on"),
+            "miss_main": Column("large changes missed, camera 1", 1, percent=True),
+            "miss_second": Column("camera 2", 1, percent=True),
+            "accept_rate.1": Column("no objection at lead 1", 0, percent=True),
+            "accept_rate.3": Column("lead 3", 0, percent=True),
+            "accept_rate.5": Column("lead 5", 0, percent=True),
+            "accept_rate_still.5": Column("lead 5, nothing moves", 0, percent=True),
+            "accept_rate_moved.5": Column("lead 5, a thing moves", 0, percent=True),
+            "large_when_accepted": Column("large, and no objection", 2, percent=True),
+        },
+        tables={
+            "main": (
+                "run",
+                "miss_main",
+                "miss_second",
+                "accept_rate.1",
+                "accept_rate.3",
+                "accept_rate.5",
+                "accept_rate_still.5",
+                "accept_rate_moved.5",
+                "large_when_accepted",
+            )
+        },
+    ),
+    "early-grid": _grid_recipe(
+        "reach push button-press drawer-open window-close press-named-button",
+        "runs/offsets",
+        "--dataset datasets/all --figure docs/assets/early-grid.svg",
+    ),
+    "early-grid-hard": _grid_recipe(
+        "assembly basketball button-press-topdown button-press-wall disassemble door-lock",
+        "runs/offsets-hard",
+        "--rules none always --out runs/grid-hard --figure docs/assets/early-grid-hard.svg",
+    ),
+    "reaction": Recipe(
+        commands={
+            "synchronous": f"{_REACTION} --executor synchronous",
+            "action flow, no early observation": f"{_REACTION} --executor action-flow:0",
+            "action flow, early observation": f"{_REACTION} --executor action-flow:auto",
+            "as fast as possible": f"{_REACTION} --replan as-fast-as-possible",
+            "as fast as possible, an accelerator each": f"{_REACTION} --concurrent "
+            "--replan as-fast-as-possible",
+        },
+        columns={
+            "run": Column("executor"),
+            "reaction_ms.p50": Column("reaction p50 (ms)", 0),
+            "reaction_ms.p99": Column("p99 (ms)", 0),
+            "reaction_ms.mean": Column("mean (ms)", 0),
+            "reaction_ms.count": Column("episodes", 0),
+            "mean_success": Column("success", 0, percent=True, interval="success_ci"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+        },
+        tables={
+            "main": (
+                "run",
+                "reaction_ms.p50",
+                "reaction_ms.p99",
+                "reaction_ms.mean",
+                "reaction_ms.count",
+                "mean_success",
+                "halt_ms_per_observation",
+            )
+        },
+    ),
+    "faults": Recipe(
+        commands={"campaign": "bench faults --faults 1000 --json"},
+        rows=_kind_rows,
+        columns=_CAMPAIGN,
+        tables={"main": tuple(name for name in _CAMPAIGN if name != "skipped_ticks")},
+    ),
+    "faults-wall-clock": Recipe(
+        commands={"campaign": "bench faults --faults 0 --wall-clock 140 --json"},
+        rows=_kind_rows,
+        columns=_CAMPAIGN,
+        tables={"main": tuple(_CAMPAIGN)},
+    ),
+    "realtime": Recipe(
+        commands={
+            "100 Hz": "bench realtime --hz 100 --seconds 60 --json",
+            "500 Hz": "bench realtime --hz 500 --seconds 60 --json",
+        },
+        rows=_loop_rows,
+        columns={
+            "run": Column("command lateness, the model's process under full load"),
+            "lateness_p50_ms": Column("p50 (ms)", 3),
+            "lateness_p99_ms": Column("p99 (ms)", 3),
+            "lateness_max_ms": Column("max (ms)", 2),
+            "miss_rate": Column("> 1 ms late or never", 2, percent=True),
+            "stolen_ms": Column("withheld by the host (ms)", 0),
+        },
+        tables={
+            "main": (
+                "run",
+                "lateness_p50_ms",
+                "lateness_p99_ms",
+                "lateness_max_ms",
+                "miss_rate",
+                "stolen_ms",
+            ),
+        },
+    ),
+    "handoff": Recipe(
+        commands={"this machine": "bench handoff --records 100000000 --singles 1000000 --json"},
+        columns={
+            "run": Column("hand-off between processes"),
+            "visible_p99_us": Column("ready to visible p99 (µs)"),
+            "woken_p99_us": Column("ready to awake p99 (µs)"),
+            "records": Column("records in batches", 0),
+            "records_per_s": Column("a second", 0),
+            "single_records": Column("records one by one", 0),
+            "single_records_per_s": Column("one by one a second", 0),
+            "torn_or_lost": Column("torn or lost", 0),
+        },
+        tables={
+            "main": (
+                "run",
+                "visible_p99_us",
+                "woken_p99_us",
+                "records",
+                "records_per_s",
+                "single_records",
+                "single_records_per_s",
+                "torn_or_lost",
+            )
+        },
+    ),
+    "policies": Recipe(
+        commands={"this machine": "bench policy --generations 300 --json"},
+        rows=_policy_rows,
+        columns={
+            "run": Column("method"),
+            "parameters": Column("parameters", 0),
+            "encode_p50_ms": Column("observation encoded (ms)"),
+            "first_action_p50_ms": Column("then first action p50 (ms)"),
+            "first_action_p99_ms": Column("p99 (ms)"),
+            "action_p50_ms": Column("per action (ms)", 2),
+            "action_mflop": Column("MFLOP per action"),
+        },
+        tables={
+            "main": (
+                "run",
+                "parameters",
+                "encode_p50_ms",
+                "first_action_p50_ms",
+                "first_action_p99_ms",
+                "action_p50_ms",
+                "action_mflop",
+            )
+        },
+    ),
+    "overhead": Recipe(
+        commands={"this machine": "bench runtime --json"},
+        columns={
+            "run": Column("runtime overhead"),
+            "tick_p50_us": Column("tick p50 (µs)"),
+            "tick_p99_us": Column("tick p99 (µs)"),
+            "simulated_ticks_per_s": Column("simulated ticks / s", 0),
+            "simulated_ticks": Column("in a run of", 0),
+            "memory_growth_mib": Column("memory growth (MiB)"),
+        },
+        tables={
+            "main": (
+                "run",
+                "tick_p50_us",
+                "tick_p99_us",
+                "simulated_ticks_per_s",
+                "simulated_ticks",
+                "memory_growth_mib",
+            )
+        },
+    ),
+}
