@@ -1,7 +1,7 @@
 """`streamvla results`: make the figures in the documents again, and keep documents true to them.
 
-Every figure in README and docs stands in `docs/results/NAME.json`. A recipe says which
-commands make it (`cli.recipes`); `--make NAME` runs them and writes the file; without flags the documents are
+Every figure in README and docs stands in `docs/results/NAME.json`. A recipe (`cli.recipes`) says
+which commands make it; `--make NAME` runs them and writes the file; without flags the documents are
 rewritten from the files; `--check` only says where they disagree.
 """
 
