@@ -313,6 +313,18 @@ def test_the_gate_misses_no_more_than_stated():
     assert np.mean(rates, axis=0).max() <= 0.1 + 3 * np.std(rates) / np.sqrt(40)
 
 
+def test_a_miss_rate_is_over_episodes_and_so_is_its_interval():
+    """Three episodes whose large changes are refused and one whose are not; how long each is does
+    not count, and one without a large change is left out."""
+    lead, low, high = np.array([1, 1]), np.array([[1.0], [1.0]]), np.array([[9.0], [9.0]])
+    refused, missed = (PairFigures(lead, high, expected, low) for expected in (high, low))
+    still = PairFigures(lead, low, low, low)
+    figures = gate_figures([refused, refused, refused, missed, still], (5.0,), (8.0,))
+    assert figures["miss_rate"] == [0.25]
+    assert figures["miss_rate_ci"] == [(0.0, pytest.approx(0.25 + 1.96 * 0.5 / 2))]
+    assert (figures["episodes"], figures["large_changes"]) == (5, [8])
+
+
 def test_contact_is_told_from_stillness():
     """Pairs between which a thing moved are counted apart, at every lead."""
     lead = np.array([1, 1, 2, 2])

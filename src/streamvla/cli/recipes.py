@@ -156,7 +156,9 @@ _CAMPAIGN = {
 def _gate_rows(name: str, figures: Row) -> list[Row]:
     """One row per dataset of a `train-saliency --test`, the cameras side by side."""
     first, second = figures["miss_rate"]
-    return [{"run": name, **figures, "miss_main": first, "miss_second": second}]
+    main, other = figures["miss_rate_ci"]
+    misses = {"miss_main": first, "miss_second": second}
+    return [{"run": name, **figures, **misses, "main_ci": main, "second_ci": other}]
 
 
 def _cell_rows(name: str, figures: Row) -> list[Row]:
@@ -406,8 +408,11 @@ RECIPES: dict[str, Recipe] = {
         rows=_gate_rows,
         columns={
             "run": Column("episodes nobody trained on"),
-            "miss_main": Column("large changes missed, camera 1", 1, percent=True),
-            "miss_second": Column("camera 2", 1, percent=True),
+            "episodes": Column("episodes", 0),
+            "miss_main": Column(
+                "large changes missed, camera 1", 1, percent=True, interval="main_ci"
+            ),
+            "miss_second": Column("camera 2", 1, percent=True, interval="second_ci"),
             "accept_rate.1": Column("no objection at lead 1", 0, percent=True),
             "accept_rate.3": Column("lead 3", 0, percent=True),
             "accept_rate.5": Column("lead 5", 0, percent=True),
@@ -418,6 +423,7 @@ RECIPES: dict[str, Recipe] = {
         tables={
             "main": (
                 "run",
+                "episodes",
                 "miss_main",
                 "miss_second",
                 "accept_rate.1",

@@ -82,7 +82,8 @@ def train_saliency_command(command: TrainSaliency) -> None:
         if command.figure is not None:
             _write_figure(command.figure, found)
         if command.json:
-            print_json({"command": "train-saliency", "test": str(command.test), **figures})
+            told = {"command": "train-saliency", "test": str(command.test), "seed": found.seed}
+            print_json({**told, **figures})
         return
     config = SaliencyTraining(
         checkpoint=checkpoint,

@@ -209,25 +209,32 @@ def gate_figures(
     Keys: "accept_rate" by lead; where places are known, "accept_rate_moved" and
     "accept_rate_still", of pairs between which a thing moved by more than `MOVED_M` or nothing
     did; of every view "miss_rate": the mean over episodes of the share of large changes that were
-    accepted, "large_changes": how many there were; "large_when_accepted": the share of accepted
+    accepted, "miss_rate_ci": its 95 % interval (normal, over episodes), "large_changes": how many
+    there were; "episodes": of how many; "large_when_accepted": the share of accepted
     pairs with a large change in any view.
     """
     lead = np.concatenate([each.lead for each in pairs])
     accepted = [np.all(each.predicted <= np.array(threshold), axis=1) for each in pairs]
     large = [np.asarray(each.change > np.array(bound)) for each in pairs]
     everywhere, beyond = np.concatenate(accepted), np.concatenate(large)
-    missed = []
+    missed: list[float] = []
+    intervals: list[tuple[float, float]] = []
     for view in range(len(bound)):
         shares = [
             each[beyond_each[:, view]].mean()
             for each, beyond_each in zip(accepted, large, strict=True)
             if beyond_each[:, view].any()
         ]
-        missed.append(float(np.mean(shares)) if shares else math.nan)
+        mean = float(np.mean(shares)) if shares else math.nan
+        half = 1.96 * float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if shares[1:] else 1.0
+        missed.append(mean)
+        intervals.append((max(0.0, mean - half), min(1.0, mean + half)))
     return {
         "accept_rate": _rates(everywhere, lead),
         **_contact_rates(pairs, everywhere, lead),
+        "episodes": len(pairs),
         "miss_rate": missed,
+        "miss_rate_ci": intervals,
         "large_changes": beyond.sum(axis=0).tolist(),
         "large_when_accepted": float(beyond[everywhere].any(axis=1).mean())
         if everywhere.any()
@@ -278,6 +285,7 @@ class Examination:
     pairs: list[PairFigures]
     calibration: Calibration
     views: tuple[str, ...]
+    seed: int
 
     def figures(self) -> dict[str, Any]:
         """Predictor and gate figures."""
@@ -304,7 +312,7 @@ def examine_gate(
     pairs = every_pair(
         policy, policy.predictor, demonstrations, demonstrations.episodes, found.longest_lead
     )
-    return Examination(pairs, found, policy.spec.views)
+    return Examination(pairs, found, policy.spec.views, demonstrations.meta.seed)
 
 
 def require_fit(policy: ModelPolicy, demonstrations: Demonstrations) -> None:
