@@ -177,7 +177,7 @@ def test_hidden_proprioception_changes_nothing_but_itself():
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong"), [(ChunkFlowConfig, {"steps": 0}), (RegressionConfig, {"horizon": 0})]
+    ("kind", "wrong"), [(ChunkFlowConfig, {"euler_steps": 0}), (RegressionConfig, {"horizon": 0})]
 )
 def test_impossible_settings_are_refused(kind, wrong):
     """A setting out of range raises ConfigError naming the value."""

@@ -18,7 +18,7 @@ from tests.model.tiny import tiny_model
 from .test_action_flow import SPEC, make_observation
 
 SCALE = Normalisation((0.0, 0.0), (1.0, 1.0), (0.3, 0.5, 1.0))
-METHODS = [ChunkFlowConfig(horizon=6, steps=4), RegressionConfig(horizon=6)]
+METHODS = [ChunkFlowConfig(horizon=6, euler_steps=4), RegressionConfig(horizon=6)]
 
 
 def chunk_policy(method: ChunkFlowConfig | RegressionConfig) -> ModelPolicy:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamvla.cli.methods import EarlyOptions, label, parse_executor, require_seconds, slug
 from streamvla.cli.output import figure, print_json, print_table
@@ -33,6 +33,9 @@ from streamvla.runtime.latency import ConstantLatency, JitteredLatency
 from streamvla.trace import FileTrace, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
 
+if TYPE_CHECKING:  # it needs torch
+    from streamvla.policy import ModelPolicy
+
 Method = Literal["action-flow", "chunk-flow", "regression"]
 
 
@@ -43,6 +46,9 @@ class Eval:
     Attributes:
         checkpoint: the policy, or a folder with one of `method`; default what ships.
         method: of the policy: action-flow, chunk-flow or regression; default the checkpoint's.
+        noise_scale: of chunk flow: the noise it starts from, 1 as in training, 0 none; default the
+            policy's own.
+        euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
         suite: evaluate on all tasks of a suite.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
@@ -63,6 +69,8 @@ class Eval:
 
     checkpoint: Path | None = None
     method: Method | None = None
+    noise_scale: float | None = None
+    euler_steps: int | None = None
     suite: Suite | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 50
@@ -97,13 +105,19 @@ class Eval:
             )
 
 
+    def policy_settings(self) -> dict[str, float]:
+        """What `load_policy` shall change of the policy's own settings."""
+        asked = {"noise_scale": self.noise_scale, "euler_steps": self.euler_steps}
+        return {name: value for name, value in asked.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class Job:
     """One episode: everything a worker process needs."""
 
     settings: Eval
     checkpoint: Path
-    policy: dict[str, str]
+    policy: dict[str, Any]
     executor: str
     task: str
     seed: int
@@ -112,7 +126,7 @@ class Job:
     def header(self) -> dict[str, Any]:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"checkpoint", "method", "suite", "tasks", "episodes", "seed"}
-        left_out |= {"executor", "early", "workers", "out", "json"}
+        left_out |= {"executor", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         return {
             "command": "eval",
@@ -148,12 +162,14 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
 
 
 def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[Job]:
-    from streamvla.policy import identify
+    from streamvla.policy import identify, identify_policy
     from streamvla.policy.saliency import saliency_path
 
-    executor = _executor(command, policy_of(checkpoint))
-    identity = identify(checkpoint)
-    name = f"{checkpoint.stem}-{identity['sha256'][:8]}"
+    policy = policy_of(checkpoint, command.policy_settings())
+    executor = _executor(command, policy)
+    identity = identify_policy(checkpoint, policy)
+    settings = (f"{key}-{value:g}" for key, value in policy.settings.items())
+    name = "-".join([checkpoint.stem, identity["sha256"][:8], *settings])
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
     setting = "-".join(
         [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
@@ -191,7 +207,7 @@ def driven_at(jobs: Iterable[Job]) -> list[str]:
 
 def outcome_of(job: Job) -> RunMetrics:
     period_ns = named_profile(job.settings.profile).execute_ns
-    space = policy_of(job.checkpoint).spec.action_space
+    space = policy_of(job.checkpoint, job.settings.policy_settings()).spec.action_space
     return metrics_of(read_trace(job.path).events, period_ns, job.settings.pacing, space)
 
 
@@ -236,7 +252,7 @@ def run_missing(every: list[Job], workers: int) -> float | None:
     return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
-_policies: dict[Path, Policy] = {}
+_policies: dict[tuple[Any, ...], ModelPolicy] = {}
 _robots: dict[tuple[str, Split, Asked], Any] = {}
 
 
@@ -250,7 +266,8 @@ def _start_worker() -> None:
 def _run_job(job: Job) -> None:
     """One episode in a worker: policy and robot are kept for the next."""
     command = job.settings
-    policy, robot = policy_of(job.checkpoint), _robot(job.task, command.instructions, command.asked)
+    policy = policy_of(job.checkpoint, command.policy_settings())
+    robot = _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
     profile = named_profile(command.profile)
     executor = _executor(command, policy, job.seed)
@@ -267,12 +284,14 @@ def _run_job(job: Job) -> None:
     os.replace(partial, job.path)
 
 
-def policy_of(checkpoint: Path) -> Policy:
+def policy_of(checkpoint: Path, settings: Mapping[str, float] | None = None) -> ModelPolicy:
+    """The policy with these settings of its method; kept for the next call."""
     from streamvla.policy import load_policy
 
-    if checkpoint not in _policies:
-        _policies[checkpoint] = load_policy(checkpoint)
-    return _policies[checkpoint]
+    key = (checkpoint, *(settings or {}).items())
+    if key not in _policies:
+        _policies[key] = load_policy(checkpoint, settings=settings)
+    return _policies[key]
 
 
 def _robot(task: str, split: Split, asked: Asked) -> Any:
@@ -299,8 +318,8 @@ def _report(
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
-    spec = policy_of(checkpoint).spec
-    executor = _executor(command, policy_of(checkpoint))
+    policy = policy_of(checkpoint, command.policy_settings())
+    executor = _executor(command, policy)
     rows = [
         (
             task,
@@ -312,7 +331,7 @@ def _report(
         for task, figures in [*tasks.items(), ("all", everything)]
     ]
     print_table(
-        f"{label(executor, spec.horizon)}; {named_profile(command.profile).label}; "
+        f"{', '.join([label(executor, policy.spec.horizon), *_settings_words(policy)])}; {named_profile(command.profile).label}; "
         f"{command.pacing} pacing; {command.episodes} episodes a task",
         ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
         rows,
@@ -322,6 +341,7 @@ def _report(
             {
                 "command": "eval",
                 "method": method_of(checkpoint),
+                **policy.settings,
                 "policy": jobs[0].policy,
                 "executor": slug(executor),
                 "early": asdict(command.early),
@@ -335,6 +355,11 @@ def _report(
                 **everything,
             }
         )
+
+
+def _settings_words(policy: ModelPolicy) -> list[str]:
+    """`["noise scale 0", "euler steps 2"]`."""
+    return [f"{name.replace('_', ' ')} {value:g}" for name, value in policy.settings.items()]
 
 
 def _task_figures(figures: dict[str, Any], runs: list[RunMetrics]) -> dict[str, Any]:

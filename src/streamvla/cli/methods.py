@@ -120,7 +120,8 @@ def _with_options(
     if executor.anticipates:
         executor = _within_calibration(executor, policy)
     if executor.measured_lead:
-        lead = profile.zero_halt_lead(predicts=executor.anticipates)
+        passes = (policy.spec.chunk_passes if policy is not None else 0) or 1
+        lead = profile.zero_halt_lead(predicts=executor.anticipates, passes=passes)
         executor = replace(executor, lead=min(lead, executor.most_lead, horizon - 1))
     if executor.anticipates and policy is not None and not policy.spec.anticipates:
         raise ConfigError(NO_ANTICIPATION)

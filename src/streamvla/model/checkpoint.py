@@ -21,12 +21,13 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, StreamVLAError
 from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
+from streamvla.model.defaults import Defaults, read_defaults
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.instruction import every_word
 from streamvla.model.methods import Method, method_from_json, method_to_json
 from streamvla.model.models import Model, ModelConfig, make_model, model_config_from_json
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.vla import VLAConfig
+from streamvla.model.vla import StreamingVLA, VLAConfig
 
 SCHEMA_VERSION = 3
 _READABLE = (2, SCHEMA_VERSION)  # 2: action flow only, under "flow" instead of "method"
@@ -41,6 +42,8 @@ class Checkpoint:
     Attributes:
         provenance: how it came to be: data recipe, seed, commit, training command, step count.
         weights: state dict of the model.
+        vocabulary: the words that training said, sorted; None where the model keeps its own
+            (a pretrained tokeniser), or in a file from before it was stored.
     """
 
     model: ModelConfig
@@ -49,11 +52,14 @@ class Checkpoint:
     normalisation: Normalisation
     provenance: Mapping[str, Any]
     weights: Mapping[str, Tensor]
+    vocabulary: tuple[str, ...] | None = None
 
     def build_model(self) -> Model:
-        """The model with these weights, in evaluation mode, on the CPU."""
+        """The model with these weights and words, in evaluation mode, on the CPU."""
         model = make_model(self.model, self.method)
         model.load_state_dict(dict(self.weights))
+        if isinstance(model, StreamingVLA) and self.vocabulary is not None:
+            model.instruction.vocabulary = frozenset(self.vocabulary)
         return model.eval()
 
 
@@ -76,12 +82,16 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *, half: bool = Fa
         "spec": _spec_to_json(checkpoint.spec),
         "normalisation": checkpoint.normalisation.to_json(),
         "provenance": dict(checkpoint.provenance),
+        "vocabulary": checkpoint.vocabulary,
     }
     save_tensors(Path(path), weights, header)
 
 
 def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -> Checkpoint:
     """Read a checkpoint and check that its weights fit its configuration.
+
+    Settings and words that `defaults.json` beside it has for this very file take the place of those
+    in its header (`model/defaults.py`).
 
     Args:
         action_space: of the robot it shall drive; None to accept any.
@@ -100,8 +110,9 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             normalisation=Normalisation.from_json(header["normalisation"]),
             provenance=header["provenance"],
             weights={name: _restored(tensor) for name, tensor in weights.items()},
+            vocabulary=_words_from_header(header),
         )
-        checkpoint = _up_to_date(checkpoint)
+        checkpoint = _with_defaults(_up_to_date(checkpoint), read_defaults(path))
     except (KeyError, TypeError, ValueError, StreamVLAError) as error:
         raise CheckpointError(
             f"{path}: header lacks or garbles a field ({type(error).__name__}: {error}). "
@@ -127,7 +138,7 @@ def mean_checkpoint(checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
     """
     (first_name, first), *others = checkpoints.items()
     for name, other in others:
-        for part in ("model", "method", "spec", "normalisation"):
+        for part in ("model", "method", "spec", "normalisation", "vocabulary"):
             if getattr(other, part) != getattr(first, part):
                 raise CheckpointError(
                     f"{name} and {first_name} differ in their {part}; only stages of one training "
@@ -237,6 +248,22 @@ def _up_to_date(checkpoint: Checkpoint) -> Checkpoint:
     if not isinstance(checkpoint.model, VLAConfig):
         return checkpoint
     return replace(checkpoint, weights={_HEARD: every_word(), **checkpoint.weights})
+
+
+def _with_defaults(checkpoint: Checkpoint, defaults: Defaults) -> Checkpoint:
+    method = replace(checkpoint.method, **defaults.method)
+    spec = replace(checkpoint.spec, chunk_passes=method.chunk_passes)
+    words = checkpoint.vocabulary if defaults.vocabulary is None else defaults.vocabulary
+    return replace(checkpoint, method=method, spec=spec, vocabulary=words)
+
+
+def _words_from_header(header: Mapping[str, Any]) -> tuple[str, ...] | None:
+    words = header.get("vocabulary")
+    if words is None:
+        return None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise CheckpointError("vocabulary is not a list of words")
+    return tuple(words)
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:

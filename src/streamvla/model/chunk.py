@@ -1,8 +1,8 @@
 """Chunk flow matching: noise → a whole chunk of H actions, as in π0.
 
-    tau = 0   noise (H, d)  ──Euler, 10 steps──►  tau = 1   actions a_0 … a_{H−1}
+    tau = 0   noise (H, d)  ──Euler, n steps──►  tau = 1   actions a_0 … a_{H−1}
 
-Every action needs all ten steps, so the first one is ready no sooner than the last: the baseline
+Every action needs all n steps, so the first one is ready no sooner than the last: the baseline
 that action flow matching (`flow.py`) is measured against, on the same backbone and trunk.
 
 Source: π0 (arXiv 2410.24164) section IV and appendix B, with tau from 0 (noise) to 1 (actions) as
@@ -14,6 +14,7 @@ for late images exactly as action flow matching is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,22 +33,29 @@ class ChunkFlowConfig(GenerationConfig):
     """See the module's docstring.
 
     Attributes:
-        steps: Euler steps from noise to actions.
+        euler_steps: expert passes from noise to actions.
+        noise_scale: the flow starts at this multiple of standard normal noise. 1 is what it is
+            trained on and samples the learned distribution; 0 always starts at the noise's mean,
+            so that the chunk is a function of the observation (docs/decisions/0023).
     """
 
-    steps: int = 10
+    euler_steps: int = 10
+    noise_scale: float = 1.0
 
     name: ClassVar[str] = "chunk-flow"
+    tunable: ClassVar[tuple[str, ...]] = ("noise_scale", "euler_steps")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ConfigError(f"chunk flow steps is {self.steps}; expected at least 1")
+        if self.euler_steps < 1:
+            raise ConfigError(f"euler_steps is {self.euler_steps}; expected at least 1")
+        if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
+            raise ConfigError(f"noise_scale is {self.noise_scale}; expected a finite number ≥ 0")
 
     @property
     def chunk_passes(self) -> int:
         """Expert passes before the first action (`PolicySpec.chunk_passes`)."""
-        return self.steps
+        return self.euler_steps
 
 
 def chunk_sample(actions: Tensor, noise: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class GenerationConfig:
     state_origin: StateOrigin = "observation"
     aligned: bool = True
     max_age: int = 0
+
+    tunable: ClassVar[tuple[str, ...]] = ()
+    """Settings that may be changed without training again."""
 
     def __post_init__(self) -> None:
         if self.horizon < 1:

@@ -1,17 +1,20 @@
-"""Instructions as hashed words: no vocabulary file.
+"""Instructions as hashed words, of a stored vocabulary.
+
+    "Press the shiny RED button!"  ─►  press the red button  ─►  buckets  ─►  embeddings + positions
+                                       (shiny: unknown)
 
 A word is lower-cased and hashed (CRC-32, the same on every machine) into one of 2047 buckets;
-bucket 0 is padding. Two words may share a bucket: with the ~100 distinct words of a task suite
-the chance that a given word collides with any other is about 5 %, and a collision only matters
-if nothing else in the sentence tells the tasks apart. What no training ever said has an embedding
-that means nothing: such words are passed over.
+bucket 0 is padding. The words of the training instructions are the vocabulary, which is stored with
+the policy. Every other word is removed before positions are counted and before the length limit
+applies, so an unknown word changes nothing. (Without a vocabulary, 7 % of unknown words fall into
+the bucket of a known one and are read as that word.)
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,22 +26,41 @@ PADDING = 0
 _WORD = re.compile(r"[^\W_]+")
 
 
-def hash_words(instruction: str) -> list[int]:
-    """The first 16 words as bucket numbers, padded with 0 to length 16.
+def words_of(instruction: str) -> list[str]:
+    """The words of an instruction, lower-cased, without punctuation.
+
+    >>> words_of("Push the puck, then the left-hand ball!")
+    ['push', 'the', 'puck', 'then', 'the', 'left', 'hand', 'ball']
+    """
+    return _WORD.findall(instruction.lower())
+
+
+def vocabulary_of(instructions: Iterable[str]) -> frozenset[str]:
+    """Every word of these instructions."""
+    return frozenset(word for instruction in instructions for word in words_of(instruction))
+
+
+def hash_words(instruction: str, vocabulary: Collection[str] | None = None) -> list[int]:
+    """The first 16 known words as bucket numbers, padded with 0 to length 16.
+
+    Args:
+        vocabulary: the known words; None for all.
 
     >>> hash_words("Push the puck!") == hash_words("push  the PUCK")
     True
-    >>> [bucket > 0 for bucket in hash_words("open drawer")[:3]]
-    [True, True, False]
+    >>> hash_words("open the old drawer", {"open", "drawer"}) == hash_words("open drawer")
+    True
     """
-    words = _WORD.findall(instruction.lower())[:MAX_WORDS]
-    buckets = [1 + zlib.crc32(word.encode()) % (BUCKETS - 1) for word in words]
+    words = [w for w in words_of(instruction) if vocabulary is None or w in vocabulary]
+    buckets = [1 + zlib.crc32(word.encode()) % (BUCKETS - 1) for word in words[:MAX_WORDS]]
     return buckets + [PADDING] * (MAX_WORDS - len(buckets))
 
 
-def words_tensor(instructions: Sequence[str]) -> Tensor:
+def words_tensor(
+    instructions: Sequence[str], vocabulary: Collection[str] | None = None
+) -> Tensor:
     """b instructions → (b, l) int64 hashed words, l the longest (at least 1)."""
-    words = torch.tensor([hash_words(instruction) for instruction in instructions])
+    words = torch.tensor([hash_words(instruction, vocabulary) for instruction in instructions])
     longest = max(1, int((words != PADDING).sum(dim=1).max()))
     return words[:, :longest]
 
@@ -47,10 +69,13 @@ class InstructionEncoder(nn.Module):
     """Hashed words → tokens: a word embedding plus a position embedding.
 
     Attributes:
-        heard: (BUCKETS,) bool, which words training said; all of them until `hear_only`.
+        heard: (BUCKETS,) bool, which buckets training used; all of them until `hear_only`.
+        vocabulary: the words that training said; None if that is not known (before `hear_only`,
+            and in files from before it was stored).
     """
 
     heard: Tensor
+    vocabulary: frozenset[str] | None
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,15 +83,24 @@ class InstructionEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.02)
         nn.init.normal_(self.word.weight, std=0.02)
         self.register_buffer("heard", every_word())
+        self.vocabulary = None
 
     def hear_only(self, instructions: Iterable[str]) -> None:
-        """Pass over the words that neither these instructions have nor an earlier call's."""
+        """Know the words of these instructions, and of earlier calls, and no others."""
+        instructions = tuple(instructions)
         if self.heard.all():
             self.heard.zero_()
-        self.heard[words_tensor(tuple(instructions)).to(self.heard.device)] = True
+            self.vocabulary = frozenset()
+        self.heard[words_tensor(instructions).to(self.heard.device)] = True
+        if self.vocabulary is not None:  # else the words known before have no record
+            self.vocabulary |= vocabulary_of(instructions)
+
+    def tokenise(self, instructions: Sequence[str]) -> Tensor:
+        """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""
+        return words_tensor(instructions, self.vocabulary)
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, l) int64 → tokens (b, l, w) and which of them are words it heard (b, l) bool."""
+        """(b, l) int64 → tokens (b, l, w) and which of them are known words (b, l) bool."""
         known = (words != PADDING) & self.heard[words]
         return self.word(words) + self.position[: words.shape[1]], known
 

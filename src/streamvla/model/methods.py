@@ -1,7 +1,7 @@
 """The methods of making actions: a union of small configurations, one algorithm a file.
 
 action-flow   `flow`         one action per expert pass; the flow variable is the action state
-chunk-flow    `chunk`        noise → H actions in ten passes, as π0
+chunk-flow    `chunk`        noise → H actions in n passes, as π0
 regression    `regression`   H actions in one pass, deterministic
 """
 
@@ -48,6 +48,8 @@ def method_from_json(fields: Mapping[str, Any]) -> Method:
     name = settings.pop("name")
     if name not in METHODS:
         raise did_you_mean("method", name, METHODS)
+    if "steps" in settings:
+        settings["euler_steps"] = settings.pop("steps")  # its name in files of schema 3 and before
     if name == ActionFlowConfig.name:
         settings = {"path": "labels", **settings}  # from before there was a choice
     return METHODS[name](**settings)

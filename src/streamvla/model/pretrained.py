@@ -134,6 +134,11 @@ class PretrainedVLA(nn.Module):
         """The part whose keys and values the expert reads."""
         return getattr(self.vlm, self.layout.language_model)
 
+    @property
+    def vocabulary(self) -> None:
+        """None: its tokeniser has every word."""
+        return None
+
     def tokenise(self, instructions: Sequence[str]) -> Tensor:
         """b instructions → (b, l) int64 token ids, `ABSENT` where an instruction is shorter."""
         rows = [torch.tensor(self._tokenise(text)[:MAX_TOKENS]) for text in instructions]

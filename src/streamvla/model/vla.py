@@ -26,7 +26,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import ExpertSize
 from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.instruction import InstructionEncoder, mean_word, words_tensor
+from streamvla.model.instruction import InstructionEncoder, mean_word
 from streamvla.model.layers import fourier_features
 from streamvla.model.methods import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
@@ -152,9 +152,14 @@ class StreamingVLA(nn.Module):
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
         self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
 
+    @property
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words it knows; None if there is no list of them."""
+        return self.instruction.vocabulary
+
     def tokenise(self, instructions: Sequence[str]) -> Tensor:
-        """b instructions → (b, l) int64 hashed words, l the longest."""
-        return words_tensor(instructions)
+        """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""
+        return self.instruction.tokenise(instructions)
 
     def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
         """Encode b observations once, for any number of actions.

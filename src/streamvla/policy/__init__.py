@@ -5,7 +5,7 @@ from streamvla.policy.base import ModelPolicy, PolicyContext
 from streamvla.policy.chunk import ChunkFlowPolicy, RegressionPolicy
 from streamvla.policy.load import load_policy, make_policy
 from streamvla.policy.rollout import Rollout, roll_out
-from streamvla.policy.shipped import identify, resolve_checkpoint, trained_tasks
+from streamvla.policy.shipped import identify, identify_policy, resolve_checkpoint, trained_tasks
 
 __all__ = [
     "ActionFlowPolicy",
@@ -15,6 +15,7 @@ __all__ = [
     "RegressionPolicy",
     "Rollout",
     "identify",
+    "identify_policy",
     "load_policy",
     "make_policy",
     "resolve_checkpoint",

@@ -7,6 +7,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
 )
 from streamvla.model.backbone import PrefixCache
+from streamvla.model.instruction import words_of
 from streamvla.model.methods import Method
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
@@ -100,6 +102,21 @@ class ModelPolicy(ABC):
         self.predictor: SaliencyPredictor | None = None
         self.thresholds: tuple[float, ...] = ()
         self.longest_lead: int | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of its method that need no training to change (`Method.tunable`)."""
+        return {name: getattr(self.method, name) for name in self.method.tunable}
+
+    @property
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words it knows; None if it has no list of them (a pretrained tokeniser)."""
+        return self.model.vocabulary
+
+    def unknown_words(self, instruction: str) -> list[str]:
+        """The words of an instruction that it will not hear, in order."""
+        known = self.vocabulary
+        return [] if known is None else [w for w in words_of(instruction) if w not in known]
 
     def attach(self, predictor: SaliencyPredictor, calibration: Calibration | None = None) -> None:
         """Anticipate with this predictor from now on; its gate is `calibration`'s, up to its

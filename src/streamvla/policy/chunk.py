@@ -49,7 +49,7 @@ class RegressionPolicy(ChunkPolicy):
 
 
 class ChunkFlowPolicy(ChunkPolicy):
-    """`Policy` by chunk flow matching (method: `model/chunk.py`); ten expert passes a chunk."""
+    """`Policy` by chunk flow matching (method: `model/chunk.py`); one expert pass per Euler step."""
 
     def __init__(
         self,
@@ -60,7 +60,8 @@ class ChunkFlowPolicy(ChunkPolicy):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(model, spec, method, normalisation, device)
-        self._steps = method.steps
+        self._steps = method.euler_steps
+        self._noise_scale = method.noise_scale
 
     def _chunk(self, context: PolicyContext, start: Tensor, age: Tensor) -> Tensor:
         def velocity(x: Tensor, tau: float) -> Tensor:
@@ -70,10 +71,12 @@ class ChunkFlowPolicy(ChunkPolicy):
         return integrate(velocity, self._noise(context), self._steps)
 
     def _noise(self, context: PolicyContext) -> Tensor:
-        """(b, 1, h, d) standard normal; each row a function of its observation alone."""
+        """(b, 1, h, d) scaled normal; each row a function of its observation alone."""
         shape = (1, self.spec.horizon, self.spec.action_space.dim)
+        if self._noise_scale == 0:
+            return torch.zeros(len(context.seeds), *shape, device=self.device)
         rows = [
             torch.randn(shape, generator=torch.Generator().manual_seed(seed))
             for seed in context.seeds
         ]
-        return torch.stack(rows).to(self.device)
+        return self._noise_scale * torch.stack(rows).to(self.device)

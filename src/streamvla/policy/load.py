@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.chunk import ChunkFlowConfig
@@ -42,22 +46,39 @@ def load_policy(
     path: Path | str,
     action_space: ActionSpace | None = None,
     device: torch.device | str = "cpu",
+    settings: Mapping[str, Any] | None = None,
 ) -> ModelPolicy:
     """The policy in a checkpoint file; with its saliency predictor, if one lies beside it.
 
     Args:
         action_space: of the robot it shall drive; None to accept any.
+        settings: of its method, instead of its own: those in `Method.tunable`, such as
+            `{"noise_scale": 0.5, "euler_steps": 5}` of chunk flow.
 
     Raises:
+        ConfigError: a setting that its method does not have, or out of range.
         CheckpointError: the file is missing, damaged, or not a streamvla checkpoint; or the
             predictor beside it is, or was trained on another sight.
         SpecMismatchError: it was trained for another action space.
     """
     found = load_checkpoint(path, action_space)
-    policy = make_policy(found.build_model(), found.spec, found.method, found.normalisation, device)
+    method = _tuned(found.method, settings or {})
+    spec = replace(found.spec, chunk_passes=method.chunk_passes)
+    policy = make_policy(found.build_model(), spec, method, found.normalisation, device)
     beside = saliency_path(Path(path))
     if beside.is_file():
         saliency = load_saliency(beside, policy)
         calibration = saliency.calibration
         policy.attach(saliency.build(), calibration)
     return policy
+
+
+def _tuned(method: Method, settings: Mapping[str, Any]) -> Method:
+    for name, value in settings.items():
+        if name not in method.tunable:
+            known = ", ".join(method.tunable) or "none"
+            raise ConfigError(
+                f"{name} {value}: a policy by {method.name} has no such setting (it has {known}); "
+                "leave it out, or use a policy of another method"
+            )
+    return replace(method, **settings)

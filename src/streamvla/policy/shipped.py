@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from streamvla.core.errors import CheckpointError, did_you_mean
 from streamvla.model.checkpoint import load_checkpoint, method_of
+from streamvla.model.defaults import sha256_of
 from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.methods import METHODS
+from streamvla.policy.base import ModelPolicy
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 
@@ -60,8 +63,15 @@ def _in_folder(folder: Path, method: str | None) -> Path:
 
 def identify(path: Path) -> dict[str, str]:
     """What tells one checkpoint from another in traces: file name and SHA-256 of its content."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"file": path.name, "sha256": digest}
+    return {"file": path.name, "sha256": sha256_of(path)}
+
+
+def identify_policy(path: Path, policy: ModelPolicy) -> dict[str, Any]:
+    """`identify`, and what may differ between two policies from one file: the settings of the
+    method, and the words it knows."""
+    words = " ".join(sorted(policy.vocabulary or ()))
+    digest = hashlib.sha256(words.encode()).hexdigest()[:16]
+    return {**identify(path), **policy.settings, "vocabulary": digest if words else None}
 
 
 def trained_tasks(path: Path) -> tuple[str, ...]:

@@ -62,14 +62,15 @@ class LatencyProfile:
                 f"{self.generate_ns} ns must be ≥ 0, execute {self.execute_ns} ns must be > 0"
             )
 
-    def zero_halt_lead(self, *, predicts: bool = False) -> int:
-        """The smallest lead `n` with `n·e ≥ T_o + g` (StreamingVLA, appendix C).
+    def zero_halt_lead(self, *, predicts: bool = False, passes: int = 1) -> int:
+        """The smallest lead `n` with `n·e ≥ T_o + passes·g` (StreamingVLA, appendix C).
 
         Args:
             predicts: each observation is foreseen, which takes one call of the predictor.
+            passes: of the expert until the first action is made; all of them for a chunk.
         """
         observe_ns = self.observe_ns + self.predict_ns * predicts
-        return math.ceil((observe_ns + self.generate_ns) / self.execute_ns)
+        return math.ceil((observe_ns + passes * self.generate_ns) / self.execute_ns)
 
     def sighting_ns(self, observe_ns: int, calls: int, *, refused: bool) -> int:
         """How long an observe stage takes that would take `observe_ns` for a whole context.

@@ -9,6 +9,7 @@ from torch import Tensor
 from streamvla.core.errors import ConfigError
 from streamvla.model.checkpoint import Checkpoint
 from streamvla.model.models import Model
+from streamvla.model.vla import StreamingVLA
 
 _EXPERT = "expert."
 _MAY_BE_FRESH = (
@@ -34,8 +35,11 @@ def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None
     Raises:
         ConfigError: the policy has another size.
     """
+    first = next(iter(models.values()))
     context = {name: t for name, t in start.weights.items() if not name.startswith(_EXPERT)}
-    _take(next(iter(models.values())), context, who)
+    _take(first, context, who)
+    if isinstance(first, StreamingVLA) and start.vocabulary is not None:
+        first.instruction.vocabulary = frozenset(start.vocabulary)
     if start.method.name in models:
         expert = {name: t for name, t in start.weights.items() if name.startswith(_EXPERT)}
         _take(models[start.method.name], expert, who)

@@ -413,6 +413,12 @@ class Trainer:
         }
         model.instruction.hear_only(sorted(said))
 
+    def _vocabulary(self) -> tuple[str, ...] | None:
+        model = self._first
+        if not isinstance(model, StreamingVLA) or model.instruction.vocabulary is None:
+            return None
+        return tuple(sorted(model.instruction.vocabulary))
+
     def _seed_keypoints(self) -> None:
         """From four batches of images, drawn from the steps after the last one."""
         model = self._first
@@ -562,6 +568,7 @@ class Trainer:
             method=self.methods[name],
             spec=self._spec(self.methods[name]),
             normalisation=self.normalisation,
+            vocabulary=self._vocabulary(),
             provenance={
                 **self.provenance,
                 "step": self.step,

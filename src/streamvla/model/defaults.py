@@ -1,0 +1,65 @@
+"""What was decided about a policy after its file was written: `defaults.json` beside the file.
+
+    {"policies": {"chunk-flow.safetensors": {"sha256": "…", "method": {"euler_steps": 2}}},
+     "vocabulary": ["press", "the", …]}
+
+So that settings chosen later, and the vocabulary of a policy from before it was stored, need no
+second copy of its weights. An entry is for the file with that SHA-256 and for no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamvla.core.errors import CheckpointError
+
+DEFAULTS_NAME = "defaults.json"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Of one policy file.
+
+    Attributes:
+        method: settings of its method that take the place of those in its header.
+        vocabulary: the words its training said; None to leave what its header says.
+    """
+
+    method: Mapping[str, Any]
+    vocabulary: tuple[str, ...] | None
+
+
+NO_DEFAULTS = Defaults({}, None)
+
+
+def read_defaults(checkpoint: Path) -> Defaults:
+    """The entry of this policy file in `defaults.json` beside it, if there is one.
+
+    Raises:
+        CheckpointError: `defaults.json` cannot be read, or is not as above.
+    """
+    path = checkpoint.parent / DEFAULTS_NAME
+    if not path.is_file():
+        return NO_DEFAULTS
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        entry = fields["policies"].get(checkpoint.name)
+        if entry is None or entry["sha256"] != sha256_of(checkpoint):
+            return NO_DEFAULTS
+        words = fields.get("vocabulary")
+        return Defaults(dict(entry.get("method", {})), None if words is None else tuple(words))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or remove it to use "
+            "the settings in the policy's own header."
+        ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
