@@ -29,6 +29,13 @@ def test_a_name_alone_is_lead_0_and_a_rule_alone_is_auto():
         assert (found.lead, found.measured_lead, found.early) == (lead, True, Always())
 
 
+@pytest.mark.parametrize(("passes", "lead"), [(1, 3), (2, 4), (5, 6)])
+def test_auto_waits_for_a_whole_chunk(passes, lead):
+    """A chunk policy's first action comes after all its passes, so its lead covers them."""
+    chunks = ScriptedPolicy(unit_space(), 10, PAPER.execute_ns, chunk_passes=passes)
+    assert flow("action-flow:auto", policy=chunks).lead == lead
+
+
 def test_rules_take_their_settings():
     """Rate and seed, norm, thresholds, and what a refusal leads to reach the executor."""
     assert flow("action-flow:2", early="random", rate=0.3).early == AtRandom(0.3, 4)

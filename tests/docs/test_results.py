@@ -135,7 +135,7 @@ def test_updating_fills_the_regions_and_then_all_agrees(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "| synchronous | 90 % (70 %–97 %) | 95.0 | 180 | 640 |\n" in text
     assert "every <!-- results:demo:synchronous:t_action_ms -->95.0<!-- /results --> ms" in text
-    assert "`streamvla run --profile paper-20hz`, commit abc1234, 2025-01-02, on " in text
+    assert "`streamvla run --profile paper-20hz`, commit abc1234, 2025-01-02, seeds 0 to 1" in text
     assert "on Some CPU, 2 cores, Python 3.11.7.<!--" in text
     assert update([page], folder) == []
     assert check([page], folder) == []
@@ -168,6 +168,27 @@ def test_a_region_that_names_nothing_is_an_error(page: Path, text: str, complain
     assert complaint in " ".join(check([page], folder))
     with pytest.raises(ConfigError, match=r"page\.md"):
         update([page], folder)
+
+
+def test_seeds_that_were_chosen_on_are_refused(page: Path) -> None:
+    """A table measured on a seed that was looked at while choosing is not written, and found by the
+    check if it stands there; marked as seen it is allowed, and the documents say so."""
+    folder, looked_at = page.parent / "results", replace(RESULTS, tuning_seeds=[1, 7])
+    with pytest.raises(ConfigError, match="1 of its seeds, such as 1, were looked at"):
+        write_results(folder, looked_at)
+    path = write_results(folder, replace(looked_at, seen=True))
+    update([page], folder)
+    assert "Seeds seen while choosing." in page.read_text(encoding="utf-8")
+    path.write_text(path.read_text().replace('"seen": true', '"seen": false'))
+    assert any("were looked at while choosing" in complaint for complaint in check([], folder))
+
+
+def test_a_file_must_say_which_seeds_were_looked_at(tmp_path: Path) -> None:
+    """Without `tuning_seeds` nobody can tell, so it is no results file."""
+    path = write_results(tmp_path, RESULTS)
+    path.write_text(path.read_text().replace('"tuning_seeds"', '"other_seeds"'))
+    with pytest.raises(ConfigError, match="does not say which seeds were looked at"):
+        read_results(path)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

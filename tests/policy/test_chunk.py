@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart
@@ -44,6 +45,22 @@ def test_all_the_work_is_in_the_first_next(method):
     assert calls == method.chunk_passes
     assert len(list(actions)) == 5
     assert calls == method.chunk_passes
+
+
+@pytest.mark.parametrize(("scale", "same"), [(0.0, True), (0.25, False), (1.0, False)])
+def test_without_noise_a_chunk_is_a_function_of_what_is_seen(scale, same):
+    """The instant of an observation draws the noise, and nothing else depends on it."""
+    policy = chunk_policy(replace(METHODS[0], noise_scale=scale))
+    now, later = make_observation(), replace(make_observation(), captured_ns=10**9)
+    chunks = [list(policy.generate(policy.encode(o), FlowStart(np.zeros(3)))) for o in (now, later)]
+    assert np.array_equal(*chunks) == same
+
+
+def test_noise_is_scaled_before_it_is_integrated():
+    """Half the noise is half of each draw: the start of the flow, not its end."""
+    full, half = (chunk_policy(replace(METHODS[0], noise_scale=scale)) for scale in (1.0, 0.5))
+    context = full.encode(make_observation())
+    assert torch.equal(full._noise(context), 2 * half._noise(context))
 
 
 @pytest.mark.parametrize("method", METHODS)

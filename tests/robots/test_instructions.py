@@ -54,8 +54,24 @@ def test_the_choice_is_a_function_of_the_seed():
     assert phrasings.choose(7) == phrasings.choose(7)
     assert {phrasings.choose(seed) for seed in range(60)} == {"a", "b", "c", "d"}
     assert {phrasings.choose(seed, "heldout") for seed in range(60)} == {"e", "f"}
-    with pytest.raises(ConfigError, match="expected 'train' or 'heldout'"):
+    with pytest.raises(ConfigError, match="unknown instruction split 'test'"):
         phrasings.of("test")  # type: ignore[arg-type]
+
+
+def test_language_scenes_have_independent_paraphrases():
+    """At least twenty a family, none of them a training or held-out phrasing, all with their goal's
+    own words; Meta-World has none, and says so."""
+    for family in FAMILIES.values():
+        for goal, each in family.phrasings.items():
+            assert len(set(each.independent)) == len(each.independent) >= 20
+            assert not set(each.independent) & {*each.train, *each.heldout}
+            names = {"upper": ("upper", "top"), "lower": ("lower", "bottom")}.get(goal)
+            for text in each.independent:
+                assert not any(mark in text for mark in "{}")
+                words = text.lower().replace("-", " ").replace(",", " ").split()
+                assert any(n in words for n in names) if names else {*goal.split("-")} <= {*words}
+    with pytest.raises(ConfigError, match="only the language scenes have"):
+        TASKS["reach"].phrasings.of("independent")
 
 
 def test_suites_hold_what_they_say():

@@ -181,7 +181,7 @@ def test_instructions_follow_seed_and_split(reach):
         seen.add(said)
     assert len(seen) > 1
     assert seen <= set(TASKS["reach"].phrasings.train)
-    with pytest.raises(ConfigError, match="expected 'train' or 'heldout'"):
+    with pytest.raises(ConfigError, match="unknown instruction split"):
         MetaWorldRobot("reach", split="test")
 
 

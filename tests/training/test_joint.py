@@ -18,7 +18,7 @@ from streamvla.data.store import Episode, load_dataset
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.chunk import ChunkFlowConfig
 from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.instruction import PADDING, hash_words
+from streamvla.model.instruction import PADDING, hash_words, vocabulary_of
 from streamvla.model.regression import RegressionConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
@@ -133,9 +133,11 @@ def test_init_gives_context_to_all_and_the_expert_to_its_own_method(joint, tmp_p
 
 
 def test_a_policy_hears_the_words_of_its_dataset(joint):
-    """Every word of every instruction, and no other."""
-    heard = load_checkpoint(train(joint).policy).weights["instruction.heard"]
-    instructions = chain.from_iterable(META.tasks.values())
+    """Every word of every instruction, and no other; it is stored as text, too."""
+    trained = load_checkpoint(train(joint).policy)
+    heard = trained.weights["instruction.heard"]
+    instructions = tuple(chain.from_iterable(META.tasks.values()))
+    assert trained.vocabulary == tuple(sorted(vocabulary_of(instructions)))
     said = {word for each in instructions for word in hash_words(each)}
     assert set(heard.nonzero().flatten().tolist()) - {PADDING} == said - {PADDING}
 

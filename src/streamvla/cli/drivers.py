@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamvla.core.interfaces import Policy, Robot, check_fit
 from streamvla.runtime import Episode, RealtimeDriver
@@ -18,6 +18,9 @@ from streamvla.runtime.privileges import RealtimeSettings
 from streamvla.runtime.process import ProcessDriver
 from streamvla.runtime.stages import StageTimes
 from streamvla.trace import FileTrace
+
+if TYPE_CHECKING:  # it needs torch
+    from streamvla.policy import ModelPolicy
 
 DriverName = Literal["thread", "process"]
 Captures = list[tuple[int, Any]]
@@ -59,7 +62,7 @@ def make_driver(
     return ThreadRunner(policy)
 
 
-def load_policy_on_one_thread(checkpoint: Path) -> Policy:
+def load_policy_on_one_thread(checkpoint: Path) -> ModelPolicy:
     """The policy, its arithmetic on one thread: the other cores are for control and rendering."""
     import torch
 

@@ -104,7 +104,6 @@ class Eval:
                 "are the demonstrations the policy was trained on"
             )
 
-
     def policy_settings(self) -> dict[str, float]:
         """What `load_policy` shall change of the policy's own settings."""
         asked = {"noise_scale": self.noise_scale, "euler_steps": self.euler_steps}
@@ -330,8 +329,9 @@ def _report(
         )
         for task, figures in [*tasks.items(), ("all", everything)]
     ]
+    driven = ", ".join([label(executor, policy.spec.horizon), *_settings_words(policy)])
     print_table(
-        f"{', '.join([label(executor, policy.spec.horizon), *_settings_words(policy)])}; {named_profile(command.profile).label}; "
+        f"{driven}; {named_profile(command.profile).label}; "
         f"{command.pacing} pacing; {command.episodes} episodes a task",
         ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
         rows,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from streamvla.core.seeds import FIRST_REPORT_SEED, FIRST_TUNING_SEED, tuning_seeds
 from streamvla.evaluation.results import Column
 from streamvla.evaluation.stats import compare_paired
 
@@ -21,7 +22,7 @@ class Recipe:
         commands: row name → arguments of `streamvla`; each ends in `--json`.
         rows: (row name, the command's JSON object) → its rows.
         gather: all commands' JSON objects by row name → all rows, instead of `rows`.
-        columns, tables: as in `ResultsFile`.
+        columns, tables, tuning_seeds, seen: as in `ResultsFile`.
     """
 
     commands: dict[str, str]
@@ -29,6 +30,8 @@ class Recipe:
     tables: dict[str, tuple[str, ...]]
     rows: Callable[[str, Row], list[Row]] = lambda name, figures: [{"run": name, **figures}]
     gather: Callable[[dict[str, Row]], list[Row]] | None = None
+    tuning_seeds: tuple[int, ...] = ()
+    seen: bool = False
 
 
 def _compared_rows(figures: dict[str, Row]) -> list[Row]:
@@ -105,6 +108,7 @@ def _compared_recipe(commands: dict[str, str], compared: tuple[str, ...]) -> Rec
     return Recipe(
         commands=commands,
         gather=_compared_rows,
+        tuning_seeds=tuning_seeds(),
         columns={"run": Column("task"), **shown, **behind},
         tables={"main": ("run", *shown, *behind)},
     )
@@ -197,6 +201,8 @@ def _grid_recipe(tasks: str, policies: str, flags: str) -> Recipe:
     return Recipe(
         commands={"grid": f"grid --tasks {tasks} {files} {flags} --json"},
         rows=_cell_rows,
+        tuning_seeds=tuning_seeds(),
+        seen=True,
         columns={"run": Column("rule, compensation")}
         | {
             f"{lead}.{figure}": _grid_column(lead, figure)
@@ -217,7 +223,9 @@ _HEADLINES = {
     "adaptive, lead auto, compensated": "--executor action-flow:auto --early adaptive",
     "synchronous": "--executor synchronous",
 }
-_EARLY = "eval --suite metaworld --episodes 50 --json"
+_FRESH = f"--seed {FIRST_REPORT_SEED} --json"
+_TUNING = f"--seed {FIRST_TUNING_SEED} --json"
+_EARLY = f"eval --suite metaworld --episodes 24 {_FRESH}"
 
 
 def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
@@ -232,6 +240,7 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
             for name, arguments in rows.items()
         },
         gather=_schedule_rows,
+        tuning_seeds=tuning_seeds(),
         columns={
             "run": Column("schedule"),
             "mean_success": Column("success", 1, percent=True, interval="success_ci"),
@@ -245,7 +254,7 @@ def _early_recipe(profile: str, lead: int, flags: str = "") -> Recipe:
             "smoothness.sparc": Column("SPARC", 2),
             "smoothness.mean_jerk": Column("mean jerk", 0),
             "seam_ratio": Column("seam / step", 2),
-            "lost_most": Column("lost most (episodes solved, of 50)"),
+            "lost_most": Column("lost most (episodes solved, of 24)"),
             "gained_most": Column("gained most"),
         },
         tables={
@@ -287,6 +296,8 @@ def _wall_clock_recipe(arguments: str) -> Recipe:
     return Recipe(
         commands={"run": f"run --episodes 24 {arguments} --json"},
         rows=_method_rows,
+        tuning_seeds=tuning_seeds(),
+        seen=True,
         columns={
             "run": Column("method"),
             "success": Column("success", 0, percent=True, interval="success_ci"),
@@ -320,11 +331,158 @@ def _wall_clock_recipe(arguments: str) -> Recipe:
     )
 
 
-_METHODS = ("action-flow", "chunk-flow", "regression")
-_METAWORLD = "eval --suite metaworld --episodes 50 --json --method"
-_LANGUAGE = "eval --suite language --episodes 50 --json --method"
+def _headline_rows(figures: dict[str, Row]) -> list[Row]:
+    """One row per `eval`, named `loop: method`, with the paired difference of the first method of
+    its loop to it."""
+    first: dict[str, Row] = {}
+    rows = []
+    for name, each in figures.items():
+        loop, _, method = name.partition(": ")
+        row = {"run": name, "loop": loop, "method": method.replace("-", " "), **each}
+        reference = first.setdefault(loop, each)
+        if reference is not each:
+            paired = compare_paired(_solved(each), _solved(reference))
+            row |= {"behind": paired.difference, "behind_ci": [paired.low, paired.high]}
+        rows.append(row)
+    return rows
 
-_REACTION = "eval --tasks reach-moved --episodes 200 --seconds 6 --json"
+
+def _headline_recipe(evaluation: str) -> Recipe:
+    """The three methods at no halt, each at the smallest lead that reaches it, and as the classic
+    loop drives them; each with its best settings, which are its defaults."""
+    loops = {"no halt": _ZERO_HALT, "classic": _CLASSIC}
+    return Recipe(
+        commands={
+            f"{loop}: {method}": f"{evaluation} {method} {executor}"
+            for loop, executor in loops.items()
+            for method in _METHODS
+        },
+        gather=_headline_rows,
+        tuning_seeds=tuning_seeds(),
+        columns={
+            "run": Column("run"),
+            "loop": Column("loop"),
+            "method": Column("method"),
+            "mean_success": Column("success", 1, percent=True, interval="success_ci"),
+            "behind": Column("action flow less this", 1, percent=True, interval="behind_ci"),
+            "noise_scale": Column("noise scale", 2),
+            "euler_steps": Column("Euler steps", 0),
+            "mean_lead": Column("lead", 1),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "t_action_ms": Column("T_action (ms)"),
+            "action_age_ms.p50": Column("action age p50 (ms)", 0),
+            "smoothness.sparc": Column("SPARC", 2),
+        },
+        tables={
+            "main": (
+                "loop",
+                "method",
+                "mean_success",
+                "behind",
+                "halt_ms_per_observation",
+                "t_action_ms",
+            ),
+            "full": (
+                "loop",
+                "method",
+                "noise_scale",
+                "euler_steps",
+                "mean_lead",
+                "mean_success",
+                "behind",
+                "halt_ms_per_observation",
+                "t_action_ms",
+                "action_age_ms.p50",
+                "smoothness.sparc",
+            ),
+        },
+    )
+
+
+_NOISE_SCALES = ("0", "0.25", "0.5", "1")
+_LEADS_OF_STEPS = {"1": 3, "2": 4, "5": 6, "10": 9}
+"""Euler steps → the smallest lead without a halt at paper-20hz, on one accelerator."""
+
+
+def _chunk_settings_recipe() -> Recipe:
+    """Chunk flow by noise scale and Euler steps, in both loops: how its defaults were chosen."""
+    cell = f"eval --suite metaworld --episodes 3 {_TUNING} --method chunk-flow"
+    commands = {
+        f"{loop}, noise {noise}|{steps}": f"{cell} --noise-scale {noise} --euler-steps {steps} "
+        f"--executor {executor.format(lead)}"
+        for loop, executor in (("classic", "synchronous"), ("no halt", "action-flow:{}"))
+        for noise in _NOISE_SCALES
+        for steps, lead in _LEADS_OF_STEPS.items()
+    }
+    columns = {
+        f"{steps}.mean_success": Column(
+            f"{steps} steps (lead {lead})", 1, percent=True, interval=f"{steps}.success_ci"
+        )
+        for steps, lead in _LEADS_OF_STEPS.items()
+    }
+    return Recipe(
+        commands=commands,
+        gather=_chunk_settings_rows,
+        tuning_seeds=tuning_seeds(),
+        seen=True,
+        columns={"run": Column("loop, noise scale"), **columns},
+        tables={"main": ("run", *columns)},
+    )
+
+
+def _chunk_settings_rows(figures: dict[str, Row]) -> list[Row]:
+    """A row per loop and noise scale, its cells by number of steps."""
+    rows: dict[str, Row] = {}
+    for name, each in figures.items():
+        run, _, steps = name.partition("|")
+        rows.setdefault(run, {"run": run})[steps] = each
+    return list(rows.values())
+
+
+_LOOPS = {
+    "classic, 10 of 10": "--executor synchronous",
+    "classic, 5 of 10": "--executor synchronous:5",
+    "no halt, when due": "--executor action-flow:auto",
+    "no halt, as fast as possible": "--replan as-fast-as-possible --executor action-flow:auto",
+}
+
+
+def _loop_settings_recipe() -> Recipe:
+    """Every method under every loop: which loops are its best."""
+    return Recipe(
+        commands={
+            f"{method}, {loop}": f"eval --suite metaworld --episodes 5 {_TUNING} "
+            f"--method {method} {executor}"
+            for method in _METHODS
+            for loop, executor in _LOOPS.items()
+        },
+        tuning_seeds=tuning_seeds(),
+        seen=True,
+        columns={
+            "run": Column("method, loop"),
+            "mean_success": Column("success", 1, percent=True, interval="success_ci"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "t_action_ms": Column("T_action (ms)"),
+            "action_age_ms.p50": Column("action age p50 (ms)", 0),
+        },
+        tables={
+            "main": (
+                "run",
+                "mean_success",
+                "halt_ms_per_observation",
+                "t_action_ms",
+                "action_age_ms.p50",
+            ),
+        },
+    )
+
+
+_METHODS = ("action-flow", "chunk-flow", "regression")
+_METAWORLD = f"eval --suite metaworld --episodes 50 {_FRESH} --method"
+_LANGUAGE = f"eval --suite language --episodes 50 {_FRESH} --method"
+_ZERO_HALT, _CLASSIC = "--executor action-flow:auto", "--executor synchronous"
+
+_REACTION = f"eval --tasks reach-moved --episodes 200 --seconds 6 {_FRESH}"
 
 _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon 10 --json"
 
@@ -348,20 +506,25 @@ RECIPES: dict[str, Recipe] = {
             "main": ("run", "t_action_ms", "halt_ms_per_observation", "action_age_ms.p50"),
         },
     ),
+    "headline": _headline_recipe(_METAWORLD),
     "metaworld": _compared_recipe(
-        {method: f"{_METAWORLD} {method}" for method in _METHODS}, _METHODS[1:]
+        {method: f"{_METAWORLD} {method} {_ZERO_HALT}" for method in _METHODS}, _METHODS[1:]
     ),
-    "language": _compared_recipe(
-        {method: f"{_LANGUAGE} {method}" for method in _METHODS}, _METHODS[1:]
+    "metaworld-classic": _compared_recipe(
+        {method: f"{_METAWORLD} {method} {_CLASSIC}" for method in _METHODS}, _METHODS[1:]
     ),
+    "chunk-settings": _chunk_settings_recipe(),
+    "loop-settings": _loop_settings_recipe(),
+    "language": _headline_recipe(_LANGUAGE),
     "instructions": _compared_recipe(
         {
             "own goal": f"{_LANGUAGE} action-flow",
             "another goal asked for": f"{_LANGUAGE} action-flow --asked swapped",
             "no words": f"{_LANGUAGE} action-flow --asked blank",
             "held-out phrasings": f"{_LANGUAGE} action-flow --instructions heldout",
+            "independent paraphrases": f"{_LANGUAGE} action-flow --instructions independent",
         },
-        ("held-out phrasings",),
+        ("held-out phrasings", "independent paraphrases"),
     ),
     "ablations": Recipe(
         commands={
@@ -370,6 +533,8 @@ RECIPES: dict[str, Recipe] = {
             "--json"
         },
         rows=_ablation_rows,
+        tuning_seeds=tuning_seeds(),
+        seen=True,
         columns={
             "run": Column("change"),
             "success": Column("success", 0, percent=True, interval="success_ci"),
@@ -398,7 +563,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "early": _early_recipe("paper-20hz", 2),
     "early-event": _early_recipe("paper-20hz", 2, "--pacing event "),
-    "early-edge": _early_recipe("edge-20hz", 5, "--concurrent "),
+    "early-edge": _early_recipe("edge-20hz", 5),
+    "early-edge-two": _early_recipe("edge-20hz", 5, "--concurrent "),
     "early-gate": Recipe(
         commands={
             "demonstrations": "train-saliency --test datasets/held-out "
@@ -454,6 +620,7 @@ RECIPES: dict[str, Recipe] = {
             "as fast as possible, an accelerator each": f"{_REACTION} --concurrent "
             "--replan as-fast-as-possible",
         },
+        tuning_seeds=tuning_seeds(),
         columns={
             "run": Column("executor"),
             "reaction_ms.p50": Column("reaction p50 (ms)", 0),

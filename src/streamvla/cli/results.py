@@ -75,6 +75,8 @@ def make(name: str, recipe: Recipe) -> ResultsFile:
         columns=recipe.columns,
         tables=recipe.tables,
         driven_at=sorted(driven_at),
+        tuning_seeds=recipe.tuning_seeds,
+        seen=recipe.seen,
     )
 
 

@@ -145,7 +145,7 @@ class Run:
 
 def run(command: Run) -> None:
     """Run the command, print the comparison, write the report."""
-    from streamvla.policy import identify, resolve_checkpoint, trained_tasks
+    from streamvla.policy import identify_policy, resolve_checkpoint, trained_tasks
     from streamvla.robots.registry import task_names
 
     if command.profile != MEASURED:
@@ -156,8 +156,11 @@ def run(command: Run) -> None:
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
     policy = load_policy_on_one_thread(checkpoint)
+    unknown = policy.unknown_words(command.instruction or "")
+    if unknown:
+        print(f"The policy does not know, and leaves out: {', '.join(unknown)}.", file=sys.stderr)
     with closing(_driver(command, checkpoint, policy)) as driver:
-        session = _Session(command, policy, identify(checkpoint), driver, tasks)
+        session = _Session(command, policy, identify_policy(checkpoint, policy), driver, tasks)
         if not command.resume:
             _clear(command.out)
         try:
@@ -192,7 +195,7 @@ class _Session:
         self,
         command: Run,
         policy: Policy,
-        identity: dict[str, str],
+        identity: dict[str, Any],
         driver: Driver,
         tasks: tuple[str, ...],
     ) -> None:

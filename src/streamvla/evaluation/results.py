@@ -31,6 +31,7 @@ _REGION = re.compile(
     r"(?P<body>.*?)(?P<close><!-- /results -->)",
     re.DOTALL,
 )
+_INTEGERS = re.compile(r"\[\s+\d+(?:,\s+\d+)*\s+\]")
 _MARKER = re.compile(r"<!-- (?:results:|/results)")
 
 
@@ -57,6 +58,10 @@ class Results:
 
     Attributes:
         command: as typed; `commit` of the code; `date` ISO; `seeds` used.
+        tuning_seeds: those that were looked at while what is measured here was chosen; empty where
+            nothing was (a timing of the runtime, say).
+        seen: some `seeds` are among them, so that the figures flatter whatever was chosen; the
+            documents then say so.
         driven_at: commits at which episodes were driven that this one found finished.
         machine: see `core.provenance.machine`.
         rows: one object per run; `run` is its name. Figures may be nested.
@@ -75,17 +80,38 @@ class Results:
     tables: Mapping[str, Sequence[str]]
     date: str = field(default_factory=wall_date)
     driven_at: Sequence[str] = ()
+    tuning_seeds: Sequence[int] = ()
+    seen: bool = False
 
 
 def write_results(folder: Path, results: Results) -> Path:
-    """Write `folder/NAME.json`, after checking that every table can be drawn."""
+    """Write `folder/NAME.json`, after checking that every table can be drawn.
+
+    Raises:
+        ConfigError: a table without such a row or column, or of seeds that were chosen on.
+    """
     for table in results.tables:
         render_table(results, table)
+    require_fresh_seeds(results)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{results.name}.json"
     text = json.dumps({"schema": SCHEMA, **asdict(results)}, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(_INTEGERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
     return path
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return f"[{' '.join(found[0][1:-1].split())}]"
+
+
+def require_fresh_seeds(results: Results) -> None:
+    """Raise `ConfigError` if it was measured on seeds it was chosen on and does not say so."""
+    both = sorted(set(results.seeds) & set(results.tuning_seeds))
+    if both and not results.seen:
+        raise ConfigError(
+            f"results {results.name!r}: {len(both)} of its seeds, such as {both[0]}, were looked "
+            "at while choosing. Measure it on other seeds, or mark it as seen."
+        )
 
 
 def read_results(path: Path) -> Results:
@@ -98,6 +124,8 @@ def read_results(path: Path) -> Results:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.pop("schema") != SCHEMA:
             raise ConfigError(f"{path}: not schema {SCHEMA!r}")
+        if "tuning_seeds" not in fields:
+            raise ConfigError(f"{path} does not say which seeds were looked at: `tuning_seeds`")
         columns = {key: Column(**column) for key, column in fields.pop("columns").items()}
         return Results(columns=columns, **fields)
     except OSError as error:
@@ -137,7 +165,13 @@ def render_source(results: Results) -> str:
     earlier = ", ".join(each for each in results.driven_at if each != results.commit)
     driven = f" (episodes driven at {earlier})" if earlier else ""
     made = f"`{results.command}`, commit {results.commit}{driven}, {results.date}"
-    return f"{made}, on {machine_words(results.machine)}."
+    seen = " Seeds seen while choosing." if results.seen else ""
+    return f"{made}, {_seed_words(results.seeds)}on {machine_words(results.machine)}.{seen}"
+
+
+def _seed_words(seeds: Sequence[int]) -> str:
+    """`seeds 5000000 to 5000049, `; nothing where there are none or one."""
+    return f"seeds {min(seeds)} to {max(seeds)}, " if len(seeds) > 1 else ""
 
 
 def documents(root: Path) -> list[Path]:
@@ -158,8 +192,14 @@ def update(paths: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def check(paths: Iterable[Path], folder: Path) -> list[str]:
-    """Where documents disagree with the results files, one message per region; [] if nowhere."""
+    """Where documents disagree with the results files, and which of those claim a result on seeds
+    that were chosen on: one message each; [] if nowhere."""
     complaints = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            require_fresh_seeds(read_results(file))
+        except ConfigError as error:
+            complaints.append(str(error))
     for path in paths:
         text = path.read_text(encoding="utf-8")
         try:

@@ -56,9 +56,7 @@ def hash_words(instruction: str, vocabulary: Collection[str] | None = None) -> l
     return buckets + [PADDING] * (MAX_WORDS - len(buckets))
 
 
-def words_tensor(
-    instructions: Sequence[str], vocabulary: Collection[str] | None = None
-) -> Tensor:
+def words_tensor(instructions: Sequence[str], vocabulary: Collection[str] | None = None) -> Tensor:
     """b instructions → (b, l) int64 hashed words, l the longest (at least 1)."""
     words = torch.tensor([hash_words(instruction, vocabulary) for instruction in instructions])
     longest = max(1, int((words != PADDING).sum(dim=1).max()))

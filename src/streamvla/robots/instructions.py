@@ -1,18 +1,19 @@
-"""How one goal is said in words: several phrasings to train on and some held out.
+"""How one goal is said in words: phrasings to train on, some held out, and independent ones.
 
-The held-out ones tell a policy that understands from one that memorised strings.
+Held-out phrasings have the same author as the training ones and mostly their words. Independent
+ones were written without sight of either, with whatever words came to mind: the harder test.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, did_you_mean
 
-Split = Literal["train", "heldout"]
+Split = Literal["train", "heldout", "independent"]
 
 Asked = Literal["own", "swapped", "blank"]
 """What a robot says in an episode: its own goal, another goal of the same scene, or nothing.
@@ -24,19 +25,26 @@ and be at chance.
 
 @dataclass(frozen=True)
 class Phrasings:
-    """The ways to say one goal."""
+    """The ways to say one goal; `independent` is empty where nobody wrote any."""
 
     train: tuple[str, ...]
     heldout: tuple[str, ...]
+    independent: tuple[str, ...] = ()
 
     def of(self, split: Split) -> tuple[str, ...]:
         """The phrasings of one split.
 
         Raises:
-            ConfigError: unknown split.
+            ConfigError: unknown split, or one without phrasings.
         """
         check_split(split)
-        return self.train if split == "train" else self.heldout
+        found: tuple[str, ...] = getattr(self, split)
+        if not found:
+            raise ConfigError(
+                f"instruction split {split!r}: this goal has no such phrasings, only the language "
+                "scenes have (--suite language); use train or heldout"
+            )
+        return found
 
     def choose(self, seed: int, split: Split = "train") -> str:
         """The instruction of the episode `seed`: a pure function of its arguments.
@@ -56,13 +64,14 @@ class Phrasings:
         return Phrasings(
             tuple(text.format(**words) for text in self.train),
             tuple(text.format(**words) for text in self.heldout),
+            tuple(text.format(**words) for text in self.independent),
         )
 
 
 def check_split(split: str) -> None:
     """Raise `ConfigError` unless `split` is one."""
-    if split not in ("train", "heldout"):
-        raise ConfigError(f"instruction split {split!r}: expected 'train' or 'heldout'")
+    if split not in get_args(Split):
+        raise did_you_mean("instruction split", split, get_args(Split))
 
 
 def check_asked(asked: str) -> None:

@@ -28,7 +28,8 @@ class MetaWorldRobot(SawyerRobot):
 
     Args:
         task: a name of `TASKS`.
-        split: which phrasings of the instruction to draw from, "train" or "heldout".
+        split: which phrasings of the instruction to draw from, "train" or "heldout"; only language
+            scenes have "independent" ones.
         asked: "own" or "blank"; a scene with one goal has no other to ask for.
         moved: the goal is moved in the middle of the episode, and only then counts ("reach").
 

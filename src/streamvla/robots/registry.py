@@ -62,7 +62,8 @@ def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot
 
     Args:
         task: one of `task_names()`.
-        split: which instructions to draw from, "train" or "heldout"; the point has only one.
+        split: which instructions to draw from, "train", "heldout" or, of language scenes,
+            "independent"; the point has only one.
         asked: the episode's own goal, another goal of the same scene ("swapped", language scenes
             only), or nothing ("blank").
 

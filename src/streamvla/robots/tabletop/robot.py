@@ -9,14 +9,18 @@ from streamvla.robots.instructions import Asked, Phrasings, Split
 from streamvla.robots.sawyer import SawyerRobot
 from streamvla.robots.tabletop import balls, blocks, buttons, drawers, knobs
 from streamvla.robots.tabletop.arm import Arm
+from streamvla.robots.tabletop.paraphrases import paraphrased
 from streamvla.robots.tabletop.scene import HAND_START_HIGH_M, HAND_START_LOW_M, Family, Scene
 
 FAMILIES: dict[str, Family] = {
-    "press-named-button": buttons.FAMILY,
-    "reach-named-ball": balls.FAMILY,
-    "open-named-drawer": drawers.FAMILY,
-    "slide-named-knob": knobs.FAMILY,
-    "put-named-block": blocks.FAMILY,
+    name: paraphrased(name, family)
+    for name, family in {
+        "press-named-button": buttons.FAMILY,
+        "reach-named-ball": balls.FAMILY,
+        "open-named-drawer": drawers.FAMILY,
+        "slide-named-knob": knobs.FAMILY,
+        "put-named-block": blocks.FAMILY,
+    }.items()
 }
 
 
@@ -29,7 +33,7 @@ class TabletopRobot(SawyerRobot):
 
     Args:
         task: a name of `FAMILIES`.
-        split: which phrasings of the instruction to draw from, "train" or "heldout".
+        split: which phrasings of the instruction to draw from, "train", "heldout" or "independent".
         asked: "own": the seed's goal; "swapped": another goal of the same scene; "blank": success
             is the seed's goal, and the instruction is empty.
 

@@ -1,0 +1,73 @@
+"""`defaults.json` beside a policy: settings and words decided after its file was written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streamvla.core.errors import CheckpointError, ConfigError
+from streamvla.model.checkpoint import load_checkpoint, save_checkpoint
+from streamvla.model.chunk import ChunkFlowConfig
+from streamvla.model.defaults import DEFAULTS_NAME, sha256_of
+from streamvla.policy import load_policy
+from tests.policy.test_shipped import write_policy
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return write_policy(tmp_path / "chunk.safetensors", ChunkFlowConfig(horizon=5))
+
+
+def write_defaults(path: Path, **entry) -> None:
+    entry = {"sha256": sha256_of(path)} | entry
+    fields = {"policies": {path.name: entry}, "vocabulary": ["push", "the", "puck"]}
+    (path.parent / DEFAULTS_NAME).write_text(json.dumps(fields))
+
+
+def test_its_settings_and_words_take_the_place_of_the_headers(path):
+    """The policy integrates in so many steps, says so to the drivers, and knows those words."""
+    assert load_policy(path).spec.chunk_passes == 10
+    write_defaults(path, method={"euler_steps": 2, "noise_scale": 0.0})
+    policy = load_policy(path)
+    assert (policy.spec.chunk_passes, policy.settings) == (2, {"noise_scale": 0, "euler_steps": 2})
+    assert policy.unknown_words("Push the old puck!") == ["old"]
+
+
+def test_they_are_for_one_file_only(path):
+    """Once the policy file is another, its own header counts again."""
+    write_defaults(path, method={"euler_steps": 2})
+    checkpoint = load_checkpoint(path)
+    save_checkpoint(path, replace(checkpoint, method=ChunkFlowConfig(horizon=5, euler_steps=3)))
+    assert load_checkpoint(path).method == ChunkFlowConfig(horizon=5, euler_steps=3)
+
+
+def test_a_policy_written_again_keeps_them(path, tmp_path):
+    """What was loaded with defaults is saved with them, into a folder that has none."""
+    write_defaults(path, method={"euler_steps": 2})
+    again = tmp_path / "other" / "chunk.safetensors"
+    again.parent.mkdir()
+    save_checkpoint(again, load_checkpoint(path))
+    assert load_checkpoint(again).method == ChunkFlowConfig(horizon=5, euler_steps=2)
+    assert load_checkpoint(again).vocabulary == ("push", "the", "puck")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"policies": {"chunk.safetensors": {}}}'])
+def test_a_damaged_file_is_named(path, text):
+    """It is not passed over: the policy would silently drive with other settings."""
+    (path.parent / DEFAULTS_NAME).write_text(text)
+    with pytest.raises(CheckpointError, match=r"defaults\.json is damaged"):
+        load_policy(path)
+
+
+def test_a_setting_asked_for_has_the_last_word(path):
+    """`settings` change what defaults and header say; unknown and impossible ones are refused."""
+    write_defaults(path, method={"euler_steps": 2, "noise_scale": 0.0})
+    policy = load_policy(path, settings={"euler_steps": 5})
+    assert policy.settings == {"noise_scale": 0.0, "euler_steps": 5}
+    with pytest.raises(ConfigError, match=r"sigma0 0.1: a policy by chunk-flow has no such"):
+        load_policy(path, settings={"sigma0": 0.1})
+    with pytest.raises(ConfigError, match="noise_scale is -1"):
+        load_policy(path, settings={"noise_scale": -1.0})
