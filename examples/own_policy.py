@@ -26,7 +26,7 @@ from streamvla.runtime import (
     named_profile,
     run_simulated,
 )
-from streamvla.runtime.latency import ConstantLatency
+from streamvla.runtime.timing.latency import ConstantLatency
 from streamvla.trace import MemoryTrace
 
 HORIZON = 10

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from streamvla.cli.bench_handoff import _numbered, _verify
 from streamvla.cli.main import execute
 from streamvla.core.errors import RingError
+from streamvla.studies.handoff_cost import _numbered, _verify
 
 
 def figures_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamvla.cli.drivers import Captures, ProcessRunner, ThreadRunner
 from streamvla.core.errors import SpecMismatchError
 from streamvla.robots.point import SPEC
 from streamvla.runtime import ActionFlow, EpisodeLimits, EpisodePlan, RealtimeSettings, Streamer
-from streamvla.runtime.latency import profile_ms
+from streamvla.runtime.timing.latency import profile_ms
+from streamvla.studies.sessions import Captures, ProcessRunner, ThreadRunner
 from streamvla.testing import ScriptedPolicy, unit_space
 from streamvla.trace import Sent, read_trace
 

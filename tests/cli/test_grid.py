@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamvla.cli.grid import Grid, _check_policies, _Session, run_grid
 from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.policy.shipped import resolve_checkpoint
-from streamvla.training.early_error import LeadErrors
+from streamvla.studies.early_grid import Grid, _check_policies, _Session, run_grid
+from streamvla.training.anticipation.early_error import LeadErrors
 
 SHIPPED = resolve_checkpoint(None)
 
@@ -33,7 +33,7 @@ def test_random_and_action_norm_look_as_early_as_adaptive_does(session, monkeypa
         for cell in session.cells()
         if cell.compensation == "state + training"
     }
-    monkeypatch.setattr("streamvla.cli.grid.aggregate", lambda runs: {"mean_lead": runs})
+    monkeypatch.setattr("streamvla.studies.early_grid.aggregate", lambda runs: {"mean_lead": runs})
     outcomes = {cells["adaptive", 2]: 2.0, cells["adaptive", 3]: 1.5, cells["always", 3]: 3.0}
     early = {
         key: session.matched(cells[key], outcomes).evaluation.early

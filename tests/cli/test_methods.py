@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from streamvla.cli.methods import EarlyOptions, compensation_words, label, parse_executor, slug
 from streamvla.core.errors import ConfigError
-from streamvla.runtime.early import ActionNorm, Adaptive, Always, AtRandom, Never
-from streamvla.runtime.executors import ActionFlow, Compensation, Synchronous
-from streamvla.runtime.latency import named_profile
+from streamvla.runtime.executors.action_flow import ActionFlow, Compensation, Synchronous
+from streamvla.runtime.executors.early import ActionNorm, Adaptive, Always, AtRandom, Never
+from streamvla.runtime.timing.latency import named_profile
+from streamvla.studies.executor_options import (
+    EarlyOptions,
+    compensation_words,
+    label,
+    parse_executor,
+    slug,
+)
 from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, unit_space
 
 PAPER, EDGE = named_profile("paper-20hz"), named_profile("edge-20hz")

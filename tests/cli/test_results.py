@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from streamvla.cli.main import _parse
-from streamvla.cli.recipes import RECIPES, _cell_rows, _compared_rows, _schedule_rows
 from streamvla.evaluation.stats import compare_paired
+from streamvla.studies.recipes import RECIPES, _cell_rows, _compared_rows, _schedule_rows
 
 
 @pytest.mark.parametrize("name", RECIPES)

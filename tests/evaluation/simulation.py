@@ -9,11 +9,11 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.interfaces import FlowStart, Observation
-from streamvla.runtime.episode import Episode, EpisodeLimits
-from streamvla.runtime.executors import Executor
-from streamvla.runtime.latency import JitteredLatency, LatencyProfile
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Pacing, Streamer
+from streamvla.runtime.drivers.episode import Episode, EpisodeLimits
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.executors.action_flow import Executor
+from streamvla.runtime.streamer.machine import Pacing, Streamer
+from streamvla.runtime.timing.latency import JitteredLatency, LatencyProfile
 from streamvla.testing.fakes import ScriptedPolicy, StillRobot
 from streamvla.trace import MemoryTrace, TraceEvent
 

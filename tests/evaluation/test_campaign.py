@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import pytest
 
-from streamvla.cli import bench_faults as bench
 from streamvla.cli.main import execute
 from streamvla.evaluation.campaign import (
     SIMULATED_KINDS,
@@ -21,11 +20,12 @@ from streamvla.evaluation.campaign import (
     summarise,
 )
 from streamvla.robots.point import SPEC
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.faults import KINDS, Fault
-from streamvla.runtime.governor import Hold
-from streamvla.runtime.privileges import RealtimeSettings
-from streamvla.runtime.process import ProcessDriver
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.faults.plan import KINDS, Fault
+from streamvla.runtime.governor.governor import Hold
+from streamvla.runtime.processes.driver import ProcessDriver
+from streamvla.runtime.processes.privileges import RealtimeSettings
+from streamvla.studies import fault_campaign as bench
 from streamvla.trace import CameraFrozen, Sent, Trace
 
 PERIOD_NS = SPEC.control_period_ns

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from streamvla.evaluation.charts import GridPoint, gate_svg, success_halt_svg
-from streamvla.evaluation.grid_report import grid_html
+from streamvla.evaluation.report.charts import GridPoint, gate_svg, success_halt_svg
+from streamvla.evaluation.report.grid_report import grid_html
 
 PANELS = ["none", "state", "state + training"]
 

@@ -10,8 +10,8 @@ import pytest
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
 from streamvla.evaluation.metrics import MetricsAccumulator, RunMetrics, aggregate, metrics_of
-from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
-from streamvla.runtime.latency import named_profile
+from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.timing.latency import named_profile
 from streamvla.testing.fakes import unit_space
 from streamvla.trace import (
     ActionReady,

@@ -14,19 +14,19 @@ import pytest
 
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
-from streamvla.evaluation.charts import buffer_depth_svg, halt_histogram_svg
 from streamvla.evaluation.metrics import aggregate, metrics_of
-from streamvla.evaluation.report import (
+from streamvla.evaluation.report.charts import buffer_depth_svg, halt_histogram_svg
+from streamvla.evaluation.report.report import (
     ReportContext,
     ReportRun,
     headline,
     report_html,
     write_report,
 )
-from streamvla.evaluation.timeline import TimelineRun, overview_svg, timeline_svg
-from streamvla.evaluation.video import write_video
-from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
-from streamvla.runtime.latency import named_profile
+from streamvla.evaluation.report.timeline import TimelineRun, overview_svg, timeline_svg
+from streamvla.evaluation.report.video import write_video
+from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.timing.latency import named_profile
 from streamvla.trace import Ended, Failed, ObserveRequested, Trace, TraceEvent
 from tests.evaluation.simulation import ARM, simulate_arm
 

@@ -11,9 +11,9 @@ import pytest
 
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
-from streamvla.evaluation.video import FrameStatus, annotate, frame_statuses, write_video
-from streamvla.runtime.executors import Synchronous
-from streamvla.runtime.latency import named_profile
+from streamvla.evaluation.report.video import FrameStatus, annotate, frame_statuses, write_video
+from streamvla.runtime.executors.action_flow import Synchronous
+from streamvla.runtime.timing.latency import named_profile
 from tests.evaluation.simulation import simulate_arm
 
 PROFILE = named_profile("paper-20hz")

@@ -21,10 +21,10 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.chunk import ChunkFlowConfig
-from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.regression import RegressionConfig
 from streamvla.model.vla import StreamingVLA
 from tests.model.tiny import TINY, tiny_model
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from streamvla.model.backbone import PrefixCache
-from streamvla.model.chunk import ChunkExpert, chunk_sample, integrate
 from streamvla.model.expert import Expert, ExpertSize
-from streamvla.model.flow import (
+from streamvla.model.methods.action_flow import (
     ActionExpert,
     ActionFlowConfig,
     flow_sample,
@@ -24,7 +23,8 @@ from streamvla.model.flow import (
     sample_tau,
     stabilised_velocity,
 )
-from streamvla.model.regression import RegressionExpert
+from streamvla.model.methods.chunk_flow import ChunkExpert, chunk_sample, integrate
+from streamvla.model.methods.regression import RegressionExpert
 
 HORIZON, SAMPLES = 5, 256
 SIZE = ExpertSize(

@@ -10,8 +10,8 @@ import pytest
 
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.model.checkpoint import load_checkpoint, save_checkpoint
-from streamvla.model.chunk import ChunkFlowConfig
 from streamvla.model.defaults import DEFAULTS_NAME, sha256_of
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.policy import load_policy
 from tests.policy.test_shipped import write_policy
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError
-from streamvla.model import flow, instruction
-from streamvla.model.flow import (
+from streamvla.model import instruction
+from streamvla.model.methods import action_flow as flow
+from streamvla.model.methods.action_flow import (
     ActionFlowConfig,
     action_path,
     flow_sample,

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from streamvla.core.errors import ConfigError
-from streamvla.model import chunk
-from streamvla.model.chunk import ChunkFlowConfig, chunk_sample, integrate, to_openpi
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.methods import METHODS, method_from_json, method_to_json
-from streamvla.model.regression import RegressionConfig
+from streamvla.model.methods import chunk_flow as chunk
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig, chunk_sample, integrate, to_openpi
+from streamvla.model.methods.registry import METHODS, method_from_json, method_to_json
+from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
 from tests.model.tiny import TINY, tiny_inputs, tiny_model
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError
 from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint, save_checkpoint
-from streamvla.model.chunk import ChunkFlowConfig
 from streamvla.model.expert import TAU_OCTAVES
 from streamvla.model.layers import fourier_features
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.pretrained import ABSENT, PretrainedConfig, PretrainedVLA, pretrained_config
 from tests.training.small import small_config
 from tests.training.toy import META, toy_episode, write_toy_dataset

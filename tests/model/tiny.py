@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from streamvla.model.methods import Method
+from streamvla.model.methods.registry import Method
 from streamvla.model.vla import StreamingVLA, VLAConfig
 
 TINY = VLAConfig(

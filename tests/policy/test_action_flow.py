@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.generation import StateOrigin
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.base import StateOrigin
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import ActionFlowPolicy
 from tests.model.tiny import tiny_model

@@ -10,9 +10,9 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart
-from streamvla.model.chunk import ChunkFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.regression import RegressionConfig
 from streamvla.policy import ModelPolicy, make_policy
 from tests.model.tiny import tiny_model
 

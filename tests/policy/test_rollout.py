@@ -8,16 +8,16 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.chunk import ChunkFlowConfig
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.methods import Method
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.methods.registry import Method
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig
 from streamvla.policy import ModelPolicy, make_policy
 from streamvla.policy.rollout import roll_out
 from streamvla.robots.point import SPEC, PointRobot
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, Synchronous, run_simulated
-from streamvla.runtime.latency import ConstantLatency, LatencyProfile
+from streamvla.runtime.timing.latency import ConstantLatency, LatencyProfile
 from streamvla.trace import MemoryTrace, Sent
 
 from ..model.tiny import TINY

@@ -11,9 +11,9 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.checkpoint import Checkpoint, save_checkpoint, save_tensors
-from streamvla.model.chunk import ChunkFlowConfig
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.methods import Method
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.methods.registry import Method
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import load_policy, resolve_checkpoint
 from tests.model.tiny import TINY, tiny_model

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.model.instruction import BUCKETS, hash_words, words_of
-from streamvla.model.methods import METHODS
+from streamvla.model.methods.registry import METHODS
 from streamvla.policy import ModelPolicy, load_policy, resolve_checkpoint
 from streamvla.robots.registry import SUITES, training_instructions
 

@@ -10,7 +10,7 @@ import pytest
 
 from streamvla.core.errors import ConfigError, RobotError
 from streamvla.robots.gl import choose_gl_backend, egl_failure
-from streamvla.robots.metaworld import MetaWorldRobot
+from streamvla.robots.metaworld.robot import MetaWorldRobot
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ import pytest
 
 from streamvla.core.errors import ConfigError
 from streamvla.robots.instructions import Phrasings
-from streamvla.robots.metaworld_tasks import TASKS
+from streamvla.robots.metaworld.tasks import TASKS
 from streamvla.robots.registry import SUITES, suite_tasks, training_instructions
 from streamvla.robots.tabletop.robot import FAMILIES
 

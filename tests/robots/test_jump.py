@@ -8,7 +8,7 @@ import pytest
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import stimulus_of
 from streamvla.robots.jump import EARLIEST, LATEST, GoalJump
-from streamvla.robots.metaworld import MetaWorldRobot
+from streamvla.robots.metaworld.robot import MetaWorldRobot
 from streamvla.robots.registry import make_robot
 from streamvla.testing import StillRobot, unit_space
 

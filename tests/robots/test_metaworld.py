@@ -7,8 +7,8 @@ import pytest
 
 from streamvla.core.errors import ConfigError, RobotError
 from streamvla.data.expert import make_expert
-from streamvla.robots.metaworld import MetaWorldRobot
-from streamvla.robots.metaworld_tasks import GREEN, TASKS
+from streamvla.robots.metaworld.robot import MetaWorldRobot
+from streamvla.robots.metaworld.tasks import GREEN, TASKS
 from streamvla.robots.sawyer import SPEC
 
 pytestmark = pytest.mark.render

@@ -6,12 +6,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from streamvla.runtime.episode import EpisodeLimits
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.latency import profile_ms
-from streamvla.runtime.plan import EpisodePlan
-from streamvla.runtime.process import ProcessDriver
-from streamvla.runtime.streamer import Streamer
+from streamvla.runtime.drivers.episode import EpisodeLimits
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.processes.driver import ProcessDriver
+from streamvla.runtime.processes.plan import EpisodePlan
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.timing.latency import profile_ms
 
 from . import process_parts as parts
 

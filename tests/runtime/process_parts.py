@@ -12,7 +12,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import RobotError
 from streamvla.core.interfaces import Frames
-from streamvla.runtime.privileges import RealtimeSettings
+from streamvla.runtime.processes.privileges import RealtimeSettings
 from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, StillRobot, unit_space
 
 SPACE = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))

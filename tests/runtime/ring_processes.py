@@ -6,8 +6,8 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from streamvla.runtime.launch import orphaned, receive_fd
-from streamvla.runtime.ring import SharedRing
+from streamvla.runtime.processes.launch import orphaned, receive_fd
+from streamvla.runtime.processes.ring import SharedRing
 
 RECORD = np.dtype([("number", "i8"), ("copy", "f8")])
 

@@ -8,13 +8,18 @@ import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.runtime.buffer import LateRule
-from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
-from streamvla.runtime.executors import Executor
-from streamvla.runtime.governor import Fallback
-from streamvla.runtime.ladder import Ladder
-from streamvla.runtime.latency import ConstantLatency, LatencyModel, LatencyProfile, profile_ms
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Pacing, Streamer
+from streamvla.runtime.drivers.episode import Episode, EpisodeLimits, EpisodeResult
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.executors.action_flow import Executor
+from streamvla.runtime.governor.governor import Fallback
+from streamvla.runtime.governor.ladder import Ladder
+from streamvla.runtime.streamer.machine import Pacing, Streamer
+from streamvla.runtime.timing.latency import (
+    ConstantLatency,
+    LatencyModel,
+    LatencyProfile,
+    profile_ms,
+)
 from streamvla.testing import ScriptedPolicy, StillRobot
 from streamvla.testing.fakes import Script
 from streamvla.trace import MemoryTrace, Sent, TraceEvent, TraceSink

@@ -10,14 +10,14 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Frames
 from streamvla.evaluation.metrics import metrics_of
 from streamvla.robots.point import SPEC, PointRobot
-from streamvla.runtime.cameras import CameraWatch, FrozenCamera
-from streamvla.runtime.episode import Episode, EpisodeLimits
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.faults import parse_faults
-from streamvla.runtime.latency import ConstantLatency, profile_ms
-from streamvla.runtime.realtime import RealtimeDriver
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Streamer
+from streamvla.runtime.drivers.cameras import CameraWatch, FrozenCamera
+from streamvla.runtime.drivers.episode import Episode, EpisodeLimits
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import RealtimeDriver
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.faults.plan import parse_faults
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.testing import ScriptedPolicy
 from streamvla.trace import CameraFrozen, CameraThawed, HealthChanged, MemoryTrace, TraceEvent
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from streamvla.core.clock import ms_to_ns
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.latency import ConstantLatency, profile_ms
-from streamvla.runtime.realtime import RealtimeDriver, run_realtime
-from streamvla.runtime.simulated import run_simulated
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import RealtimeDriver, run_realtime
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.trace import ActionReady, MemoryTrace, Sent
 
 from .scenario import PAPER, Scenario, wandering

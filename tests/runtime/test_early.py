@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import Frames
 from streamvla.runtime.buffer import Replace
-from streamvla.runtime.early import (
+from streamvla.runtime.drivers.episode import Episode
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import run_realtime
+from streamvla.runtime.executors.action_flow import ActionFlow, Compensation
+from streamvla.runtime.executors.early import (
     ActionNorm,
     Adaptive,
     Always,
@@ -24,24 +28,20 @@ from streamvla.runtime.early import (
     pending_motions,
     smaller_lead,
 )
-from streamvla.runtime.episode import Episode
-from streamvla.runtime.estimates import WindowQuantile
-from streamvla.runtime.executors import ActionFlow, Compensation
-from streamvla.runtime.latency import (
-    ConstantLatency,
-    EmpiricalLatency,
-    named_profile,
-    profile_ms,
-)
-from streamvla.runtime.realtime import run_realtime
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import (
+from streamvla.runtime.streamer.machine import (
     Observed,
     SafeStop,
     Started,
     StartObserve,
     Streamer,
     Tick,
+)
+from streamvla.runtime.timing.estimates import WindowQuantile
+from streamvla.runtime.timing.latency import (
+    ConstantLatency,
+    EmpiricalLatency,
+    named_profile,
+    profile_ms,
 )
 from streamvla.testing import AnticipatingPolicy, StillRobot
 from streamvla.testing.fakes import SaliencyScript

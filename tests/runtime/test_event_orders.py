@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from streamvla.core.limits import MotionLimits
 from streamvla.runtime.buffer import Blend, Replace, Shift
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.fallbacks import Compliance, HoldPosition, TowardGoal
-from streamvla.runtime.governor import Decelerate, Hold
-from streamvla.runtime.ladder import Ladder
-from streamvla.runtime.streamer import (
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.governor.fallbacks import Compliance, HoldPosition, TowardGoal
+from streamvla.runtime.governor.governor import Decelerate, Hold
+from streamvla.runtime.governor.ladder import Ladder
+from streamvla.runtime.streamer.machine import (
     CancelGenerate,
     Command,
     Event,

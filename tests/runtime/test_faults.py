@@ -14,13 +14,13 @@ from streamvla.core.clock import VirtualClock, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import Frames
 from streamvla.core.limits import MotionLimits
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.faults import KINDS, PROCESS_KINDS, Fault, FaultPlan, parse_faults
-from streamvla.runtime.injection import JumpingClock
-from streamvla.runtime.ladder import Ladder
-from streamvla.runtime.latency import ConstantLatency, profile_ms
-from streamvla.runtime.realtime import RealtimeDriver
-from streamvla.runtime.simulated import run_simulated
+from streamvla.runtime.drivers.injection import JumpingClock
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import RealtimeDriver
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.faults.plan import KINDS, PROCESS_KINDS, Fault, FaultPlan, parse_faults
+from streamvla.runtime.governor.ladder import Ladder
+from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.trace import (
     Dropped,
     FaultInjected,

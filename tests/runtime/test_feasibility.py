@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.feasibility import (
+from streamvla.runtime.drivers.feasibility import (
     DecayingEstimate,
     StageEstimates,
     check_schedule,
     estimate_stages,
 )
-from streamvla.runtime.latency import PROFILES, profile_ms
-from streamvla.runtime.stages import StageTimes
+from streamvla.runtime.drivers.stages import StageTimes
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.timing.latency import PROFILES, profile_ms
 
 from .scenario import Scenario
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.latency import JitteredLatency, profile_ms
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.timing.latency import JitteredLatency, profile_ms
 from streamvla.trace import (
     ActionReady,
     Dropped,

@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError
-from streamvla.runtime.channel import Channel
-from streamvla.runtime.handoff import Delivered, fits, from_record, result_record, to_record
-from streamvla.runtime.loop_statistics import LoopStatistics, TickLog
-from streamvla.runtime.privileges import RealtimeSettings, ask
-from streamvla.runtime.stages import ActionMade, ContextReady, ObserveBegun, StageError
+from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
+from streamvla.runtime.drivers.stages import ActionMade, ContextReady, ObserveBegun, StageError
+from streamvla.runtime.processes.channel import Channel
+from streamvla.runtime.processes.handoff import (
+    Delivered,
+    fits,
+    from_record,
+    result_record,
+    to_record,
+)
+from streamvla.runtime.processes.privileges import RealtimeSettings, ask
 
 RECORD = result_record(3)
 WHOLE = st.integers(0, 2**62)

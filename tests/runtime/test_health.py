@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.health import STATES, Health, HealthThresholds
-from streamvla.runtime.latency import EmpiricalLatency
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.governor.health import STATES, Health, HealthThresholds
+from streamvla.runtime.timing.latency import EmpiricalLatency
 from streamvla.trace import HealthChanged
 
 from .scenario import Scenario

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from streamvla.core.limits import MotionLimits
 from streamvla.evaluation.metrics import metrics_of
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.governor import Intervention
-from streamvla.runtime.interventions import EVERY_TICKS, InterventionLog
-from streamvla.runtime.ladder import Ladder
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.governor.governor import Intervention
+from streamvla.runtime.governor.interventions import EVERY_TICKS, InterventionLog
+from streamvla.runtime.governor.ladder import Ladder
 from streamvla.trace import Intervened, MemoryTrace
 
 from .scenario import MIXED, Scenario

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.limits import MotionLimits
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.fallbacks import Compliance, HoldPosition, TowardGoal
-from streamvla.runtime.governor import Ruling
-from streamvla.runtime.ladder import Ladder, LadderGovernor
-from streamvla.runtime.latency import ConstantLatency, EmpiricalLatency
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import (
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.governor.fallbacks import Compliance, HoldPosition, TowardGoal
+from streamvla.runtime.governor.governor import Ruling
+from streamvla.runtime.governor.ladder import Ladder, LadderGovernor
+from streamvla.runtime.streamer.machine import (
     Generated,
     Observed,
     Rearm,
@@ -29,6 +28,7 @@ from streamvla.runtime.streamer import (
     Streamer,
     Tick,
 )
+from streamvla.runtime.timing.latency import ConstantLatency, EmpiricalLatency
 from streamvla.trace import Failed, Intervened, MemoryTrace, Rearmed, Sent
 
 from .motion import violations

@@ -13,7 +13,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.core.limits import MotionLimits
-from streamvla.runtime.limits import (
+from streamvla.runtime.governor.limits import (
     AxisLimits,
     AxisMotion,
     MotionLimiter,

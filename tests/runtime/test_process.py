@@ -23,16 +23,16 @@ from streamvla.core.errors import (
     StageFailedError,
     TraceError,
 )
-from streamvla.runtime.early import Adaptive
-from streamvla.runtime.episode import EpisodeLimits
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.faults import parse_faults
-from streamvla.runtime.latency import ConstantLatency, profile_ms
-from streamvla.runtime.plan import EpisodePlan
-from streamvla.runtime.privileges import RealtimeSettings
-from streamvla.runtime.process import ProcessDriver
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Streamer
+from streamvla.runtime.drivers.episode import EpisodeLimits
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.early import Adaptive
+from streamvla.runtime.faults.plan import parse_faults
+from streamvla.runtime.processes.driver import ProcessDriver
+from streamvla.runtime.processes.plan import EpisodePlan
+from streamvla.runtime.processes.privileges import RealtimeSettings
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.trace import (
     CameraFrozen,
     EarlyDecided,
@@ -337,7 +337,7 @@ def test_a_robot_defined_in_the_main_script_is_refused_by_name(tmp_path):
     """A script that passes its own function gets ConfigError and the remedy, not a broken child."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from streamvla.runtime.process import ProcessDriver\n"
+        "from streamvla.runtime.processes.driver import ProcessDriver\n"
         "def robot(): ...\n"
         "ProcessDriver(robot, robot)\n"
     )

@@ -14,13 +14,13 @@ from streamvla.core.clock import SystemClock, ms_to_ns
 from streamvla.core.errors import StageFailedError
 from streamvla.core.limits import MotionLimits
 from streamvla.robots.point import REACH_M, PointRobot
-from streamvla.runtime.episode import Episode, EpisodeLimits
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.ladder import Ladder
-from streamvla.runtime.latency import ConstantLatency, profile_ms
-from streamvla.runtime.realtime import RealtimeDriver, run_realtime
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Streamer
+from streamvla.runtime.drivers.episode import Episode, EpisodeLimits
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import RealtimeDriver, run_realtime
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.governor.ladder import Ladder
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.testing import ScriptedPolicy
 from streamvla.trace import ActionReady, Ended, Failed, FileTrace, MemoryTrace, Sent, read_trace
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError, RingError
-from streamvla.runtime import ring as ring_module
-from streamvla.runtime.launch import Child
-from streamvla.runtime.ring import SharedRing, capacity_for
+from streamvla.runtime.processes import ring as ring_module
+from streamvla.runtime.processes.launch import Child
+from streamvla.runtime.processes.ring import SharedRing, capacity_for
 
 from .ring_processes import RECORD, numbered, push_and_wait, push_numbered
 

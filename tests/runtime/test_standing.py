@@ -10,13 +10,13 @@ import pytest
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, RobotError
 from streamvla.core.limits import MotionLimits
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.fallbacks import Compliance
-from streamvla.runtime.faults import parse_faults
-from streamvla.runtime.ladder import Ladder
-from streamvla.runtime.latency import ConstantLatency
-from streamvla.runtime.realtime import run_realtime
-from streamvla.runtime.simulated import run_simulated
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import run_realtime
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.faults.plan import parse_faults
+from streamvla.runtime.governor.fallbacks import Compliance
+from streamvla.runtime.governor.ladder import Ladder
+from streamvla.runtime.timing.latency import ConstantLatency
 from streamvla.trace import Ended, MemoryTrace, Sent
 
 from .scenario import PAPER, Scenario

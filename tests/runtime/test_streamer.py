@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import StageFailedError
-from streamvla.runtime.executors import ActionFlow, Synchronous
-from streamvla.runtime.governor import Decelerate
-from streamvla.runtime.latency import ConstantLatency, EmpiricalLatency, profile_ms
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Generated, Observed, Started, Streamer
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.governor.governor import Decelerate
+from streamvla.runtime.streamer.machine import Generated, Observed, Started, Streamer
+from streamvla.runtime.timing.latency import ConstantLatency, EmpiricalLatency, profile_ms
 from streamvla.trace import (
     ActionReady,
     Dropped,

@@ -8,8 +8,8 @@ import pytest
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.buffer import Blend, Replace, Shift
-from streamvla.runtime.executors import ActionFlow
-from streamvla.runtime.latency import EmpiricalLatency, profile_ms
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.timing.latency import EmpiricalLatency, profile_ms
 from streamvla.trace import Dropped
 
 from .scenario import Scenario

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.methods import METHODS
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.registry import METHODS
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import SamplingConfig
 from streamvla.training.optimiser import OptimiserConfig

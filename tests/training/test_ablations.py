@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from streamvla.cli.ablations import SHARED_CONTEXT
 from streamvla.cli.train import Train, train_config
 from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import RobotSpec, check_fit
 from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint
-from streamvla.model.chunk import ChunkFlowConfig
-from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import make_policy
+from streamvla.studies.ablations import SHARED_CONTEXT
 from streamvla.training import train
 from streamvla.training.ablations import ABLATIONS, ablate
 from streamvla.training.trainer import TrainConfig, Trainer

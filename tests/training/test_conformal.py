@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError
-from streamvla.training.conformal import least_episodes, risk_controlled_threshold
+from streamvla.training.anticipation.conformal import least_episodes, risk_controlled_threshold
 
 
 def episodes(rng: np.random.Generator, count: int) -> list[np.ndarray]:

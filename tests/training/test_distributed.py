@@ -15,10 +15,10 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.data.store import load_dataset
-from streamvla.model.chunk import ChunkFlowConfig
-from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.regression import RegressionConfig
 from streamvla.model.vla import StreamingVLA
 from streamvla.training import distributed, train
 from streamvla.training.batches import BatchSampler, SamplingConfig

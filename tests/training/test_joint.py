@@ -16,10 +16,10 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import Episode, load_dataset
 from streamvla.model.checkpoint import load_checkpoint
-from streamvla.model.chunk import ChunkFlowConfig
-from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.instruction import PADDING, hash_words, vocabulary_of
-from streamvla.model.regression import RegressionConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.methods.regression import RegressionConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import LEAST_PLACE_STD, PlaceScale

@@ -15,10 +15,10 @@ from streamvla.data.store import load_dataset, shard_path, write_meta, write_sha
 from streamvla.model.saliency import SaliencyConfig, SaliencyPredictor
 from streamvla.policy.load import load_policy
 from streamvla.policy.saliency import load_saliency, saliency_path
-from streamvla.runtime.early import Adaptive, Foresee, sighting_of
+from streamvla.runtime.executors.early import Adaptive, Foresee, sighting_of
 from streamvla.training import train
-from streamvla.training.early_error import Compensated, LeadErrors, lead_errors
-from streamvla.training.gate import (
+from streamvla.training.anticipation.early_error import Compensated, LeadErrors, lead_errors
+from streamvla.training.anticipation.gate import (
     PairFigures,
     calibrated,
     every_pair,
@@ -29,8 +29,8 @@ from streamvla.training.gate import (
     motion_of,
     tokens_of,
 )
+from streamvla.training.anticipation.saliency import SaliencySize, SaliencyTraining, train_saliency
 from streamvla.training.optimiser import OptimiserConfig
-from streamvla.training.saliency import SaliencySize, SaliencyTraining, train_saliency
 from tests.training.small import small_config
 from tests.training.toy import META, toy_episode
 
@@ -123,7 +123,7 @@ def test_a_resumed_training_follows_the_curve_of_an_uninterrupted_one(toy, tmp_p
 
 def interrupted(config: SaliencyTraining, after: int) -> None:
     """Train as far as a save, as a killed process would have left it."""
-    from streamvla.training.saliency import SaliencyTrainer, load_policy_alone
+    from streamvla.training.anticipation.saliency import SaliencyTrainer, load_policy_alone
 
     policy = load_policy_alone(config.checkpoint, "cpu")
     trainer = SaliencyTrainer(config, policy, load_dataset(config.dataset))

@@ -24,7 +24,7 @@ from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.core.provenance import commit
 from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_tensors
-from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.policy import load_policy
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import (

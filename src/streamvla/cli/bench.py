@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from tyro.conf import subcommand
 
-from streamvla.cli.bench_faults import BenchFaults, bench_faults
-from streamvla.cli.bench_handoff import BenchHandoff, bench_handoff
-from streamvla.cli.bench_policy import BenchPolicy, bench_policy
-from streamvla.cli.bench_realtime import BenchRealtime, bench_realtime
-from streamvla.cli.bench_runtime import BenchRuntime, bench_runtime
+from streamvla.studies.control_rate import BenchRealtime, bench_realtime
+from streamvla.studies.fault_campaign import BenchFaults, bench_faults
+from streamvla.studies.handoff_cost import BenchHandoff, bench_handoff
+from streamvla.studies.policy_cost import BenchPolicy, bench_policy
+from streamvla.studies.runtime_cost import BenchRuntime, bench_runtime
 
 _BENCHES: dict[type, Callable[[Any], None]] = {
     BenchRuntime: bench_runtime,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamvla.cli.output import print_json
 from streamvla.core.errors import ConfigError
 from streamvla.robots.registry import Suite, suite_tasks
+from streamvla.studies.tables import print_json
 
 
 @dataclass(frozen=True)

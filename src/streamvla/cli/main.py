@@ -8,18 +8,18 @@ from typing import Annotated, Any
 
 import tyro
 
-from streamvla.cli.ablations import Ablations, run_ablations
 from streamvla.cli.bench import Bench, bench
 from streamvla.cli.collect import Collect, collect_command
-from streamvla.cli.evaluate import Eval, evaluate
 from streamvla.cli.export import Export, export
-from streamvla.cli.grid import Grid, run_grid
 from streamvla.cli.results import Results, results
 from streamvla.cli.run import Run, run
 from streamvla.cli.simulate import Simulate, simulate
 from streamvla.cli.train import Train, train_command
 from streamvla.cli.train_saliency import TrainSaliency, train_saliency_command
 from streamvla.core.errors import StreamVLAError
+from streamvla.studies.ablations import Ablations, run_ablations
+from streamvla.studies.early_grid import Grid, run_grid
+from streamvla.studies.episodes import Eval, evaluate
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "simulate": (Simulate, simulate),

@@ -14,11 +14,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamvla.cli.recipes import RECIPES, Recipe, Row
 from streamvla.core.errors import StreamVLAError, did_you_mean
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.results import Results as ResultsFile
 from streamvla.evaluation.results import check, documents, update, write_results
+from streamvla.studies.recipes import RECIPES, Recipe, Row
 
 
 @dataclass(frozen=True)

@@ -14,23 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from streamvla.cli.drivers import (
-    Captures,
-    Driver,
-    DriverName,
-    load_policy_on_one_thread,
-    make_driver,
-)
-from streamvla.cli.methods import (
-    AUTO,
-    EarlyOptions,
-    label,
-    parse_executor,
-    require_seconds,
-    seeded,
-    slug,
-)
-from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
 from streamvla.core.interfaces import Policy, Robot
@@ -51,9 +34,26 @@ from streamvla.runtime import (
     named_profile,
     parse_faults,
 )
-from streamvla.runtime.feasibility import check_schedule, estimate_stages
-from streamvla.runtime.plan import EpisodePlan
-from streamvla.runtime.stages import StageTimes
+from streamvla.runtime.drivers.feasibility import check_schedule, estimate_stages
+from streamvla.runtime.drivers.stages import StageTimes
+from streamvla.runtime.processes.plan import EpisodePlan
+from streamvla.studies.executor_options import (
+    AUTO,
+    EarlyOptions,
+    label,
+    parse_executor,
+    require_seconds,
+    seeded,
+    slug,
+)
+from streamvla.studies.sessions import (
+    Captures,
+    Driver,
+    DriverName,
+    load_policy_on_one_thread,
+    make_driver,
+)
+from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import Trace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
 
@@ -345,7 +345,7 @@ class _Session:
 
     def _render(self, robot: Any, film: Captures, path: Path) -> None:
         """Write the episode's video, frames drawn from the captures of its control instants."""
-        from streamvla.evaluation.video import annotate, frame_statuses, write_video
+        from streamvla.evaluation.report.video import annotate, frame_statuses, write_video
 
         events = read_trace(path).events
         period_ns = self._profile.execute_ns
@@ -392,7 +392,7 @@ class _Session:
         return [self._command.seed + number for number in range(self._command.episodes)]
 
     def _write_report(self, outcomes: list[_Outcome], rows: list[dict[str, Any]]) -> None:
-        from streamvla.evaluation.report import ReportContext, ReportRun, write_report
+        from streamvla.evaluation.report.report import ReportContext, ReportRun, write_report
         from streamvla.trace.perfetto import PerfettoRun, write_perfetto
 
         pacing, period_ns, out = self._command.pacing, self._profile.execute_ns, self._command.out

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from streamvla.cli.output import figure, print_json, print_table
 from streamvla.core.errors import ConfigError
 from streamvla.core.provenance import commit
 from streamvla.evaluation.metrics import MetricsAccumulator, RunMetrics
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, run_simulated
-from streamvla.runtime.executors import named_executor
-from streamvla.runtime.latency import (
+from streamvla.runtime.executors.action_flow import named_executor
+from streamvla.runtime.timing.latency import (
     ConstantLatency,
     JitteredLatency,
     LatencyProfile,
     named_profile,
     profile_ms,
 )
+from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 from streamvla.trace import FileTrace, TeeTrace, TraceSink
 from streamvla.trace.spans import Pacing

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamvla.cli.output import print_json
 from streamvla.core.errors import ConfigError, InterruptedRunError
+from streamvla.studies.tables import print_json
 
 if TYPE_CHECKING:
     from streamvla.training import TrainConfig
@@ -131,7 +131,7 @@ def train_config(command: Train) -> TrainConfig:
     Raises:
         ConfigError: an unknown ablation, or a setting that the method does not have.
     """
-    from streamvla.model.methods import METHODS
+    from streamvla.model.methods.registry import METHODS
     from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
     from streamvla.training.optimiser import OptimiserConfig

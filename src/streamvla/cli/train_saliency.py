@@ -7,13 +7,13 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamvla.cli.output import print_json, print_table
 from streamvla.core.clock import NS_PER_MS, SystemClock
 from streamvla.core.errors import InterruptedRunError
-from streamvla.evaluation.charts import gate_svg
+from streamvla.evaluation.report.charts import gate_svg
+from streamvla.studies.tables import print_json, print_table
 
 if TYPE_CHECKING:
-    from streamvla.training.gate import Examination
+    from streamvla.training.anticipation.gate import Examination
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def train_saliency_command(command: TrainSaliency) -> None:
         InterruptedRunError: Ctrl-C came before the last step.
     """
     from streamvla.policy import resolve_checkpoint
-    from streamvla.training.gate import examine_gate
-    from streamvla.training.saliency import SaliencyTraining, train_saliency
+    from streamvla.training.anticipation.gate import examine_gate
+    from streamvla.training.anticipation.saliency import SaliencyTraining, train_saliency
 
     checkpoint = resolve_checkpoint(command.checkpoint)
     if command.test is not None:

@@ -9,11 +9,11 @@ import numpy as np
 
 from streamvla.core.errors import ConfigError, RobotError
 from streamvla.core.interfaces import Robot
-from streamvla.data.tabletop_experts import expert_action
 from streamvla.robots.instructions import Phrasings
-from streamvla.robots.metaworld import MetaWorldRobot
-from streamvla.robots.metaworld_tasks import TASKS
+from streamvla.robots.metaworld.robot import MetaWorldRobot
+from streamvla.robots.metaworld.tasks import TASKS
 from streamvla.robots.sawyer import ACTION_SPACE, SawyerRobot
+from streamvla.robots.tabletop.experts import expert_action
 from streamvla.robots.tabletop.robot import TabletopRobot
 
 

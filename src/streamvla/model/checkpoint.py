@@ -22,9 +22,9 @@ from streamvla.core.errors import CheckpointError, StreamVLAError
 from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.defaults import Defaults, read_defaults
-from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.instruction import every_word
-from streamvla.model.methods import Method, method_from_json, method_to_json
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.registry import Method, method_from_json, method_to_json
 from streamvla.model.models import Model, ModelConfig, make_model, model_config_from_json
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamvla.model.methods import Method, make_expert
+from streamvla.model.methods.registry import Method, make_expert
 from streamvla.model.pretrained import PretrainedConfig, PretrainedVLA
 from streamvla.model.vla import StreamingVLA, VLAConfig
 

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import PrefixCache, Rotary, attention_bias
 from streamvla.model.expert import ExpertSize
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.methods import Method, make_expert
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.registry import Method, make_expert
 
 ABSENT = -1  # token id of padding, whatever the tokeniser calls it
 MAX_TOKENS = 64

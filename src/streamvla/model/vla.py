@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import ExpertSize
-from streamvla.model.flow import ActionFlowConfig
 from streamvla.model.instruction import InstructionEncoder, mean_word
 from streamvla.model.layers import fourier_features
-from streamvla.model.methods import Method, make_expert
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.registry import Method, make_expert
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
 _MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "places_token", "proprioception")

@@ -9,14 +9,14 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.flow import ActionExpert, ActionFlowConfig, step_of
+from streamvla.model.methods.action_flow import ActionExpert, ActionFlowConfig, step_of
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy.base import ModelPolicy, PolicyContext
 
 
 class ActionFlowPolicy(ModelPolicy):
-    """`Policy` by action flow matching (method: `model/flow.py`); one expert pass an action.
+    """`Policy` by action flow matching (`model/methods/action_flow.py`); one expert pass an action.
 
     From action state x, `generate` repeats: v = field(x, i/H); emit a; x ← what a leads to. The
     emitted action is clipped to the action space's limits and the flow goes on from what was

@@ -22,7 +22,7 @@ from streamvla.core.interfaces import (
 )
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.instruction import words_of
-from streamvla.model.methods import Method
+from streamvla.model.methods.registry import Method
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.chunk import ChunkFlowConfig, integrate
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig, integrate
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy.base import ModelPolicy, PolicyContext
@@ -42,14 +42,14 @@ class ChunkPolicy(ModelPolicy):
 
 
 class RegressionPolicy(ChunkPolicy):
-    """`Policy` by regression (method: `model/regression.py`); one expert pass a chunk."""
+    """`Policy` by regression (method: `model/methods/regression.py`); one expert pass a chunk."""
 
     def _chunk(self, context: PolicyContext, start: Tensor, age: Tensor) -> Tensor:
         return self.model(start, age, context.prefix)
 
 
 class ChunkFlowPolicy(ChunkPolicy):
-    """`Policy` by chunk flow matching (method: `model/chunk.py`); an expert pass per Euler step."""
+    """`Policy` by chunk flow matching (`model/methods/chunk_flow.py`); one expert pass per Euler step."""
 
     def __init__(
         self,

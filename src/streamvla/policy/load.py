@@ -13,12 +13,12 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.checkpoint import load_checkpoint
-from streamvla.model.chunk import ChunkFlowConfig
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.methods import Method
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.methods.registry import Method
+from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.regression import RegressionConfig
 from streamvla.policy.action_flow import ActionFlowPolicy
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.chunk import ChunkFlowPolicy, RegressionPolicy

@@ -9,8 +9,8 @@ from typing import Any
 from streamvla.core.errors import CheckpointError, did_you_mean
 from streamvla.model.checkpoint import load_checkpoint, method_of
 from streamvla.model.defaults import sha256_of
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.methods import METHODS
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.registry import METHODS
 from streamvla.policy.base import ModelPolicy
 
 SHIPPED = Path(__file__).parent / "checkpoints"

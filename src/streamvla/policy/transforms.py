@@ -11,7 +11,7 @@ from torch import Tensor
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import SpecMismatchError
 from streamvla.core.interfaces import Observation, PolicySpec
-from streamvla.model.generation import StateOrigin
+from streamvla.model.methods.base import StateOrigin
 
 
 def pixels_to_float(pixels: Tensor) -> Tensor:

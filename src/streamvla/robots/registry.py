@@ -7,8 +7,8 @@ from typing import Literal
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Robot
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.metaworld import REACH, MetaWorldRobot
-from streamvla.robots.metaworld_tasks import TASKS
+from streamvla.robots.metaworld.robot import REACH, MetaWorldRobot
+from streamvla.robots.metaworld.tasks import TASKS
 from streamvla.robots.point import PointRobot
 from streamvla.robots.sawyer import SawyerRobot
 from streamvla.robots.tabletop.robot import FAMILIES, TabletopRobot

@@ -1,19 +1,24 @@
 """When to observe, generate and send: the streamer and its drivers. Never imports torch."""
 
-from streamvla.runtime.cameras import FrozenCamera
-from streamvla.runtime.episode import Episode, EpisodeLimits, EpisodeResult
-from streamvla.runtime.executors import ActionFlow, Executor, Synchronous
-from streamvla.runtime.fallbacks import Compliance, FallbackController, HoldPosition, TowardGoal
-from streamvla.runtime.faults import FaultPlan, parse_faults
-from streamvla.runtime.governor import Decelerate, Governor, Hold
-from streamvla.runtime.ladder import Ladder
-from streamvla.runtime.latency import PROFILES, LatencyProfile, named_profile
-from streamvla.runtime.plan import EpisodePlan, ProcessResult
-from streamvla.runtime.privileges import RealtimeSettings
-from streamvla.runtime.process import ProcessDriver
-from streamvla.runtime.realtime import RealtimeDriver, run_realtime
-from streamvla.runtime.simulated import run_simulated
-from streamvla.runtime.streamer import Streamer
+from streamvla.runtime.drivers.cameras import FrozenCamera
+from streamvla.runtime.drivers.episode import Episode, EpisodeLimits, EpisodeResult
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import RealtimeDriver, run_realtime
+from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.faults.plan import FaultPlan, parse_faults
+from streamvla.runtime.governor.fallbacks import (
+    Compliance,
+    FallbackController,
+    HoldPosition,
+    TowardGoal,
+)
+from streamvla.runtime.governor.governor import Decelerate, Governor, Hold
+from streamvla.runtime.governor.ladder import Ladder
+from streamvla.runtime.processes.driver import ProcessDriver
+from streamvla.runtime.processes.plan import EpisodePlan, ProcessResult
+from streamvla.runtime.processes.privileges import RealtimeSettings
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.timing.latency import PROFILES, LatencyProfile, named_profile
 from streamvla.trace.spans import Pacing
 
 __all__ = [

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.model.flow import ActionFlowConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.training.trainer import TrainConfig
 
 Change = Callable[[TrainConfig], TrainConfig]

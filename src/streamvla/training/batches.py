@@ -23,8 +23,8 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError, DatasetError, did_you_mean
 from streamvla.data.store import Demonstrations, Episode
-from streamvla.model.generation import GenerationConfig
 from streamvla.model.instruction import words_tensor
+from streamvla.model.methods.base import GenerationConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy.transforms import flow_origin
 from streamvla.training.distributed import Share

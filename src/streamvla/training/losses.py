@@ -3,9 +3,9 @@
 All are the mean squared error between what the expert says and a target at unit scale:
 
     method        the expert is given       target
-    action-flow   x = xi(tau) + eps, clock  u/H, the next step            `model/flow.py`
-    chunk-flow    x_tau, tau, x0, age       A − noise                     `model/chunk.py`
-    regression    x0, age                   A                             `model/regression.py`
+    action-flow   x = xi(tau) + eps, clock  u/H, the next step            `methods/action_flow.py`
+    chunk-flow    x_tau, tau, x0, age       A − noise                     `methods/chunk_flow.py`
+    regression    x0, age                   A                             `methods/regression.py`
 
 To each are added two read-outs of what its expert gathered: the measured state some periods later,
 and the places of the things that matter. Both tell where to go with far less noise than single
@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from streamvla.model.backbone import PrefixCache
-from streamvla.model.chunk import ChunkFlowConfig, chunk_sample
-from streamvla.model.flow import (
+from streamvla.model.methods.action_flow import (
     ActionFlowConfig,
     action_path,
     clock,
@@ -31,9 +30,10 @@ from streamvla.model.flow import (
     sample_tau,
     step_of,
 )
-from streamvla.model.methods import Method
+from streamvla.model.methods.chunk_flow import ChunkFlowConfig, chunk_sample
+from streamvla.model.methods.registry import Method
+from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.models import Model
-from streamvla.model.regression import RegressionConfig
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import Batch
 from streamvla.training.distributed import Share

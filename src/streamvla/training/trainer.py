@@ -42,9 +42,9 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.flow import ActionFlowConfig
-from streamvla.model.generation import GenerationConfig, require_option
-from streamvla.model.methods import Method, method_to_json
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.base import GenerationConfig, require_option
+from streamvla.model.methods.registry import Method, method_to_json
 from streamvla.model.models import Model, ModelConfig, context_modules, make_models
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.pretrained import PretrainedVLA, pretrained_config

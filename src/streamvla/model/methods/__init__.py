@@ -1,0 +1,1 @@
+"""The methods of making actions: expert, training sample and action reading, one file each."""

@@ -1,0 +1,45 @@
+"""Deterministic regression of the chunk: the floor for both flows.
+
+One pass, mean squared error. Where demonstrations disagree it gives their mean, which may be
+nobody's action: the reason to use flows at all. Trunk and conditioning are those of the flows
+(`chunk.py`), with H learned queries (ACT, arXiv 2304.13705, without its latent variable) in
+place of noisy actions, and flow time fixed at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from streamvla.model.backbone import PrefixCache
+from streamvla.model.expert import Expert, ExpertSize
+from streamvla.model.methods.base import GenerationConfig
+
+
+@dataclass(frozen=True)
+class RegressionConfig(GenerationConfig):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "regression"
+
+    @property
+    def chunk_passes(self) -> int:
+        """Expert passes before the first action (`PolicySpec.chunk_passes`)."""
+        return 1
+
+
+class RegressionExpert(Expert):
+    """(x0, age of the observation, prefix) → the chunk."""
+
+    def __init__(self, size: ExpertSize, horizon: int) -> None:
+        super().__init__(size)
+        self.query = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
+
+    def gather(self, start: Tensor, age: Tensor, prefix: PrefixCache) -> Tensor:
+        """(b, m, d), (b, m), cache of b observations → (b, m, h, w)."""
+        departs = self.embed_state(start).unsqueeze(2)  # (b, m, 1, w)
+        tau = torch.zeros((1, 1), device=start.device)
+        return self.read(self.query + departs, self.modulations(tau, age), prefix)

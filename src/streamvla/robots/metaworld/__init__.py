@@ -1,0 +1,1 @@
+"""Meta-World: 42 tasks on one arm."""

@@ -1,0 +1,190 @@
+"""What both drivers share: an episode's limits, its outcome, and how it observes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import (
+    FlowStart,
+    Frames,
+    Observation,
+    Policy,
+    Robot,
+    stimulus_of,
+)
+from streamvla.runtime.drivers.cameras import CameraWatch, FrozenCamera
+from streamvla.runtime.executors.early import Foresee, Sighting, sighting_of
+from streamvla.runtime.streamer.machine import StartObserve, Streamer
+from streamvla.runtime.timing.latency import LatencyProfile
+from streamvla.trace import Ended, Stimulus, TraceSink
+from streamvla.trace.spans import Pacing
+
+EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
+
+Watch = Callable[[int], None]
+"""Called with the present instant after the world has moved to each control instant."""
+
+
+@dataclass(frozen=True)
+class EpisodeLimits:
+    """When an episode ends if the task is not reached before.
+
+    Attributes:
+        duration_ns: of clock time; None for no limit (the streamer's observation limit ends it).
+        stop_on_success: end at the first control instant at which the task is reached.
+    """
+
+    duration_ns: int | None = None
+    stop_on_success: bool = True
+
+    def __post_init__(self) -> None:
+        if self.duration_ns is not None and self.duration_ns <= 0:
+            raise ConfigError(f"episode duration {self.duration_ns} ns must be > 0")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Everything one episode runs with.
+
+    Attributes:
+        profile: gives the control period (grid pacing) and the stage times to emulate.
+        serial: encoding and generating share one accelerator, first come, first served per flow
+            step; false gives each its own.
+        instruction: say this to the policy instead of the robot's own phrasing.
+        watch: called on every control instant.
+        frozen: when a camera counts as frozen.
+    """
+
+    robot: Robot
+    policy: Policy
+    streamer: Streamer
+    trace: TraceSink
+    pacing: Pacing
+    profile: LatencyProfile
+    limits: EpisodeLimits
+    serial: bool = True
+    instruction: str | None = None
+    watch: Watch | None = None
+    frozen: FrozenCamera = field(default_factory=FrozenCamera)
+
+
+class Controlled(Protocol):
+    """What a control loop needs of an episode; what each is, `Episode` says."""
+
+    @property
+    def robot(self) -> Robot: ...
+    @property
+    def streamer(self) -> Streamer: ...
+    @property
+    def trace(self) -> TraceSink: ...
+    @property
+    def pacing(self) -> Pacing: ...
+    @property
+    def profile(self) -> LatencyProfile: ...
+    @property
+    def limits(self) -> EpisodeLimits: ...
+    @property
+    def watch(self) -> Watch | None: ...
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How an episode ended, on the episode's clock (0 is its start)."""
+
+    success: bool
+    reason: EndReason
+    duration_ns: int
+
+
+def make_sighting(
+    episode: Episode,
+    cameras: CameraWatch,
+    command: StartObserve,
+    capture: Any,
+    captured_ns: int,
+) -> Sighting:
+    """The observe stage of an episode: frames, then context or refusal (`sighting_of`)."""
+    instruction = episode.instruction or episode.robot.instruction
+    observation = observation_of(
+        episode.robot, capture, command.action_state, instruction, captured_ns
+    )
+    return watched_sighting(episode.policy, cameras, observation, command.foresee)
+
+
+def watched_sighting(
+    policy: Policy, cameras: CameraWatch, observation: Observation, foresee: Foresee | None
+) -> Sighting:
+    """`sighting_of`, and which cameras are frozen."""
+    frozen = cameras.look(Frames(observation.images, observation.state))
+    return replace(sighting_of(policy, observation, foresee), frozen=frozen)
+
+
+def observation_of(
+    robot: Robot, capture: Any, action_state: np.ndarray, instruction: str, captured_ns: int
+) -> Observation:
+    """Capture → frames → observation; `action_state` is (d,)."""
+    frames = robot.observe(capture)
+    return Observation(frames.images, frames.state, action_state, instruction, captured_ns)
+
+
+class StimulusLog:
+    """Puts what happens in the world into the trace; look at it on every control instant."""
+
+    def __init__(self, robot: Robot, trace: TraceSink) -> None:
+        self._robot = robot
+        self._trace = trace
+        self._latest_ns: int | None = None
+
+    def look(self) -> None:
+        stimulus_ns = stimulus_of(self._robot)
+        if stimulus_ns is not None and stimulus_ns != self._latest_ns:
+            self._latest_ns = stimulus_ns
+            self._trace.record(Stimulus(stimulus_ns, "the goal was moved"))
+
+
+def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
+    """`policy.generate`, called only when the first action is asked for.
+
+    So that a policy which computes before it returns its iterator does so where the stage runs,
+    never on the control thread, and what it raises there is the stage's failure.
+    """
+    yield from policy.generate(context, start)
+
+
+def generate_job(policy: Policy, index: int) -> tuple[int, int]:
+    """The next generate job, from flow step `index`: (expert passes, actions it gives).
+
+    streams          g│a0  g│a1  g│a2 …                    H jobs of one pass
+    chunk_passes 10  g g g g g g g g g g│a0 a1 a2 …        one job of ten
+    """
+    passes = policy.spec.chunk_passes
+    return (passes, policy.spec.horizon - index) if passes else (1, 1)
+
+
+def describe(error: BaseException) -> str:
+    """`KeyError: 'front'`: how a stage's exception stands in the trace."""
+    return f"{type(error).__name__}: {error}"
+
+
+def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:
+    """Why the episode ends now, or None: looked at on every control instant."""
+    if episode.limits.stop_on_success and episode.robot.success:
+        return "success"
+    if episode.limits.duration_ns is not None and elapsed_ns >= episode.limits.duration_ns:
+        return "time-limit"
+    return "observations" if episode.streamer.finished else None
+
+
+def close_trace(
+    episode: Controlled, now_ns: int, start_ns: int, reason: EndReason
+) -> EpisodeResult:
+    """Write the last events and give the result."""
+    episode.streamer.close(now_ns)
+    success = episode.robot.success
+    episode.trace.record(Ended(now_ns, success, reason))
+    return EpisodeResult(success, reason, now_ns - start_ns)

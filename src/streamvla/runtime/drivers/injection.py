@@ -1,0 +1,283 @@
+"""Carry faults out: an episode around which a policy, a robot and a clock misbehave as planned.
+
+Nothing in the runtime knows of faults: they reach it the way real ones would, as a late or unusable
+action, an exception, an old picture, a slow call. In virtual time waiting is a matter of the
+latency model (`FaultyLatency`); on the system clock it is waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from streamvla.core.clock import Clock, SystemClock
+from streamvla.core.interfaces import (
+    Anticipation,
+    FlowStart,
+    Frames,
+    Observation,
+    Policy,
+    PolicySpec,
+    Robot,
+    RobotSpec,
+    require_anticipation,
+    standing_at,
+    stimulus_of,
+)
+from streamvla.runtime.drivers.episode import Episode
+from streamvla.runtime.faults.plan import BAD_ACTIONS, Fault, FaultPlan
+from streamvla.runtime.timing.latency import LatencyModel
+from streamvla.trace import FaultInjected, TraceSink
+
+TOO_LARGE = 1e6
+
+
+@dataclass(frozen=True)
+class FaultClock:
+    """When faults strike.
+
+    Attributes:
+        plan: instants counted from `start_ns`.
+        clock: the true one.
+        start_ns: the episode's first tick.
+        sleep_until_ns: waits on the system clock; does nothing in virtual time.
+    """
+
+    plan: FaultPlan
+    clock: Clock
+    start_ns: int
+    sleep_until_ns: Callable[[int], None]
+
+    def elapsed_ns(self) -> int:
+        return self.clock.now_ns() - self.start_ns
+
+    def wait_out(self, *kinds: str) -> None:
+        """Return when no fault of these kinds is active any more (at once, in virtual time)."""
+        for fault in self.plan.of(*kinds):
+            if fault.active(self.elapsed_ns()):
+                self.sleep_until_ns(self.start_ns + fault.end_ns)
+
+
+def inject(episode: Episode, faults: FaultClock) -> Episode:
+    """The episode with faults that come from its policy and its robot, and them in its trace."""
+    start = FaultWatch(faults, episode.trace, episode.watch)
+    return replace(
+        episode,
+        policy=FaultyPolicy(episode.policy, faults),
+        robot=FaultyRobot(episode.robot, faults),
+        watch=start,
+    )
+
+
+class FaultWatch:
+    """Records every fault on the first control instant at which it is on."""
+
+    def __init__(
+        self, faults: FaultClock, trace: TraceSink, then: Callable[[int], None] | None
+    ) -> None:
+        self._faults = faults
+        self._trace = trace
+        self._then = then
+        self._coming = sorted(faults.plan.faults, key=lambda fault: fault.start_ns)
+
+    def __call__(self, now_ns: int) -> None:
+        while self._coming and self._coming[0].start_ns <= now_ns - self._faults.start_ns:
+            fault = self._coming.pop(0)
+            end_ns = self._faults.start_ns + fault.end_ns
+            self._trace.record(
+                FaultInjected(now_ns, fault.kind, end_ns if fault.end_ns > fault.start_ns else -1)
+            )
+        if self._then is not None:
+            self._then(now_ns)
+
+
+class FaultyPolicy:
+    """A policy that stalls, crashes and gives unusable actions as planned. Implements `Policy`."""
+
+    def __init__(self, policy: Policy, faults: FaultClock) -> None:
+        self._policy = policy
+        self._faults = faults
+        self._spent: set[Fault] = set()
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self._policy.spec
+
+    def encode(self, observation: Observation) -> Any:
+        self._misbehave()
+        return self._policy.encode(observation)
+
+    def look(self, observation: Observation) -> Any:
+        self._misbehave()
+        return require_anticipation(self._policy).look(observation)
+
+    def anticipate(self, sight: Any, motions: np.ndarray) -> Anticipation:
+        return require_anticipation(self._policy).anticipate(sight, motions)
+
+    def contextualise(self, sight: Any, change: Any = None) -> Any:
+        self._misbehave()
+        return require_anticipation(self._policy).contextualise(sight, change)
+
+    def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
+        for values in self._policy.generate(context, start):
+            self._misbehave()
+            yield self._spoil(values)
+
+    def _misbehave(self) -> None:
+        self._faults.wait_out("model-stall")
+        for fault in self._faults.plan.of("model-crash"):
+            if self._faults.elapsed_ns() >= fault.start_ns:
+                raise RuntimeError(f"injected crash, planned for {fault.start_ns / 1e9:g} s")
+
+    def _spoil(self, values: np.ndarray) -> np.ndarray:
+        elapsed_ns = self._faults.elapsed_ns()
+        for fault in self._faults.plan.of(*BAD_ACTIONS):
+            if self._strikes(fault, elapsed_ns):
+                values = spoiled(values, fault.kind)
+        return values
+
+    def _strikes(self, fault: Fault, elapsed_ns: int) -> bool:
+        """During its length; or, without one, on the first action from its start on."""
+        if fault.length_ns or fault in self._spent:
+            return fault.active(elapsed_ns)
+        if elapsed_ns >= fault.start_ns:
+            self._spent.add(fault)
+            return True
+        return False
+
+
+def spoiled(values: np.ndarray, kind: str) -> np.ndarray:
+    """An action (d,) made unusable in the way of `kind`, one of `BAD_ACTIONS`."""
+    match kind:
+        case "nan":
+            return np.full_like(values, np.nan)
+        case "inf":
+            return np.full_like(values, np.inf)
+        case "out-of-range":
+            return np.full_like(values, TOO_LARGE)
+        case "wrong-shape":
+            return np.zeros(values.size + 1)
+    raise ValueError(f"{kind!r} is no way to spoil an action: expected one of {BAD_ACTIONS}")
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """A capture whose pictures are those of an earlier one; the joints' sensors still work."""
+
+    shown: Any
+    true: Any
+
+
+class FaultyRobot:
+    """A robot whose camera fails and who takes commands slowly as planned. Implements `Robot`."""
+
+    def __init__(self, robot: Robot, faults: FaultClock) -> None:
+        self._robot = robot
+        self._faults = faults
+        self._latest: Any = None
+        self._has_latest = False
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self._robot.spec
+
+    @property
+    def instruction(self) -> str:
+        return self._robot.instruction
+
+    @property
+    def success(self) -> bool:
+        return self._robot.success
+
+    def standing(self) -> np.ndarray:
+        return standing_at(self._robot)
+
+    @property
+    def stimulus_ns(self) -> int | None:
+        return stimulus_of(self._robot)
+
+    def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
+        self._has_latest = False
+        self._robot.reset(seed, now_ns, command_duration_ns)
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        delay_ns = self._faults.plan.command_delay_ns(self._faults.elapsed_ns())
+        if delay_ns:
+            self._faults.sleep_until_ns(now_ns + delay_ns)
+        self._robot.command(values, now_ns)
+
+    def advance_to(self, now_ns: int) -> None:
+        self._robot.advance_to(now_ns)
+
+    def capture(self) -> Any:
+        elapsed_ns = self._faults.elapsed_ns()
+        frozen = any(fault.active(elapsed_ns) for fault in self._faults.plan.of("frozen-camera"))
+        capture = self._robot.capture()
+        if frozen and self._has_latest:
+            return _Frozen(self._latest, capture)
+        self._latest, self._has_latest = capture, True
+        return capture
+
+    def observe(self, capture: Any) -> Frames:
+        self._faults.wait_out("frame-drop")
+        if isinstance(capture, _Frozen):
+            images = self._robot.observe(capture.shown).images
+            return Frames(images, self._robot.observe(capture.true).state)
+        return self._robot.observe(capture)
+
+    def close(self) -> None:
+        self._robot.close()
+
+
+class FaultyLatency:
+    """Stage times in virtual time, longer by what a fault takes. Implements `LatencyModel`."""
+
+    def __init__(self, latency: LatencyModel, faults: FaultClock) -> None:
+        self._latency = latency
+        self._faults = faults
+
+    def observe_ns(self) -> int:
+        return self._stalled(self._latency.observe_ns(), "model-stall", "frame-drop")
+
+    def generate_ns(self) -> int:
+        return self._stalled(self._latency.generate_ns(), "model-stall")
+
+    def execute_ns(self) -> int:
+        return self._latency.execute_ns()
+
+    def _stalled(self, duration_ns: int, *kinds: str) -> int:
+        begin_ns = self._faults.elapsed_ns()
+        return duration_ns + self._faults.plan.stalled_ns(begin_ns, duration_ns, *kinds)
+
+
+class JumpingClock(SystemClock):
+    """A clock whose readings jump as planned, and never go back all the same.
+
+    That is the promise of every `Clock`: after a jump ahead, or during one back, the reading stands
+    still until the truth has caught up. Whoever reads it sees time stop, never run backwards.
+
+    Args:
+        clock: the true one; also what is slept on.
+        plan: its clock-jump faults count.
+        start_ns: the instant the plan counts from.
+    """
+
+    __slots__ = ("_clock", "_latest_ns", "_lock", "_plan", "_start_ns")
+
+    def __init__(self, clock: Clock, plan: FaultPlan, start_ns: int) -> None:
+        self._clock = clock
+        self._plan = plan
+        self._start_ns = start_ns
+        self._latest_ns = clock.now_ns()
+        self._lock = threading.Lock()
+
+    def now_ns(self) -> int:
+        true_ns = self._clock.now_ns()
+        reading_ns = true_ns + self._plan.reading_offset_ns(true_ns - self._start_ns)
+        with self._lock:
+            self._latest_ns = max(self._latest_ns, reading_ns)
+            return self._latest_ns

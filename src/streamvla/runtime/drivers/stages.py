@@ -1,0 +1,331 @@
+"""Observing and generating on accelerator threads, and what comes out of them.
+
+Stage results carry no authority: whoever owns the streamer takes them, in its own time, and gives
+them to the streamer with the instant at which it saw them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from streamvla.core.clock import SystemClock
+from streamvla.core.errors import StageFailedError
+from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of, require_anticipation
+from streamvla.runtime.drivers.episode import (
+    describe,
+    generate_job,
+    lazily_generate,
+    observation_of,
+)
+from streamvla.runtime.executors.early import Saliency, Sighting
+from streamvla.runtime.streamer.machine import StartGenerate, StartObserve
+from streamvla.runtime.timing.latency import LatencyProfile
+
+STAGE_RETURN_S = 30.0
+"""How long a stage may take to come back after its episode is over."""
+
+
+# --- results ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveBegun:
+    """The accelerator began to encode the observation."""
+
+    observation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContextReady:
+    """The context of the observation is there, with the goal (d,) it states, if any, and the views
+    that are frozen.
+
+    Or the observation was `refused`; `saliency` is that of `early.Sighting`.
+    """
+
+    observation: int
+    goal: np.ndarray | None = None
+    frozen: tuple[str, ...] = ()
+    saliency: tuple[Saliency, ...] = ()
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActionMade:
+    """One flow step is done; the accelerator worked on it since `started_ns`."""
+
+    started_ns: int
+    generation: int
+    index: int
+    values: np.ndarray  # (d,)
+
+
+@dataclass(frozen=True, slots=True)
+class StageError:
+    """A stage raised ("observe", "generate"), or all of them are gone ("model")."""
+
+    stage: str
+    message: str
+
+
+StageResult = ObserveBegun | ContextReady | ActionMade | StageError
+
+
+class Stages(Protocol):
+    """Where observing and generating happen, as the control loop sees it; nothing here waits,
+    except `wait`."""
+
+    def observe(self, command: StartObserve, capture: Any, captured_ns: int) -> None:
+        """Begin to make the context of what `capture` shows."""
+        ...
+
+    def generate(self, command: StartGenerate) -> None:
+        """Begin to make actions from a ready context."""
+        ...
+
+    def cancel(self, generation: int) -> None:
+        """Make no further action of a generation."""
+        ...
+
+    def take(self) -> StageResult | None:
+        """The next result, or None."""
+        ...
+
+    def wait(self, until_ns: int) -> None:
+        """Until a result is there or the instant has come."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """What one observation cost here, ns: `observe_ns`, and `generate_ns` per expert pass."""
+
+    observe_ns: int
+    generate_ns: tuple[int, ...]
+
+
+def measure_once(
+    clock: SystemClock, robot: Robot, policy: Policy, capture: Any, instruction: str
+) -> StageTimes:
+    """Run every stage once, here and now, on what `capture` shows.
+
+    A policy that anticipates does so once, whether or not the executor will ask for it.
+    """
+    state = policy.spec.action_space.initial_state()
+    marks = [clock.now_ns()]
+    observation = observation_of(robot, capture, state, instruction, marks[0])
+    if policy.spec.anticipates:
+        able = require_anticipation(policy)
+        sight = able.look(observation)
+        able.anticipate(sight, state[None])
+        context = able.contextualise(sight)
+    else:
+        context = policy.encode(observation)
+    marks.append(clock.now_ns())
+    for _ in policy.generate(context, FlowStart(state)):
+        marks.append(clock.now_ns())
+    observe_ns, *steps = (after - before for before, after in pairwise(marks))
+    if passes := policy.spec.chunk_passes:
+        steps = [sum(steps) // passes] * passes
+    return StageTimes(observe_ns, tuple(steps))
+
+
+# --- carrying them out -----------------------------------------------------------------------
+
+
+class Worker:
+    """One thread that does jobs in the order they come.
+
+    Attributes:
+        free_ns: when the job before the present one was over, by its nominal time if that is
+            emulated: lateness of one sleep does not add to the next.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.free_ns = 0
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"streamvla-{name}", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Queue a job; it must not raise."""
+        self._jobs.put(job)
+
+    def call_and_wait(self, call: Callable[[], None]) -> None:
+        """Run `call` on the thread, wait for it, and raise here what it raised there."""
+        done = threading.Event()
+        errors: list[BaseException] = []
+
+        def job() -> None:
+            try:
+                call()
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                done.set()
+
+        self.submit(job)
+        done.wait()
+        if errors:
+            raise errors[0]
+
+    def wait_idle(self) -> None:
+        """Wait until every job queued so far is done.
+
+        Raises:
+            StageFailedError: a job does not come back.
+        """
+        idle = threading.Event()
+        self.submit(idle.set)
+        if not idle.wait(STAGE_RETURN_S):
+            raise StageFailedError(
+                f"{self._thread.name} did not come back within {STAGE_RETURN_S:.0f} s of the end "
+                "of its episode: the model or the renderer hangs"
+            )
+
+    def close(self) -> None:
+        self._jobs.put(None)
+        self._thread.join(STAGE_RETURN_S)
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """The threads that encode and generate: one and the same, or one each."""
+
+    encoder: Worker
+    generator: Worker
+
+    @classmethod
+    def start(cls, *, serial: bool) -> Accelerator:
+        encoder = Worker("observe")
+        return cls(encoder, encoder if serial else Worker("generate"))
+
+    @property
+    def serial(self) -> bool:
+        """Whether encoding and generating take turns."""
+        return self.encoder is self.generator
+
+    @property
+    def workers(self) -> set[Worker]:
+        return {self.encoder, self.generator}
+
+    def wait_idle(self) -> None:
+        """As `Worker.wait_idle`, for all."""
+        for worker in self.workers:
+            worker.wait_idle()
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+
+
+class StageRunner:
+    """Runs the stages of one episode on an accelerator, one flow step or chunk a job.
+
+    Args:
+        report: gets every result, on the thread that made it.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        profile: LatencyProfile,
+        clock: SystemClock,
+        accelerator: Accelerator,
+        report: Callable[[StageResult], None],
+    ) -> None:
+        self._policy = policy
+        self._profile = profile
+        self._clock = clock
+        self._encoder = accelerator.encoder
+        self._generator = accelerator.generator
+        self._report = report
+        self._contexts: dict[int, Any] = {}
+        self._cancelled: set[int] = set()
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Let no queued step of this episode start any more."""
+        self._abandoned = True
+
+    def cancel(self, generation: int) -> None:
+        """Make no further action of this generation."""
+        self._cancelled.add(generation)
+
+    def observe(self, observation: int, captured_ns: int, make: Callable[[], Sighting]) -> None:
+        """Queue an observe stage: `make` gives the context, or refuses."""
+
+        def job() -> None:
+            if self._abandoned:
+                return
+            started_ns = max(captured_ns, self._encoder.free_ns)
+            self._report(ObserveBegun(observation))
+            try:
+                made = make()
+            except Exception as error:
+                self._report(StageError("observe", describe(error)))
+                return
+            profile = self._profile
+            target_ns = profile.sighting_ns(profile.observe_ns, made.calls, refused=made.refused)
+            self._occupy(self._encoder, started_ns, target_ns)
+            if not made.refused:
+                self._contexts[observation] = made.context
+            goal = goal_of(made.context)
+            self._report(ContextReady(observation, goal, made.frozen, made.saliency, made.refused))
+
+        self._encoder.submit(job)
+
+    def generate(self, command: StartGenerate) -> None:
+        """Queue the first job of a generation, from a context that was reported ready."""
+        context = self._contexts.pop(command.observation)
+        actions = lazily_generate(self._policy, context, command.start)
+        now_ns = self._clock.now_ns()
+        self._submit_job(command.generation, command.start.index, actions, now_ns)
+
+    def _submit_job(
+        self, generation: int, index: int, actions: Iterator[np.ndarray], ready_ns: int
+    ) -> None:
+        """Queue one generate job, which can start at `ready_ns`.
+
+        Each job queues the next, so an observation can come between.
+        """
+        passes, count = generate_job(self._policy, index)
+
+        def job() -> None:
+            if self._abandoned or generation in self._cancelled:
+                return
+            started_ns = max(ready_ns, self._generator.free_ns)
+            try:
+                made = [next(actions) for _ in range(count)]
+            except Exception as error:
+                self._report(StageError("generate", describe(error)))
+                return
+            self._occupy(self._generator, started_ns, passes * self._profile.generate_ns)
+            for i, values in enumerate(made, index):
+                self._report(ActionMade(started_ns, generation, i, values))
+            following = index + count
+            if following < self._policy.spec.horizon:
+                self._submit_job(generation, following, actions, self._generator.free_ns)
+
+        self._generator.submit(job)
+
+    def _occupy(self, worker: Worker, started_ns: int, target_ns: int) -> None:
+        """Note when the worker is free again; an emulated stage takes at least its stated time.
+
+        The end is an absolute instant (start + target), not counted from when the thread woke up.
+        """
+        worker.free_ns = self._clock.now_ns()
+        if self._profile.emulated:
+            worker.free_ns = max(worker.free_ns, started_ns + target_ns)
+            self._clock.sleep_until_ns(worker.free_ns)

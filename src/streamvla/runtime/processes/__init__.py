@@ -1,0 +1,1 @@
+"""The control loop in a process of its own."""

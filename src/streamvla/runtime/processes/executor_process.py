@@ -1,0 +1,383 @@
+"""The executor's process: control loop, robot, streamer and trace, and nothing that could hold them
+up. It never imports torch, collects no garbage while it runs, and sleeps to absolute deadlines.
+
+Whatever happens to the model process, every tick gets its command here: from the buffer, or from
+the governor. When the model process dies, the streamer brings the robot to its safe stop and the
+owner hears of it; when it is suspended, the governor fills in until it resumes.
+"""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import select
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
+from streamvla.core.errors import ConfigError, StageFailedError
+from streamvla.core.interfaces import Robot, RobotSpec
+from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watch
+from streamvla.runtime.drivers.injection import FaultClock, FaultWatch, FaultyRobot, JumpingClock
+from streamvla.runtime.drivers.loop import ControlLoop
+from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
+from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult
+from streamvla.runtime.processes.channel import Channel
+from streamvla.runtime.processes.handoff import (
+    AwaitIdle,
+    BeginEpisode,
+    Delivered,
+    EndEpisode,
+    MeasureRequest,
+    ObserveRequest,
+    from_record,
+    result_record,
+)
+from streamvla.runtime.processes.launch import receive_fd
+from streamvla.runtime.processes.plan import EpisodePlan, MakeRobot, ProcessResult
+from streamvla.runtime.processes.privileges import FifoGuard, Grant, RealtimeSettings, ask
+from streamvla.runtime.processes.ring import SharedRing
+from streamvla.runtime.streamer.machine import CancelGenerate, StartGenerate, StartObserve, Streamer
+from streamvla.runtime.timing.latency import LatencyProfile
+from streamvla.trace import FileTrace, TraceSink
+from streamvla.trace.spans import Pacing
+
+_FINE_NS = ms_to_ns(0.5)
+"""The last stretch before a deadline, slept through to the very instant; results that come in it
+are taken when it ends, before the tick is served."""
+
+_MOST_AT_ONCE = 64
+
+MODEL_DIED = "the model process died"
+"""The message of the error that a closed channel becomes."""
+
+Captures = list[tuple[int, Any]]
+"""World captures, with their instants."""
+
+
+# --- what the owner says and hears -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExecutorReady:
+    """The robot stands ready."""
+
+    robot: RobotSpec
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True)
+class RunEpisode:
+    """Run this; `start_ns` is the instant of tick 0, None for `plan.reset_ns` from now."""
+
+    plan: EpisodePlan
+    start_ns: int | None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Reset the robot with `seed` and have the model process measure its stages on it."""
+
+    seed: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """Hold the robot and end the episode."""
+
+
+@dataclass(frozen=True)
+class EpisodeOver:
+    """What came of an episode.
+
+    Attributes:
+        result: None: it was interrupted, or a stage died.
+        error: of the stage that died.
+        captures: (instant, capture) of every control instant, if the plan wanted a film.
+    """
+
+    result: ProcessResult | None
+    error: str | None
+    captures: Captures
+
+
+# --- the process -----------------------------------------------------------------------------
+
+
+def executor_main(owner: Connection, make_robot: MakeRobot, settings: RealtimeSettings) -> None:
+    """Run in the executor process until the owner is gone."""
+    robot = make_robot()
+    _refuse_torch()
+    guard = FifoGuard()
+    grants = ask(settings)
+    owner.send(ExecutorReady(robot.spec, grants))
+    ring = SharedRing.attach(receive_fd(owner), result_record(robot.spec.action_space.dim))
+    channel = Channel(receive_fd(owner))
+    try:
+        _Executor(owner, robot, _Intake(ring, channel), grants, guard).serve()
+    finally:
+        robot.close()
+
+
+def _refuse_torch() -> None:
+    if "torch" in sys.modules:
+        raise ConfigError(
+            "making the robot imported torch, whose threads and allocations would hold up the "
+            "control loop: move that import into the policy's module, which runs elsewhere"
+        )
+
+
+@dataclass(frozen=True)
+class _Intake:
+    """Where results enter the process, and requests leave it."""
+
+    ring: SharedRing
+    channel: Channel
+
+    def send(self, request: object) -> None:
+        self.channel.send(pickle.dumps(request))
+
+    def collect(self) -> list[Delivered]:
+        """Everything that has come, in order.
+
+        The channel is read first: whatever the ring got before a message was sent is then there.
+        """
+        messages = self.channel.receive()
+        delivered = [from_record(row) for row in self.ring.pop(_MOST_AT_ONCE)]
+        return delivered + [pickle.loads(message) for message in messages if message]
+
+
+class _ProcessStages:
+    """Stages in the model process. Implements `Stages`.
+
+    Raises from `wait` and `take`:
+        KeyboardInterrupt: the owner wants the episode to end, or is gone.
+    """
+
+    def __init__(
+        self,
+        owner: Connection,
+        intake: _Intake,
+        clock: SystemClock,
+        episode: int,
+        instruct: Callable[[], str],
+    ) -> None:
+        self._owner = owner
+        self._intake = intake
+        self._channel = intake.channel
+        self._clock = clock
+        self._episode = episode
+        self._instruct = instruct
+        self._results: deque[StageResult] = deque()
+        self._death_told = False
+
+    def wait_for_model(self) -> None:
+        """Until the model process has done with the episode before.
+
+        Raises:
+            StageFailedError: it is dead, or does not come back.
+        """
+        self._intake.send(AwaitIdle(self._episode))
+        deadline_ns = self._clock.now_ns() + round(STAGE_RETURN_S * NS_PER_S)
+        while not any(
+            each.episode == self._episode and each.result is None for each in self._intake.collect()
+        ):
+            if self._channel.closed or self._clock.now_ns() > deadline_ns:
+                state = "is dead" if self._channel.closed else "hangs: it is not ready"
+                raise StageFailedError(
+                    f"the model process {state}; the episode was not begun, the robot not moved"
+                )
+            self.wait(deadline_ns)
+
+    def observe(self, command: StartObserve, capture: Any, captured_ns: int) -> None:
+        self._intake.send(
+            ObserveRequest(
+                command.observation,
+                command.action_state,
+                capture,
+                self._instruct(),
+                captured_ns,
+                command.foresee,
+            )
+        )
+
+    def generate(self, command: StartGenerate) -> None:
+        self._intake.send(command)
+
+    def cancel(self, generation: int) -> None:
+        self._intake.send(CancelGenerate(generation))
+
+    def take(self) -> StageResult | None:
+        if not self._results:
+            self._collect()
+        return self._results.popleft() if self._results else None
+
+    def _collect(self) -> None:
+        if select.select([self._owner], [], [], 0)[0]:  # a loop that is behind never waits
+            self._listen_to_owner()
+        for delivered in self._intake.collect():
+            if delivered.episode == self._episode and delivered.result is not None:
+                self._results.append(delivered.result)
+        if self._channel.closed and not self._death_told:
+            self._death_told = True
+            self._results.append(StageError("model", MODEL_DIED))
+
+    def wait(self, until_ns: int) -> None:
+        """Doze until something comes or the deadline is near, then sleep to the very instant."""
+        coarse_ns = until_ns - _FINE_NS - self._clock.now_ns()
+        if coarse_ns > 0 and self._doze(coarse_ns / NS_PER_S):
+            return
+        self._clock.sleep_until_ns(until_ns)
+
+    def _doze(self, timeout_s: float) -> bool:
+        """Whether something came up."""
+        readers = [self._owner] if self._channel.closed else [self._owner, self._channel]
+        writers = [self._channel] if self._channel.pending else []
+        readable, writable, _ = select.select(readers, writers, [], timeout_s)
+        if self._owner in readable:
+            self._listen_to_owner()
+        self._channel.flush()
+        return bool(readable or writable)
+
+    def _listen_to_owner(self) -> None:
+        with suppress(EOFError, ConnectionResetError):  # an owner that is gone ends it as well
+            self._owner.recv()
+        raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class _Hosted:
+    """An episode as the control loop sees it (`Controlled`)."""
+
+    robot: Robot
+    streamer: Streamer
+    trace: TraceSink
+    pacing: Pacing
+    profile: LatencyProfile
+    limits: EpisodeLimits
+    watch: Watch | None
+
+
+@dataclass
+class _Film:
+    """Captures the world on every control instant."""
+
+    robot: Robot
+    captures: Captures
+
+    def __call__(self, now_ns: int) -> None:
+        self.captures.append((now_ns, self.robot.capture()))
+
+
+class _Executor:
+    """Does what the owner asks for, one thing at a time."""
+
+    def __init__(
+        self,
+        owner: Connection,
+        robot: Robot,
+        intake: _Intake,
+        grants: tuple[Grant, ...],
+        guard: FifoGuard,
+    ) -> None:
+        self._owner = owner
+        self._robot = robot
+        self._intake = intake
+        self._grants = grants
+        self._guard = guard
+        self._clock = SystemClock()
+        self._episodes = 0
+
+    def serve(self) -> None:
+        """Until the owner is gone (EOFError)."""
+        while True:
+            match self._owner.recv():
+                case RunEpisode() as request:
+                    self._owner.send(self._run(request))
+                case Measure() as request:
+                    self._measure(request)
+                case Interrupt():
+                    continue  # it came when the episode was over
+
+    def _measure(self, request: Measure) -> None:
+        period_ns = self._robot.spec.control_period_ns
+        self._robot.reset(request.seed, self._clock.now_ns(), period_ns)
+        capture, instruction = self._robot.capture(), self._robot.instruction
+        self._intake.send(MeasureRequest(capture, instruction, request.repeats))
+
+    def _run(self, request: RunEpisode) -> EpisodeOver:
+        self._episodes += 1
+        header = request.plan.header | {"executor": [str(grant) for grant in self._grants]}
+        captures: Captures = []
+        try:
+            with FileTrace(request.plan.trace, header) as trace:
+                return EpisodeOver(self._run_traced(request, trace, captures), None, captures)
+        except StageFailedError as error:
+            return EpisodeOver(None, str(error), captures)
+        except KeyboardInterrupt:
+            return EpisodeOver(None, None, captures)
+        finally:
+            self._intake.send(EndEpisode())
+
+    def _run_traced(
+        self, request: RunEpisode, trace: TraceSink, captures: Captures
+    ) -> ProcessResult:
+        plan = request.plan
+
+        def instruct() -> str:
+            return plan.instruction or self._robot.instruction
+
+        stages = _ProcessStages(self._owner, self._intake, self._clock, self._episodes, instruct)
+        stages.wait_for_model()
+        start_ns = request.start_ns or self._clock.now_ns() + plan.reset_ns
+        begin = BeginEpisode(self._episodes, plan.profile, start_ns, plan.faults, plan.frozen)
+        self._intake.send(begin)
+        self._robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
+        film = _Film(self._robot, captures) if plan.film else None
+        hosted, clock = self._host(plan, trace, film, start_ns)
+        loop = ControlLoop(hosted, clock, stages, start_ns)
+        with _no_collections():
+            result = loop.run()
+        return self._result(result, loop.ticks, plan)
+
+    def _host(
+        self, plan: EpisodePlan, trace: TraceSink, film: _Film | None, start_ns: int
+    ) -> tuple[_Hosted, SystemClock]:
+        """What the control loop runs, and by which clock: the faulty ones if faults are planned."""
+        robot, watch, clock = self._robot, film, self._clock
+        if plan.faults:
+            faults = FaultClock(plan.faults, clock, start_ns, clock.sleep_until_ns)
+            robot, watch = FaultyRobot(robot, faults), FaultWatch(faults, trace, film)
+            clock = JumpingClock(clock, plan.faults, start_ns)
+        streamer = plan.streamer(trace)
+        hosted = _Hosted(robot, streamer, trace, plan.pacing, plan.profile, plan.limits, watch)
+        return hosted, clock
+
+    def _result(self, result: EpisodeResult, ticks: TickLog, plan: EpisodePlan) -> ProcessResult:
+        return ProcessResult(
+            result.success,
+            result.reason,
+            result.duration_ns,
+            ticks,
+            LoopStatistics.of(ticks, NS_PER_S / plan.profile.execute_ns),
+            (*self._grants, *self._guard.verdict()),
+        )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep the garbage collector away: what exists is frozen, what comes is freed by counting."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -1,0 +1,1 @@
+"""The streamer: messages in and out, and the state machine."""

@@ -1,0 +1,1 @@
+"""How long stages take: models of latency, and estimates."""

@@ -1,0 +1,1 @@
+"""The laboratory: episodes, grids, ablations, campaigns, costs, and recipes of all figures."""

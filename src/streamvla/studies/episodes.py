@@ -1,0 +1,380 @@
+"""`streamvla eval`: success and timing over many simulated episodes, resumable."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
+from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.interfaces import Policy, check_fit
+from streamvla.core.provenance import commit
+from streamvla.core.seeds import FIRST_EVALUATION_SEED
+from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
+from streamvla.robots.instructions import Asked, Split
+from streamvla.robots.registry import Suite, make_robot, suite_tasks, task_names
+from streamvla.runtime import (
+    Episode,
+    EpisodeLimits,
+    Executor,
+    Streamer,
+    named_profile,
+    run_simulated,
+)
+from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
+from streamvla.studies.executor_options import (
+    EarlyOptions,
+    label,
+    parse_executor,
+    require_seconds,
+    slug,
+)
+from streamvla.studies.tables import figure, print_json, print_table
+from streamvla.trace import FileTrace, is_complete, read_header, read_trace
+from streamvla.trace.spans import Pacing
+
+if TYPE_CHECKING:  # it needs torch
+    from streamvla.policy import ModelPolicy
+
+Method = Literal["action-flow", "chunk-flow", "regression"]
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a policy in simulation, in virtual time: the world moves while the model thinks.
+
+    Attributes:
+        checkpoint: the policy, or a folder with one of `method`; default what ships.
+        method: of the policy: action-flow, chunk-flow or regression; default the checkpoint's.
+        noise_scale: of chunk flow: the noise it starts from, 1 as in training, 0 none; default the
+            policy's own.
+        euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
+        suite: evaluate on all tasks of a suite.
+        tasks: default all the policy was trained on.
+        episodes: per task, at seeds `seed`, `seed` + 1, …
+        executor: synchronous[:h] or action-flow[:lead|:auto]; default action-flow for a policy that
+            streams, synchronous for one that gives chunks.
+        profile: stage times of the latency model.
+        pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
+        jitter: coefficient of variation of the stage times.
+        concurrent: encode and generate on an accelerator each, instead of sharing one.
+        seconds: an episode's limit, on the robot's clock.
+        instructions: phrasings the policy was trained on, or held out.
+        asked: the episode's own goal; another goal of the same scene, which success then means
+            (language scenes); or nothing, with success still the episode's own goal.
+        workers: processes.
+        out: folder for the traces; complete ones with the same settings are not run again.
+        json: print the figures as one JSON object on the last line.
+    """
+
+    checkpoint: Path | None = None
+    method: Method | None = None
+    noise_scale: float | None = None
+    euler_steps: int | None = None
+    suite: Suite | None = None
+    tasks: tuple[str, ...] = ()
+    episodes: int = 50
+    executor: str | None = None
+    early: EarlyOptions = field(default_factory=EarlyOptions)
+    profile: str = "paper-20hz"
+    pacing: Pacing = "grid"
+    jitter: float = 0.0
+    concurrent: bool = False
+    seconds: float = 15.0
+    seed: int = FIRST_EVALUATION_SEED
+    instructions: Split = "train"
+    asked: Asked = "own"
+    workers: int = 2
+    out: Path = Path("runs/eval")
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 1:
+            raise ConfigError(
+                f"episodes {self.episodes} and workers {self.workers} must be at least 1"
+            )
+        require_seconds(self.seconds)
+        if self.suite is not None and self.tasks:
+            raise ConfigError(
+                f"suite {self.suite} and tasks {', '.join(self.tasks)}: expected one of the two"
+            )
+        if self.seed < FIRST_EVALUATION_SEED:
+            raise ConfigError(
+                f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
+                "are the demonstrations the policy was trained on"
+            )
+
+    def policy_settings(self) -> dict[str, float]:
+        """What `load_policy` shall change of the policy's own settings."""
+        asked = {"noise_scale": self.noise_scale, "euler_steps": self.euler_steps}
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode: everything a worker process needs."""
+
+    settings: Eval
+    checkpoint: Path
+    policy: dict[str, Any]
+    executor: str
+    task: str
+    seed: int
+    path: Path
+
+    def header(self) -> dict[str, Any]:
+        """What must agree for a finished trace to be taken instead of running again."""
+        left_out = {"checkpoint", "method", "suite", "tasks", "episodes", "seed"}
+        left_out |= {"executor", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
+        return {
+            "command": "eval",
+            "executor": self.executor,
+            "config": settings,
+            "policy": self.policy,
+            "task": self.task,
+            "seed": self.seed,
+        }
+
+
+def evaluate(command: Eval) -> None:
+    """Run the command and print its figures."""
+    from streamvla.policy import resolve_checkpoint, trained_tasks
+
+    checkpoint = resolve_checkpoint(command.checkpoint, command.method)
+    named = suite_tasks(command.suite) if command.suite else command.tasks
+    tasks = named or trained_tasks(checkpoint)
+    check_tasks(tasks)
+    jobs = episode_jobs(command, checkpoint, tasks)
+    pace = run_missing(jobs, command.workers)
+    outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
+    _report(command, checkpoint, jobs, outcomes, pace)
+
+
+def check_tasks(tasks: tuple[str, ...]) -> None:
+    """Raise `ConfigError` unless every task exists and is named once."""
+    for task in tasks:
+        if tasks.count(task) > 1:
+            raise ConfigError(f"task {task} is named twice; its episodes would count twice")
+        if task not in task_names():
+            raise did_you_mean("task", task, task_names())
+
+
+def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[Job]:
+    from streamvla.policy import identify, identify_policy
+    from streamvla.policy.saliency import saliency_path
+
+    policy = policy_of(checkpoint, command.policy_settings())
+    executor = _executor(command, policy)
+    identity = identify_policy(checkpoint, policy)
+    settings = (f"{key}-{value:g}" for key, value in policy.settings.items())
+    name = "-".join([checkpoint.stem, identity["sha256"][:8], *settings])
+    variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
+    setting = "-".join(
+        [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
+    )
+    folder = command.out / name / slug(executor) / setting
+    if executor.anticipates:
+        identity["predictor_sha256"] = identify(saliency_path(checkpoint))["sha256"]
+    resolved = (checkpoint, identity, slug(executor))
+    seeds = range(command.seed, command.seed + command.episodes)
+    return [
+        Job(command, *resolved, task, seed, folder / task / f"{seed}.jsonl")
+        for task in tasks
+        for seed in seeds
+    ]
+
+
+def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
+    """The executor asked for, or the one that suits the policy."""
+    spec = policy.spec
+    return parse_executor(
+        command.executor or ("synchronous" if spec.chunk_passes else "action-flow"),
+        named_profile(command.profile),
+        spec.horizon,
+        command.early,
+        policy,
+        seed=seed,
+        shared_accelerator=not command.concurrent,
+    )
+
+
+def driven_at(jobs: Iterable[Job]) -> list[str]:
+    """The commits at which these episodes were driven."""
+    return sorted({read_header(job.path).get("commit", "unknown") for job in jobs})
+
+
+def outcome_of(job: Job) -> RunMetrics:
+    period_ns = named_profile(job.settings.profile).execute_ns
+    space = policy_of(job.checkpoint, job.settings.policy_settings()).spec.action_space
+    return metrics_of(read_trace(job.path).events, period_ns, job.settings.pacing, space)
+
+
+# --- worker processes ------------------------------------------------------------------------
+
+
+def run_missing(every: list[Job], workers: int) -> float | None:
+    """Run the episodes that have no complete trace yet; Ctrl-C keeps every finished one.
+
+    Returns:
+        Episodes a minute, the start of the workers included; None if there was nothing to run.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    total = len(every)
+    jobs = [job for job in every if not is_complete(job.path, job.header())]
+    if not jobs:
+        return None
+    clock = SystemClock()
+    began_ns = clock.now_ns()
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
+    with (
+        ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+        ) as pool,
+        Progress(*columns, TimeRemainingColumn()) as progress,
+    ):
+        bar = progress.add_task("episodes", total=total, completed=total - len(jobs))
+        try:
+            for future in as_completed([pool.submit(_run_job, job) for job in jobs]):
+                future.result()
+                progress.advance(bar)
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            progress.console.print(
+                "Interrupted; finished episodes are kept. Run the same command to go on."
+            )
+            raise
+    return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
+
+
+_policies: dict[tuple[Any, ...], ModelPolicy] = {}
+_robots: dict[tuple[str, Split, Asked], Any] = {}
+
+
+def _start_worker() -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _run_job(job: Job) -> None:
+    """One episode in a worker: policy and robot are kept for the next."""
+    command = job.settings
+    policy = policy_of(job.checkpoint, command.policy_settings())
+    robot = _robot(job.task, command.instructions, command.asked)
+    check_fit(policy.spec, robot.spec)
+    profile = named_profile(command.profile)
+    executor = _executor(command, policy, job.seed)
+    partial = job.path.with_suffix(".partial")
+    with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
+        robot.reset(job.seed, 0, profile.execute_ns)
+        space, horizon = policy.spec.action_space, policy.spec.horizon
+        streamer = Streamer(space, horizon, executor, command.pacing, trace)
+        limits = EpisodeLimits(ms_to_ns(command.seconds * 1000))
+        serial = not command.concurrent
+        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits, serial)
+        jittered = JitteredLatency(profile, command.jitter, job.seed)
+        run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
+    os.replace(partial, job.path)
+
+
+def policy_of(checkpoint: Path, settings: Mapping[str, float] | None = None) -> ModelPolicy:
+    """The policy with these settings of its method; kept for the next call."""
+    from streamvla.policy import load_policy
+
+    key = (checkpoint, *(settings or {}).items())
+    if key not in _policies:
+        _policies[key] = load_policy(checkpoint, settings=settings)
+    return _policies[key]
+
+
+def _robot(task: str, split: Split, asked: Asked) -> Any:
+    if (task, split, asked) not in _robots:
+        for robot in _robots.values():
+            robot.close()
+        _robots.clear()
+        _robots[task, split, asked] = make_robot(task, split, asked)
+    return _robots[task, split, asked]
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def _report(
+    command: Eval,
+    checkpoint: Path,
+    jobs: list[Job],
+    outcomes: dict[str, list[RunMetrics]],
+    pace: float | None,
+) -> None:
+    from streamvla.model.checkpoint import method_of
+
+    tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
+    everything = aggregate([run for runs in outcomes.values() for run in runs])
+    mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
+    policy = policy_of(checkpoint, command.policy_settings())
+    executor = _executor(command, policy)
+    rows = [
+        (
+            task,
+            f"{100 * figures['success']:.0f} %",
+            f"{100 * figures['success_ci'][0]:.0f} – {100 * figures['success_ci'][1]:.0f} %",
+            figure(figures["t_action_ms"]),
+            figure(figures["halt_ms_per_observation"]),
+        )
+        for task, figures in [*tasks.items(), ("all", everything)]
+    ]
+    driven = ", ".join([label(executor, policy.spec.horizon), *_settings_words(policy)])
+    print_table(
+        f"{driven}; {named_profile(command.profile).label}; "
+        f"{command.pacing} pacing; {command.episodes} episodes a task",
+        ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
+        rows,
+    )
+    if command.json:
+        print_json(
+            {
+                "command": "eval",
+                "method": method_of(checkpoint),
+                **policy.settings,
+                "policy": jobs[0].policy,
+                "executor": slug(executor),
+                "early": asdict(command.early),
+                "seeds": list(range(command.seed, command.seed + command.episodes)),
+                "episodes_per_minute": pace,
+                "driven_at": driven_at(jobs),
+                "mean_success": mean_success,
+                "tasks": {
+                    task: _task_figures(figures, outcomes[task]) for task, figures in tasks.items()
+                },
+                **everything,
+            }
+        )
+
+
+def _settings_words(policy: ModelPolicy) -> list[str]:
+    """`["noise scale 0", "euler steps 2"]`."""
+    return [f"{name.replace('_', ' ')} {value:g}" for name, value in policy.settings.items()]
+
+
+def _task_figures(figures: dict[str, Any], runs: list[RunMetrics]) -> dict[str, Any]:
+    """Success of a task; `solved` has a 1 or a 0 for each seed, for paired comparisons."""
+    low, high = figures["success_ci"]
+    return {
+        "success": figures["success"],
+        "episodes": figures["episodes"],
+        "ci_low": low,
+        "ci_high": high,
+        "solved": "".join(str(int(bool(run.success))) for run in runs),
+    }

@@ -1,0 +1,203 @@
+"""How `run` drives an episode: the control loop beside the model's threads, or in its own process.
+
+Both take the same plans, so everything else about a run is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from streamvla.core.interfaces import Policy, Robot, check_fit
+from streamvla.runtime import Episode, RealtimeDriver
+from streamvla.runtime.drivers.stages import StageTimes
+from streamvla.runtime.processes.driver import ProcessDriver
+from streamvla.runtime.processes.plan import EpisodePlan
+from streamvla.runtime.processes.privileges import RealtimeSettings
+from streamvla.trace import FileTrace
+
+if TYPE_CHECKING:  # it needs torch
+    from streamvla.policy import ModelPolicy
+
+DriverName = Literal["thread", "process"]
+Captures = list[tuple[int, Any]]
+"""World captures of one episode, one per control instant."""
+
+
+class Driver(Protocol):
+    """Runs episodes of one task after another."""
+
+    def use(self, task: str) -> Robot:
+        """Set the task's robot up; the one returned renders captures."""
+        ...
+
+    def measure(self, seed: int, repeats: int) -> list[StageTimes]:
+        """What every stage costs where it will run; also the warm-up."""
+        ...
+
+    def run(self, plan: EpisodePlan, film: Captures) -> None:
+        """Run one episode; if the plan wants it filmed, `film` gets the captures, come what may.
+
+        Raises:
+            StageFailedError: a stage or a process died; the robot was stopped first.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+def make_driver(
+    name: DriverName, checkpoint: Path, policy: Policy, settings: RealtimeSettings
+) -> Driver:
+    """The driver of that name for this policy, which came from `checkpoint`.
+
+    Args:
+        settings: of the executor process, if there is one.
+    """
+    if name == "process":
+        return ProcessRunner(partial(load_policy_on_one_thread, checkpoint), settings)
+    return ThreadRunner(policy)
+
+
+def load_policy_on_one_thread(checkpoint: Path) -> ModelPolicy:
+    """The policy, its arithmetic on one thread: the other cores are for control and rendering."""
+    import torch
+
+    from streamvla.policy import load_policy
+
+    torch.set_num_threads(1)
+    return load_policy(checkpoint)
+
+
+@dataclass
+class _Film:
+    """Captures the world on every control instant."""
+
+    robot: Robot
+    captures: Captures
+
+    def __call__(self, now_ns: int) -> None:
+        self.captures.append((now_ns, self.robot.capture()))
+
+
+class _OneRobot:
+    """The robot of the present task."""
+
+    def __init__(self) -> None:
+        self._robot: Robot | None = None
+        self._task = ""
+
+    @property
+    def robot(self) -> Robot:
+        assert self._robot is not None, "call `use` first"
+        return self._robot
+
+    def change(self, task: str) -> bool:
+        """Make the task's robot, unless it is the present one; whether it was made."""
+        from streamvla.robots.registry import make_robot
+
+        if self._robot is not None and self._task == task:
+            return False
+        self.close()
+        self._robot, self._task = make_robot(task), task
+        return True
+
+    def close(self) -> None:
+        if self._robot is not None:
+            self._robot.close()
+            self._robot = None
+
+
+class ThreadRunner:
+    """Everything in this process. Implements `Driver`."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._driver = RealtimeDriver()
+        self._present = _OneRobot()
+
+    def use(self, task: str) -> Robot:
+        if self._present.change(task):
+            check_fit(self._policy.spec, self._present.robot.spec)
+        return self._present.robot
+
+    def measure(self, seed: int, repeats: int) -> list[StageTimes]:
+        robot = self._present.robot
+        robot.reset(seed, self._driver.clock.now_ns(), robot.spec.control_period_ns)
+        return self._driver.measure(robot, self._policy, repeats)
+
+    def run(self, plan: EpisodePlan, film: Captures) -> None:
+        robot = self._present.robot
+        watch = _Film(robot, film) if plan.film else None
+        with FileTrace(plan.trace, plan.header) as trace:
+            start_ns = self._driver.clock.now_ns() + plan.reset_ns
+            robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
+            episode = self._episode(plan, robot, trace, watch)
+            self._driver.run(episode, start_ns, faults=plan.faults)
+
+    def _episode(
+        self, plan: EpisodePlan, robot: Robot, trace: FileTrace, watch: Callable[[int], None] | None
+    ) -> Episode:
+        return Episode(
+            robot=robot,
+            policy=self._policy,
+            streamer=plan.streamer(trace),
+            trace=trace,
+            pacing=plan.pacing,
+            profile=plan.profile,
+            limits=plan.limits,
+            instruction=plan.instruction,
+            watch=watch,
+            frozen=plan.frozen,
+        )
+
+    def close(self) -> None:
+        self._present.close()
+        self._driver.close()
+
+
+class ProcessRunner:
+    """Control loop and model in processes of their own; here a robot that only renders films.
+    Implements `Driver`."""
+
+    def __init__(self, make_policy: Callable[[], Policy], settings: RealtimeSettings) -> None:
+        self._make_policy = make_policy
+        self._settings = settings
+        self._driver: ProcessDriver | None = None
+        self._present = _OneRobot()
+
+    def use(self, task: str) -> Robot:
+        from streamvla.robots.registry import make_robot
+
+        if self._present.change(task):
+            self._stop()
+            self._driver = ProcessDriver(
+                partial(make_robot, task), self._make_policy, settings=self._settings
+            )
+        return self._present.robot
+
+    def measure(self, seed: int, repeats: int) -> list[StageTimes]:
+        return self._running().measure(repeats, seed)
+
+    def run(self, plan: EpisodePlan, film: Captures) -> None:
+        driver = self._running()
+        try:
+            driver.run(plan)
+        finally:
+            film += driver.captures
+
+    def close(self) -> None:
+        self._stop()
+        self._present.close()
+
+    def _running(self) -> ProcessDriver:
+        assert self._driver is not None, "call `use` first"
+        return self._driver
+
+    def _stop(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None

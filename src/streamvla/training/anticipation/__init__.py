@@ -1,0 +1,1 @@
+"""Training of what lets a policy look early: saliency, its gate, its errors."""
