@@ -28,14 +28,8 @@ from streamvla.runtime.executors.early import (
     pending_motions,
     smaller_lead,
 )
-from streamvla.runtime.streamer.machine import (
-    Observed,
-    SafeStop,
-    Started,
-    StartObserve,
-    Streamer,
-    Tick,
-)
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.streamer.messages import Observed, SafeStop, Started, StartObserve, Tick
 from streamvla.runtime.timing.estimates import WindowQuantile
 from streamvla.runtime.timing.latency import (
     ConstantLatency,

@@ -17,7 +17,8 @@ from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
 from streamvla.runtime.governor.fallbacks import Compliance, HoldPosition, TowardGoal
 from streamvla.runtime.governor.governor import Decelerate, Hold
 from streamvla.runtime.governor.ladder import Ladder
-from streamvla.runtime.streamer.machine import (
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.streamer.messages import (
     CancelGenerate,
     Command,
     Event,
@@ -33,7 +34,6 @@ from streamvla.runtime.streamer.machine import (
     StartGenerate,
     StartObserve,
     Stop,
-    Streamer,
     Tick,
 )
 from streamvla.trace import Dropped, HealthChanged, MemoryTrace, Rejected, Sent

@@ -18,14 +18,14 @@ from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
 from streamvla.runtime.governor.fallbacks import Compliance, HoldPosition, TowardGoal
 from streamvla.runtime.governor.governor import Ruling
 from streamvla.runtime.governor.ladder import Ladder, LadderGovernor
-from streamvla.runtime.streamer.machine import (
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.streamer.messages import (
     Generated,
     Observed,
     Rearm,
     Send,
     Started,
     StartObserve,
-    Streamer,
     Tick,
 )
 from streamvla.runtime.timing.latency import ConstantLatency, EmpiricalLatency

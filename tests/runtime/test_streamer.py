@@ -14,7 +14,8 @@ from streamvla.core.errors import StageFailedError
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
 from streamvla.runtime.governor.governor import Decelerate
-from streamvla.runtime.streamer.machine import Generated, Observed, Started, Streamer
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.streamer.messages import Generated, Observed, Started
 from streamvla.runtime.timing.latency import ConstantLatency, EmpiricalLatency, profile_ms
 from streamvla.trace import (
     ActionReady,

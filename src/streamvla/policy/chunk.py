@@ -49,7 +49,7 @@ class RegressionPolicy(ChunkPolicy):
 
 
 class ChunkFlowPolicy(ChunkPolicy):
-    """`Policy` by chunk flow matching (`model/methods/chunk_flow.py`); one expert pass per Euler step."""
+    """`Policy` by chunk flow matching (`methods/chunk_flow.py`); one expert pass per Euler step."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.provenance import machine
 from streamvla.evaluation.metrics import MetricsAccumulator
 from streamvla.runtime import PROFILES, ActionFlow, Episode, EpisodeLimits, Streamer, run_simulated
-from streamvla.runtime.streamer.machine import (
+from streamvla.runtime.streamer.messages import (
     Generated,
     Observed,
     Started,

@@ -19,7 +19,8 @@ from streamvla.core.interfaces import (
 )
 from streamvla.runtime.drivers.cameras import CameraWatch, FrozenCamera
 from streamvla.runtime.executors.early import Foresee, Sighting, sighting_of
-from streamvla.runtime.streamer.machine import StartObserve, Streamer
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.streamer.messages import StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import Ended, Stimulus, TraceSink
 from streamvla.trace.spans import Pacing

@@ -31,7 +31,7 @@ from streamvla.runtime.drivers.stages import (
     StageResult,
     Stages,
 )
-from streamvla.runtime.streamer.machine import (
+from streamvla.runtime.streamer.messages import (
     CancelGenerate,
     Command,
     Event,

@@ -32,7 +32,7 @@ from streamvla.runtime.drivers.episode import (
 from streamvla.runtime.drivers.injection import FaultClock, FaultyLatency, JumpingClock, inject
 from streamvla.runtime.executors.early import Sighting
 from streamvla.runtime.faults.plan import NO_FAULTS, FaultPlan
-from streamvla.runtime.streamer.machine import (
+from streamvla.runtime.streamer.messages import (
     CancelGenerate,
     Command,
     Event,

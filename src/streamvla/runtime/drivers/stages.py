@@ -25,7 +25,7 @@ from streamvla.runtime.drivers.episode import (
     observation_of,
 )
 from streamvla.runtime.executors.early import Saliency, Sighting
-from streamvla.runtime.streamer.machine import StartGenerate, StartObserve
+from streamvla.runtime.streamer.messages import StartGenerate, StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
 
 STAGE_RETURN_S = 30.0

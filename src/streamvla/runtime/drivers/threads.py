@@ -30,7 +30,7 @@ from streamvla.runtime.drivers.stages import (
     measure_once,
 )
 from streamvla.runtime.faults.plan import NO_FAULTS, FaultPlan
-from streamvla.runtime.streamer.machine import StartObserve
+from streamvla.runtime.streamer.messages import StartObserve
 
 
 class RealtimeDriver:

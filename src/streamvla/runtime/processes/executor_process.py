@@ -42,7 +42,8 @@ from streamvla.runtime.processes.launch import receive_fd
 from streamvla.runtime.processes.plan import EpisodePlan, MakeRobot, ProcessResult
 from streamvla.runtime.processes.privileges import FifoGuard, Grant, RealtimeSettings, ask
 from streamvla.runtime.processes.ring import SharedRing
-from streamvla.runtime.streamer.machine import CancelGenerate, StartGenerate, StartObserve, Streamer
+from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.streamer.messages import CancelGenerate, StartGenerate, StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import FileTrace, TraceSink
 from streamvla.trace.spans import Pacing

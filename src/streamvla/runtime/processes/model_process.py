@@ -40,7 +40,7 @@ from streamvla.runtime.processes.handoff import (
 from streamvla.runtime.processes.launch import receive_fd
 from streamvla.runtime.processes.plan import MakePolicy, MakeRobot
 from streamvla.runtime.processes.ring import SharedRing
-from streamvla.runtime.streamer.machine import CancelGenerate, StartGenerate
+from streamvla.runtime.streamer.messages import CancelGenerate, StartGenerate
 
 _FULL_RING_PAUSE_NS = ms_to_ns(1)
 
