@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from streamvla.core.errors import ConfigError
-from streamvla.runtime.executors.action_flow import ActionFlow, Compensation, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow, Compensation
 from streamvla.runtime.executors.early import ActionNorm, Adaptive, Always, AtRandom, Never
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import named_profile
 from streamvla.studies.executor_options import (
     EarlyOptions,

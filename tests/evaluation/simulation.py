@@ -11,7 +11,7 @@ from streamvla.core.clock import NS_PER_S
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.runtime.drivers.episode import Episode, EpisodeLimits
 from streamvla.runtime.drivers.simulated import run_simulated
-from streamvla.runtime.executors.action_flow import Executor
+from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.streamer.machine import Pacing, Streamer
 from streamvla.runtime.timing.latency import JitteredLatency, LatencyProfile
 from streamvla.testing.fakes import ScriptedPolicy, StillRobot

@@ -10,7 +10,9 @@ import pytest
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
 from streamvla.evaluation.metrics import MetricsAccumulator, RunMetrics, aggregate, metrics_of
-from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.base import Executor
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import named_profile
 from streamvla.testing.fakes import unit_space
 from streamvla.trace import (

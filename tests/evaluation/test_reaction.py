@@ -9,7 +9,9 @@ import pytest
 
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
-from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.base import Executor
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import ConstantLatency
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 from streamvla.trace import MemoryTrace, ObserveRequested, Sent, Stimulus

@@ -25,7 +25,9 @@ from streamvla.evaluation.report.report import (
 )
 from streamvla.evaluation.report.timeline import TimelineRun, overview_svg, timeline_svg
 from streamvla.evaluation.report.video import write_video
-from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.base import Executor
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import named_profile
 from streamvla.trace import Ended, Failed, ObserveRequested, Trace, TraceEvent
 from tests.evaluation.simulation import ARM, simulate_arm

@@ -12,7 +12,7 @@ import pytest
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
 from streamvla.evaluation.report.video import FrameStatus, annotate, frame_statuses, write_video
-from streamvla.runtime.executors.action_flow import Synchronous
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import named_profile
 from tests.evaluation.simulation import simulate_arm
 

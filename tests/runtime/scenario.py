@@ -10,7 +10,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.runtime.buffer import LateRule
 from streamvla.runtime.drivers.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.drivers.simulated import run_simulated
-from streamvla.runtime.executors.action_flow import Executor
+from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.governor.governor import Fallback
 from streamvla.runtime.governor.ladder import Ladder
 from streamvla.runtime.streamer.machine import Pacing, Streamer

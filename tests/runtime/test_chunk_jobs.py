@@ -7,7 +7,8 @@ import pytest
 from streamvla.core.clock import ms_to_ns
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.drivers.threads import RealtimeDriver, run_realtime
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.trace import ActionReady, MemoryTrace, Sent
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from streamvla.core.limits import MotionLimits
 from streamvla.runtime.buffer import Blend, Replace, Shift
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.governor.fallbacks import Compliance, HoldPosition, TowardGoal
 from streamvla.runtime.governor.governor import Decelerate, Hold
 from streamvla.runtime.governor.ladder import Ladder

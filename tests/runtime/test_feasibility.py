@@ -15,7 +15,8 @@ from streamvla.runtime.drivers.feasibility import (
     estimate_stages,
 )
 from streamvla.runtime.drivers.stages import StageTimes
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import PROFILES, profile_ms
 
 from .scenario import Scenario

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import JitteredLatency, profile_ms
 from streamvla.trace import (
     ActionReady,

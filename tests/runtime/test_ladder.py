@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.limits import MotionLimits
 from streamvla.runtime.drivers.simulated import run_simulated
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.governor.fallbacks import Compliance, HoldPosition, TowardGoal
 from streamvla.runtime.governor.governor import Ruling
 from streamvla.runtime.governor.ladder import Ladder, LadderGovernor

@@ -13,7 +13,9 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.runtime.buffer import Blend, PlannedAction, Replace, RollingBuffer, Shift
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous, named_executor
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.registry import named_executor
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import (
     EmpiricalLatency,
     JitteredLatency,

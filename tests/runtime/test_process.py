@@ -25,8 +25,9 @@ from streamvla.core.errors import (
 )
 from streamvla.runtime.drivers.episode import EpisodeLimits
 from streamvla.runtime.drivers.simulated import run_simulated
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.early import Adaptive
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.faults.plan import parse_faults
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan

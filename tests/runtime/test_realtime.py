@@ -17,7 +17,8 @@ from streamvla.robots.point import REACH_M, PointRobot
 from streamvla.runtime.drivers.episode import Episode, EpisodeLimits
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.drivers.threads import RealtimeDriver, run_realtime
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.governor.ladder import Ladder
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.timing.latency import ConstantLatency, profile_ms

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import StageFailedError
 from streamvla.runtime.drivers.simulated import run_simulated
-from streamvla.runtime.executors.action_flow import ActionFlow, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.governor.governor import Decelerate
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import Generated, Observed, Started

@@ -15,7 +15,9 @@ from streamvla.data.store import load_dataset, shard_path, write_meta, write_sha
 from streamvla.model.saliency import SaliencyConfig, SaliencyPredictor
 from streamvla.policy.load import load_policy
 from streamvla.policy.saliency import load_saliency, saliency_path
-from streamvla.runtime.executors.early import Adaptive, Foresee, sighting_of
+from streamvla.runtime.drivers.observing import sighting_of
+from streamvla.runtime.executors.base import Foresee
+from streamvla.runtime.executors.early import Adaptive
 from streamvla.training import train
 from streamvla.training.anticipation.early_error import Compensated, LeadErrors, lead_errors
 from streamvla.training.anticipation.gate import (

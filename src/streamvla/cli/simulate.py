@@ -9,7 +9,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.provenance import commit
 from streamvla.evaluation.metrics import MetricsAccumulator, RunMetrics
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, run_simulated
-from streamvla.runtime.executors.action_flow import named_executor
+from streamvla.runtime.executors.registry import named_executor
 from streamvla.runtime.timing.latency import (
     ConstantLatency,
     JitteredLatency,

@@ -28,7 +28,9 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS, NS_PER_S, ms_to_ns
 from streamvla.core.limits import MotionLimits
-from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.base import Executor
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.faults.plan import BAD_ACTIONS, KINDS, PROCESS_KINDS, Fault
 from streamvla.trace import CameraFrozen, Ended, ObserveRequested, Sent, Trace, TraceEvent
 

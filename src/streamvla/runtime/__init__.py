@@ -4,7 +4,9 @@ from streamvla.runtime.drivers.cameras import FrozenCamera
 from streamvla.runtime.drivers.episode import Episode, EpisodeLimits, EpisodeResult
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.drivers.threads import RealtimeDriver, run_realtime
-from streamvla.runtime.executors.action_flow import ActionFlow, Executor, Synchronous
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.base import Executor
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.faults.plan import FaultPlan, parse_faults
 from streamvla.runtime.governor.fallbacks import (
     Compliance,

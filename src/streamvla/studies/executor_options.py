@@ -8,14 +8,8 @@ from typing import Literal, get_args
 
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import NO_ANTICIPATION, Policy
-from streamvla.runtime.executors.action_flow import (
-    ActionFlow,
-    Compensation,
-    Executor,
-    Replan,
-    Synchronous,
-    named_executor,
-)
+from streamvla.runtime.executors.action_flow import ActionFlow, Compensation, Replan
+from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.executors.early import (
     ActionNorm,
     Adaptive,
@@ -24,6 +18,8 @@ from streamvla.runtime.executors.early import (
     EarlyRule,
     Never,
 )
+from streamvla.runtime.executors.registry import named_executor
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import LatencyProfile
 
 AUTO = "auto"

@@ -18,7 +18,8 @@ from streamvla.core.interfaces import (
     stimulus_of,
 )
 from streamvla.runtime.drivers.cameras import CameraWatch, FrozenCamera
-from streamvla.runtime.executors.early import Foresee, Sighting, sighting_of
+from streamvla.runtime.drivers.observing import Sighting, sighting_of
+from streamvla.runtime.executors.base import Foresee
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile

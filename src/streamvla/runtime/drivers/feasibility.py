@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.drivers.stages import StageTimes
-from streamvla.runtime.executors.action_flow import Executor
+from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.timing.estimates import WARM_UP, DecayingEstimate
 from streamvla.runtime.timing.latency import LatencyProfile
 
@@ -108,7 +108,7 @@ def check_schedule(
 
     `chunk_passes`: how the policy gives its `horizon` actions (`PolicySpec.chunk_passes`).
 
-    >>> from streamvla.runtime.executors.action_flow import ActionFlow
+    >>> from streamvla.runtime.executors.action_flow import (ActionFlow)
     >>> estimates = StageEstimates(107_000_000, 33_000_000)
     >>> check_schedule(estimates, 50_000_000, ActionFlow(3), 10).feasible
     True

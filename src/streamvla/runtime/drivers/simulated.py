@@ -30,7 +30,7 @@ from streamvla.runtime.drivers.episode import (
     make_sighting,
 )
 from streamvla.runtime.drivers.injection import FaultClock, FaultyLatency, JumpingClock, inject
-from streamvla.runtime.executors.early import Sighting
+from streamvla.runtime.drivers.observing import Sighting
 from streamvla.runtime.faults.plan import NO_FAULTS, FaultPlan
 from streamvla.runtime.streamer.messages import (
     CancelGenerate,

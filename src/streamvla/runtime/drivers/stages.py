@@ -24,7 +24,8 @@ from streamvla.runtime.drivers.episode import (
     lazily_generate,
     observation_of,
 )
-from streamvla.runtime.executors.early import Saliency, Sighting
+from streamvla.runtime.drivers.observing import Sighting
+from streamvla.runtime.executors.base import Saliency
 from streamvla.runtime.streamer.messages import StartGenerate, StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
 

@@ -1,44 +1,52 @@
-"""How observation, generation and execution are ordered: one frozen dataclass per method.
+"""Action flow: every action is sent as soon as it is made, and the next look may be early.
 
-Synchronous     observe ── generate a0…a9 ── a0 a1 … a9 ── observe ── …
-ActionFlow      observe ── a0 a1 … a9 (each sent as soon as it is made) ── observe ── …
-ActionFlow, n=2 observe ── a0 a1 … a7 a8 a9 a0 a1 …
-                                  └ observe the next while a8 and a9 are pending
+    lead 0     observe ── a0 a1 … a9 ── observe ── …
+    lead 2     observe ── a0 a1 … a7 a8 a9 a0 a1 …
+                                    └ observe the next while a8 and a9 are pending
+
+Sources: StreamingVLA (arXiv 2603.28565) section 4; early observation in `early.py`, the lead in
+`lead.py`, second looks and replanning in docs/decisions/0021 and 0022.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.runtime.executors.early import Adaptive, Always, EarlyRule
+from streamvla.core.interfaces import FlowStart
+from streamvla.runtime.buffer import LateRule, Shift
+from streamvla.runtime.executors.base import (
+    Capture,
+    Decisions,
+    Generation,
+    Look,
+    Placement,
+    Plan,
+    Saliency,
+    Takeover,
+    append_when_made,
+    leads_to_cover,
+)
+from streamvla.runtime.executors.early import (
+    ActionNorm,
+    Adaptive,
+    Always,
+    AtRandom,
+    EarlyObserver,
+    EarlyRule,
+    Never,
+    smaller_lead,
+)
+from streamvla.runtime.executors.lead import LeadPlanner
+from streamvla.trace import EarlyDecided, LeadChosen, TraceSink
 
 Replan = Literal["when-due", "as-fast-as-possible"]
-
-
-@dataclass(frozen=True)
-class Synchronous:
-    """Observe, generate a whole chunk, execute, repeat: the classic way.
-
-    Attributes:
-        execute_horizon: how many of the H generated actions are executed; None for all.
-    """
-
-    execute_horizon: int | None = None
-
-    name = "synchronous"
-    lead = 0
-    streams = False
-    replans = False
-    anticipates = False
-
-    def executed(self, horizon: int) -> int:
-        """Actions executed per observation, of the `horizon` generated."""
-        executed = horizon if self.execute_horizon is None else self.execute_horizon
-        if not 1 <= executed <= horizon:
-            raise ConfigError(f"execute horizon {executed} must lie between 1 and H = {horizon}")
-        return executed
+PARTS = ("state", "context", "clock-shift")
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,11 @@ class Compensation:
     state: bool = True
     context: bool = False
     clock_shift: bool = False
+
+    def words(self) -> str:
+        """`none`, `state`, `state+context`: the parts that apply, in the order of `PARTS`."""
+        flags = (self.state, self.context, self.clock_shift)
+        return "+".join(part for part, on in zip(PARTS, flags, strict=True) if on) or "none"
 
 
 @dataclass(frozen=True)
@@ -128,24 +141,256 @@ class ActionFlow:
             raise ConfigError(f"lead {self.lead} must be at least 0 and below H = {horizon}")
         return horizon
 
-
-Executor = Synchronous | ActionFlow
-
-
-def named_executor(name: str, *, lead: int = 0, execute_horizon: int | None = None) -> Executor:
-    """The executor of that name; `ConfigError` for an unknown one or a setting it has not."""
-    if name == Synchronous.name:
-        if lead:
+    def require_late_rule(self, late: LateRule) -> None:
+        """Replanning at any time knows no ticks, so it needs `Shift`."""
+        if (self.replans or self.looks_again) and not isinstance(late, Shift):
             raise ConfigError(
-                f"lead {lead}: the synchronous executor never observes early; "
-                "use --executor action-flow or leave --lead out"
+                f"{late} plans by control ticks; replanning at any time, as after a second look, "
+                "needs Shift"
             )
-        return Synchronous(execute_horizon)
-    if name == ActionFlow.name:
-        if execute_horizon is not None:
-            raise ConfigError(
-                f"execute horizon {execute_horizon}: action flow executes all H actions; "
-                "use --executor synchronous or leave --execute-horizon out"
-            )
-        return ActionFlow(lead)
-    raise did_you_mean("executor", name, [Synchronous.name, ActionFlow.name])
+
+    def begin(self, space: ActionSpace, horizon: int, trace: TraceSink) -> Decisions:
+        return _Decisions(self, space, horizon, trace)
+
+    def seeded(self, seed: int) -> ActionFlow:
+        if not isinstance(self.early, AtRandom):
+            return self
+        return replace(self, early=replace(self.early, seed=seed))
+
+    def label(self, horizon: int) -> str:
+        """`action flow, lead 3`; `action flow, lead auto, adaptive early`."""
+        lead = "auto" if self.measured_lead else str(self.lead)
+        words = [
+            "action flow",
+            "replanning as fast as possible" if self.replans else f"lead {lead}",
+        ]
+        if self.early.decides:
+            words.append(f"{self.early.name} early")
+        if self.looks_again:
+            words.append("second looks")
+        if self.compensation != Compensation():
+            words.append(f"compensated: {self.compensation.words()}")
+        return ", ".join(words)
+
+    def slug(self) -> str:
+        """`action-flow-3`, `action-flow-auto-…`."""
+        lead = "auto" if self.measured_lead else str(self.lead)
+        parts = [self.name, "asap" if self.replans else lead]
+        match self.early:
+            case AtRandom(rate):
+                parts.append(f"random{rate:g}")
+            case ActionNorm(threshold):
+                parts.append(f"norm{threshold:g}")
+            case Adaptive(threshold, _, second_look):
+                parts.append("adaptive" + "_".join(f"{eta:.4g}" for eta in threshold))
+                parts += ["second-look"] * second_look
+            case _:
+                pass
+        if self.compensation != Compensation():
+            parts.append(self.compensation.words())
+        return "-".join(parts)
+
+
+class _Decisions(Decisions):
+    """Of one episode of action flow."""
+
+    def __init__(
+        self, executor: ActionFlow, space: ActionSpace, horizon: int, trace: TraceSink
+    ) -> None:
+        self._executor = executor
+        self._executed = executor.executed(horizon)
+        self._trace = trace
+        self._early = EarlyObserver(executor.early, space, correct=executor.compensation.context)
+        self._planner = _planner(executor, horizon)
+        self._lead = -1  # aimed at in this cycle
+        self._next_lead = self._planner.lead  # lower than that after a refusal
+        self._doubted = False  # the present context only bridges the time until a second look
+        self._second_look: int | None = None  # the latest observation that was one
+        self._sent_at_capture = -1  # commands, at the latest one
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    @property
+    def looks_between(self) -> bool:
+        return self._executor.replans or self._doubted
+
+    def look(self, plan: Plan, now_ns: int) -> Look | None:
+        if self._executor.replans:
+            return self._replan(plan) if self._may_replan(plan, now_ns) else None
+        pending = plan.pending
+        if pending == 0:
+            return Look()
+        if self._doubted and self._may_replan(plan, now_ns):
+            self._second_look = plan.next_observation
+            return replace(self._replan(plan), again=True)
+        return self._look_early(plan, pending, now_ns) if pending <= self._next_lead else None
+
+    def looked(self, plan: Plan) -> None:
+        self._doubted = False
+        self._sent_at_capture = plan.sent
+
+    def _look_early(self, plan: Plan, pending: int, now_ns: int) -> Look | None:
+        """Ask the rule. Pending actions that are not made yet are taken to repeat the last one."""
+        actions: list[np.ndarray] = []
+        if self._early.needs_plan:
+            actions = [plan.space.clip(each.values) for each in plan.buffered]
+            if not actions:
+                return None
+            actions += actions[-1:] * (pending - len(actions))
+        answer = self._early.ask(actions)
+        if answer.look:
+            if answer.cause:
+                self._decided(now_ns, plan.next_observation, pending, answer.cause, accepted=True)
+            return Look(answer.foresee)
+        self._next_lead = answer.next_lead
+        self._decided(now_ns, -1, pending, answer.cause, accepted=False)
+        return None
+
+    def _decided(
+        self,
+        now_ns: int,
+        observation: int,
+        lead: int,
+        cause: str,
+        *,
+        accepted: bool,
+        saliency: Saliency = (),
+        second_look: bool = False,
+    ) -> None:
+        rule = self._early.rule
+        threshold = rule.threshold if isinstance(rule, Adaptive) else ()
+        next_lead = lead if accepted or second_look else self._next_lead
+        told = (accepted, cause, next_lead, saliency, threshold, second_look)
+        self._trace.record(EarlyDecided(now_ns, observation, lead, *told))
+
+    # --- a context, or a refusal -----------------------------------------------------------------
+
+    def observed(
+        self, plan: Plan, capture: Capture, saliency: Sequence[Saliency], now_ns: int
+    ) -> Takeover | None:
+        self._planner.observed(now_ns - capture.now_ns, refused=False)
+        self._judge(capture, saliency, now_ns)
+        if self._executor.replans or capture.number == self._second_look:
+            return Takeover(self._committed(plan, now_ns))
+        return None
+
+    def _judge(self, capture: Capture, saliency: Sequence[Saliency], now_ns: int) -> None:
+        """Whether an observation that will be used calls for a second look."""
+        rule = self._early.rule
+        if not saliency or not isinstance(rule, Adaptive):
+            return
+        objection = rule.objection(saliency[0])
+        self._doubted = rule.second_look and objection is not None
+        self._decided(
+            now_ns,
+            capture.number,
+            capture.pending,
+            objection or "saliency within its threshold",
+            accepted=objection is None,
+            saliency=saliency[0],
+            second_look=self._doubted,
+        )
+
+    def refused(
+        self, plan: Plan, capture: Capture, saliency: Sequence[Saliency], now_ns: int
+    ) -> None:
+        """Schedule the largest smaller lead that passes."""
+        rule = self._early.rule
+        if not isinstance(rule, Adaptive):
+            raise ValueError(f"observation {capture.number} was refused under {rule}")
+        self._planner.observed(now_ns - capture.now_ns, refused=True)
+        least = self._planner.least_lead_to_look
+        self._next_lead = smaller_lead(rule, saliency, plan.pending, least)
+        cause = rule.objection(saliency[0]) or "refused"
+        self._decided(
+            now_ns, capture.number, capture.pending, cause, accepted=False, saliency=saliency[0]
+        )
+
+    # --- generating ------------------------------------------------------------------------------
+
+    def start(self, plan: Plan, capture: Capture, now_ns: int) -> FlowStart:
+        """After what was executed and is pending since the capture, as far as is compensated."""
+        since = plan.actions_sent + len(plan.buffered) - capture.actions_sent
+        parts = self._executor.compensation
+        index = min(since, plan.horizon - 1) if parts.clock_shift else 0
+        if not parts.state:
+            return FlowStart(capture.action_state, index)
+        return FlowStart(plan.planned_state(), index, 0 if index else since)
+
+    def begun(self, now_ns: int) -> None:
+        self._next_lead = self._planner.lead
+        if self._next_lead != self._lead:
+            self._lead = self._next_lead
+            times = (-1 if each is None else each for each in self._planner.times)
+            if self._executor.measured_lead:
+                self._trace.record(LeadChosen(now_ns, self._lead, *times))
+
+    def made(self, generation: Generation, started_ns: int, now_ns: int) -> None:
+        if generation.next_index == generation.first_index:
+            since_ns = started_ns if generation.replaces else generation.requested_ns
+            self._planner.first_action_made(now_ns - since_ns)
+
+    def place(self, plan: Plan, generation: Generation, *, last: bool) -> Placement:
+        return append_when_made(generation, self._executed)
+
+    def command_took(self, duration_ns: int) -> None:
+        self._planner.executed(duration_ns)
+
+    def stopped(self) -> None:
+        self._doubted = False
+
+    # --- replanning as fast as possible ----------------------------------------------------------
+
+    def _replan(self, plan: Plan) -> Look:
+        """Look; on a shared accelerator right after the step under way: what the generation would
+        still make would only be in the way."""
+        return Look(stop_generating=self._executor.shared_accelerator)
+
+    def _may_replan(self, plan: Plan, now_ns: int) -> bool:
+        """Whether the encoder can be spared: a command was sent since the last capture, every
+        context gives an action first, and what is made can bridge the next observation if
+        generating must wait for it."""
+        if plan.sent == self._sent_at_capture:
+            return False
+        generation = plan.generation
+        if generation is None:
+            return True
+        if generation.next_index == generation.first_index:
+            return False
+        return not self._executor.shared_accelerator or self._bridged(plan, now_ns)
+
+    def _bridged(self, plan: Plan, now_ns: int) -> bool:
+        """Whether what is made, the step under way included, covers that step, observing and a
+        first action."""
+        observe_ns, first_ns, period_ns = self._planner.times
+        if observe_ns is None or first_ns is None or not period_ns:
+            return len(plan.buffered) >= self._planner.lead
+        made = len(plan.buffered) + 1
+        covered_ns = plan.until_next_ns(now_ns, period_ns) + made * period_ns
+        return covered_ns >= _step_left_ns(plan, now_ns, first_ns) + observe_ns + first_ns
+
+    def _committed(self, plan: Plan, now_ns: int) -> int:
+        """How many actions are due before a generation that starts now can have made its first.
+
+        The one under way is cancelled, but the step it is at still has to end.
+        """
+        _, first_ns, period_ns = self._planner.times
+        if first_ns is None or not period_ns:
+            return len(plan.buffered)
+        needed_ns = first_ns + _step_left_ns(plan, now_ns, first_ns)
+        return leads_to_cover(needed_ns - plan.until_next_ns(now_ns, period_ns), period_ns)
+
+
+def _step_left_ns(plan: Plan, now_ns: int, step_ns: int) -> int:
+    """How long the step that a generation is at may still take; it cannot be called back."""
+    generation = plan.generation
+    if generation is None:
+        return 0
+    return min(max(0, generation.step_since_ns + step_ns - now_ns), step_ns)
+
+
+def _planner(executor: ActionFlow, horizon: int) -> LeadPlanner:
+    if isinstance(executor.early, Never):
+        return LeadPlanner(0)
+    most = min(executor.most_lead, horizon - 1)
+    return LeadPlanner(executor.lead, most if executor.measured_lead or executor.replans else None)

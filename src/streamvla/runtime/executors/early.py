@@ -12,21 +12,15 @@ early context bridges the time until a second one is there (docs/decisions/0022)
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Observation, Policy, require_anticipation
-
-Saliency = tuple[float, ...]
-"""‖Δ‖₂ of every view."""
-
+from streamvla.runtime.executors.base import Foresee, Saliency
 
 # --- the rules -------------------------------------------------------------------------------
 
@@ -125,83 +119,7 @@ class Adaptive:
 EarlyRule = Never | Always | AtRandom | ActionNorm | Adaptive
 
 
-# --- what is asked of the observe stage ------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Foresee:
-    """Asks the observe stage of an early observation to look ahead.
-
-    Attributes:
-        motions: (n, d) what the last 1, 2, … n pending actions will have done.
-        rule: refuse the observation if it objects; None to accept it anyhow.
-        correct: make the context from the sight plus the expected change (compensation 2).
-    """
-
-    motions: np.ndarray
-    rule: Adaptive | None
-    correct: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """What came of an observe stage.
-
-    Attributes:
-        context: None if the observation was refused.
-        saliency: of all n pending actions first; after a refusal those of n−1, …, 1 as well. Empty
-            if nothing was foreseen.
-        frozen: views whose camera is frozen.
-    """
-
-    context: Any
-    saliency: tuple[Saliency, ...] = ()
-    frozen: tuple[str, ...] = ()
-
-    @property
-    def refused(self) -> bool:
-        return self.context is None
-
-    @property
-    def calls(self) -> int:
-        """Of the predictor."""
-        return min(len(self.saliency), 2)
-
-
-def sighting_of(policy: Policy, observation: Observation, foresee: Foresee | None) -> Sighting:
-    """The observe stage, frames to context or refusal.
-
-    A refused observation costs the look and two calls of the predictor, but no context.
-
-    Raises:
-        ConfigError: the policy cannot foresee, or the rule has another number of views.
-    """
-    if foresee is None:
-        return Sighting(policy.encode(observation))
-    able = require_anticipation(policy)
-    sight = able.look(observation)
-    whole = able.anticipate(sight, foresee.motions[-1:])
-    (first,) = _rows(whole.saliency)
-    if foresee.rule is None or _passes(foresee.rule, first):
-        change = whole.changes[0] if foresee.correct else None
-        return Sighting(able.contextualise(sight, change), (first,))
-    rest: tuple[Saliency, ...] = ()
-    if len(foresee.motions) > 1:
-        rest = _rows(able.anticipate(sight, foresee.motions[-2::-1]).saliency)
-    return Sighting(None, (first, *rest))
-
-
-def _passes(rule: Adaptive, saliency: Saliency) -> bool:
-    if len(saliency) != len(rule.threshold):
-        raise ConfigError(
-            f"the policy foresees {len(saliency)} views, the adaptive rule has "
-            f"{len(rule.threshold)} thresholds; calibrate it on this policy"
-        )
-    return rule.objection(saliency) is None
-
-
-def _rows(saliency: np.ndarray) -> tuple[Saliency, ...]:
-    return tuple(tuple(map(float, row)) for row in saliency)
+# --- what is pending -------------------------------------------------------------------------
 
 
 def pending_motions(space: ActionSpace, pending: Sequence[np.ndarray]) -> np.ndarray:
@@ -296,8 +214,3 @@ def smaller_lead(rule: Adaptive, saliency: Sequence[Saliency], pending: int, lea
         if rule.objection(saliency[len(saliency) - lead]) is None:
             return lead
     return 0
-
-
-def leads_to_cover(duration_ns: float, period_ns: int) -> int:
-    """The smallest n with n·e ≥ a duration."""
-    return math.ceil(max(0, duration_ns) / period_ns)

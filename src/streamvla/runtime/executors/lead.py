@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from streamvla.runtime.executors.early import leads_to_cover
+from streamvla.runtime.executors.base import leads_to_cover
 from streamvla.runtime.timing.estimates import WindowQuantile
 
 

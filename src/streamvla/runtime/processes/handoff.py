@@ -23,7 +23,7 @@ from streamvla.runtime.drivers.stages import (
     StageError,
     StageResult,
 )
-from streamvla.runtime.executors.early import Foresee
+from streamvla.runtime.executors.base import Foresee
 from streamvla.runtime.faults.plan import FaultPlan
 from streamvla.runtime.timing.latency import LatencyProfile
 

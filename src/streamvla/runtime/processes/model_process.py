@@ -18,12 +18,12 @@ from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.drivers.cameras import CameraWatch
 from streamvla.runtime.drivers.episode import observation_of, watched_sighting
 from streamvla.runtime.drivers.injection import FaultClock, FaultyPolicy, FaultyRobot
+from streamvla.runtime.drivers.observing import Sighting
 from streamvla.runtime.drivers.stages import (
     Accelerator,
     StageRunner,
     measure_once,
 )
-from streamvla.runtime.executors.early import Sighting
 from streamvla.runtime.faults.processes import hog
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (

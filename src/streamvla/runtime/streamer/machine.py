@@ -15,27 +15,22 @@ ends, so the actions of consecutive generations form one continuous flow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StageFailedError
-from streamvla.core.interfaces import FlowStart
 from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
-from streamvla.runtime.executors.action_flow import ActionFlow, Compensation, Executor
-from streamvla.runtime.executors.early import (
-    Adaptive,
-    Always,
-    EarlyObserver,
-    Foresee,
-    Never,
-    Saliency,
-    leads_to_cover,
-    smaller_lead,
+from streamvla.runtime.executors.base import (
+    Capture,
+    Executor,
+    Generation,
+    Placement,
+    Plan,
 )
-from streamvla.runtime.executors.lead import LeadPlanner
 from streamvla.runtime.governor.governor import (
     Fallback,
     Governor,
@@ -70,12 +65,10 @@ from streamvla.trace import (
     CameraFrozen,
     CameraThawed,
     Dropped,
-    EarlyDecided,
     Failed,
     Finished,
     GenerateRequested,
     HealthChanged,
-    LeadChosen,
     ObserveReady,
     ObserveRequested,
     Rearmed,
@@ -97,33 +90,6 @@ _STILL = 1e-9
 
 
 # --- the machine -----------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Capture:
-    """An observation: when it was captured, after which commands, with how much pending."""
-
-    now_ns: int
-    action_state: np.ndarray  # (d,)
-    actions_sent: int  # of the policy
-    pending: int
-
-
-@dataclass(slots=True)
-class _Generation:
-    """A generation under way: its next expected flow step, and what waits for release."""
-
-    number: int
-    observation: int
-    captured_ns: int
-    requested_ns: int
-    first_index: int
-    next_index: int
-    held: list[PlannedAction]
-    step_since_ns: int  # since when it is at its present step
-    replaces: bool = False  # one whose last step had to end first
-    closing: bool = False  # cancelled, but the step under way is still to come
-    first_tick: int | None = None  # the control tick its first action was planned for
 
 
 class Streamer:
@@ -161,14 +127,13 @@ class Streamer:
     ) -> None:
         late = late or Shift()
         _check_settings(pacing, late, validity_ns)
-        _check_replanning(executor, late)
+        executor.require_late_rule(late)
         self._space = space
         self._horizon = horizon
-        self._executor = executor
+        self._anticipates = executor.anticipates
         self._executed = executor.executed(horizon)
-        self._compensation = _compensation_of(executor)
-        self._early = _make_early(executor, space)
-        self._planner = _make_planner(executor, horizon)
+        self._decisions = executor.begin(space, horizon, trace)
+        self._plan: Plan = _View(self)
         self._pacing: Pacing = pacing
         self._trace = trace
         self._governor = _make_governor(space, fallback or Hold(), pacing)
@@ -186,22 +151,17 @@ class Streamer:
         self._actions_sent = 0  # of the policy
         self._observations = 0
         self._refused = 0  # observations that were looked at and refused
-        self._captures: dict[int, _Capture] = {}
-        self._lead = -1  # aimed at in this cycle
-        self._next_lead = self._planner.lead  # lower than that after a refusal
+        self._captures: dict[int, Capture] = {}
         self._last_due: tuple[int, int] | None = None  # tick and instant of the tick before
-        self._doubted = False  # the present context only bridges the time until a second look
-        self._second_look: int | None = None  # the latest observation that was one
         self._encoding: int | None = None  # the observation being encoded
         self._ready: int | None = None  # the observation whose context waits to be used
-        self._generation: _Generation | None = None
+        self._generation: Generation | None = None
         self._generations = 0
         self._bad_generations = 0
         self._bad_since_ns = 0
         self._free_since_ns: int | None = None  # event pacing: idle since then; None: executing
         self._sent = 0
         self._sent_ns = 0  # of the latest action
-        self._sent_at_capture = -1  # commands, at the latest one
         self._failure: StageFailedError | None = None
         self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
         self._latched = False  # the safe stop is on; only `Rearm` ends it
@@ -211,7 +171,7 @@ class Streamer:
     @property
     def anticipates(self) -> bool:
         """Whether the policy must be an `AnticipatingPolicy`."""
-        return self._executor.anticipates
+        return self._anticipates
 
     @property
     def latched(self) -> bool:
@@ -329,7 +289,7 @@ class Streamer:
         if self._last_due is not None:
             tick, due_ns = self._last_due
             if event.tick > tick:
-                self._planner.executed((event.due_ns - due_ns) // (event.tick - tick))
+                self._decisions.command_took((event.due_ns - due_ns) // (event.tick - tick))
         self._last_due = event.tick, event.due_ns
 
     def _moved_from(self, state: np.ndarray) -> bool:
@@ -358,7 +318,7 @@ class Streamer:
         """The robot takes the next action if there is one, and idles otherwise."""
         self._trace.record(Finished(event.now_ns))
         self._free_since_ns = event.due_ns
-        self._planner.executed(event.now_ns - self._sent_ns)
+        self._decisions.command_took(event.now_ns - self._sent_ns)
         if self._failure is not None:
             return self._stop_at_once(event.now_ns, event.due_ns)
         observe = self._observe_if_wanted(event.now_ns)
@@ -420,60 +380,22 @@ class Streamer:
         made = self._observations - self._refused
         if self._max_observations is not None and made >= self._max_observations:
             return []
-        if self._executor.replans:
-            return self._replan(now_ns) if self._may_replan(now_ns) else []
-        pending = self.pending()
-        if pending == 0:
-            return self._observe(now_ns, pending)
-        if self._doubted and self._may_replan(now_ns):
-            self._second_look = self._observations
-            return self._replan(now_ns)
-        return self._observe_early(now_ns, pending) if pending <= self._next_lead else []
-
-    def _observe_early(self, now_ns: int, pending: int) -> list[Command]:
-        """Ask the rule. Pending actions that are not made yet are taken to repeat the last one."""
-        actions: list[np.ndarray] = []
-        if self._early.needs_plan:
-            if not self._buffer:
-                return []
-            actions = [self._space.clip(each.values) for each in self._buffer]
-            actions += actions[-1:] * (pending - len(actions))
-        answer = self._early.ask(actions)
-        if answer.look:
-            number = self._observations if answer.cause else -1
-            if answer.cause:
-                self._decided(now_ns, number, pending, answer.cause, accepted=True)
-            return self._observe(now_ns, pending, answer.foresee)
-        self._next_lead = answer.next_lead
-        self._decided(now_ns, -1, pending, answer.cause, accepted=False)
-        return []
-
-    def _observe(self, now_ns: int, pending: int, foresee: Foresee | None = None) -> list[Command]:
-        number = self._observations
+        look = self._decisions.look(self._plan, now_ns)
+        if look is None:
+            return []
+        stop: list[Command] = []
+        if look.stop_generating and self._generation is not None:
+            self._generation.closing = True
+            stop = [CancelGenerate(self._generation.number)]
+        number, pending = self._observations, self.pending()
         self._observations += 1
         self._encoding = number
-        self._doubted = False
-        self._sent_at_capture = self._sent
-        self._captures[number] = _Capture(now_ns, self._action_state, self._actions_sent, pending)
-        self._trace.record(ObserveRequested(now_ns, number, pending, number == self._second_look))
-        return [StartObserve(number, self._action_state, foresee)]
-
-    def _decided(
-        self,
-        now_ns: int,
-        observation: int,
-        lead: int,
-        cause: str,
-        *,
-        accepted: bool,
-        saliency: Saliency = (),
-        second_look: bool = False,
-    ) -> None:
-        rule = self._early.rule
-        threshold = rule.threshold if isinstance(rule, Adaptive) else ()
-        next_lead = lead if accepted or second_look else self._next_lead
-        told = (accepted, cause, next_lead, saliency, threshold, second_look)
-        self._trace.record(EarlyDecided(now_ns, observation, lead, *told))
+        self._captures[number] = Capture(
+            number, now_ns, self._action_state, self._actions_sent, pending
+        )
+        self._decisions.looked(self._plan)
+        self._trace.record(ObserveRequested(now_ns, number, pending, look.again))
+        return [*stop, StartObserve(number, self._action_state, look.foresee)]
 
     def _on_observed(self, event: Observed) -> list[Command]:
         capture = self._captures[event.observation]
@@ -487,122 +409,31 @@ class Streamer:
         self._trace.record(ObserveReady(event.now_ns, event.observation, capture.now_ns))
         if outdated:
             return self._observe_if_wanted(event.now_ns)
-        self._planner.observed(event.now_ns - capture.now_ns, refused=False)
-        self._judge(event, capture)
+        takeover = self._decisions.observed(self._plan, capture, event.saliency, event.now_ns)
         self._governor.aim(event.goal)
         self._ready = event.observation
-        if self._executor.replans or event.observation == self._second_look:
-            return self._take_over(event.now_ns)
+        if takeover is not None:
+            return self._take_over(event.now_ns, takeover.keep)
         return self._generate_if_possible(event.now_ns)
 
-    def _judge(self, event: Observed, capture: _Capture) -> None:
-        """Whether an observation that will be used calls for a second look."""
-        rule = self._early.rule
-        if not event.saliency or not isinstance(rule, Adaptive):
-            return
-        objection = rule.objection(event.saliency[0])
-        self._doubted = rule.second_look and objection is not None
-        self._decided(
-            event.now_ns,
-            event.observation,
-            capture.pending,
-            objection or "saliency within its threshold",
-            accepted=objection is None,
-            saliency=event.saliency[0],
-            second_look=self._doubted,
-        )
-
-    def _on_refused(self, event: Observed, capture: _Capture, outdated: bool) -> list[Command]:
-        """Schedule the largest smaller lead that passes; look at once only if nothing is left.
-
-        Otherwise the next look is on a control instant, when exactly that many are pending.
-        """
-        rule = self._early.rule
-        if not isinstance(rule, Adaptive):
-            raise ValueError(f"observation {event.observation} was refused under {rule}")
+    def _on_refused(self, event: Observed, capture: Capture, outdated: bool) -> list[Command]:
+        """Look again at once only if the robot is idle: the next look is on a control instant."""
         self._refused += 1
-        self._planner.observed(event.now_ns - capture.now_ns, refused=True)
-        least = self._planner.least_lead_to_look
-        self._next_lead = smaller_lead(rule, event.saliency, self.pending(), least)
-        cause = rule.objection(event.saliency[0]) or "refused"
-        self._decided(
-            event.now_ns,
-            event.observation,
-            capture.pending,
-            cause,
-            accepted=False,
-            saliency=event.saliency[0],
-        )
+        self._decisions.refused(self._plan, capture, event.saliency, event.now_ns)
         idle = not self._supplied if self._pacing == "grid" else self._free_since_ns is not None
         return self._observe_if_wanted(event.now_ns) if idle or outdated else []
 
-    # --- replanning as fast as possible --------------------------------------------------------
-
-    def _may_replan(self, now_ns: int) -> bool:
-        """Whether the encoder can be spared: a command was sent since the last capture, every
-        context gives an action first, and what is made can bridge the next observation if
-        generating must wait for it."""
-        if self._sent == self._sent_at_capture:
-            return False
-        generation = self._generation
-        if generation is None:
-            return True
-        if generation.next_index == generation.first_index:
-            return False
-        return not self._shared or self._bridged(now_ns)
-
-    @property
-    def _shared(self) -> bool:
-        return isinstance(self._executor, ActionFlow) and self._executor.shared_accelerator
-
-    def _bridged(self, now_ns: int) -> bool:
-        """Whether what is made, the step under way included, covers that step, observing and a
-        first action."""
-        observe_ns, first_ns, period_ns = self._planner.times
-        if observe_ns is None or first_ns is None or not period_ns:
-            return len(self._buffer) >= self._planner.lead
-        made = len(self._buffer) + 1
-        covered_ns = self._until_next_ns(now_ns, period_ns) + made * period_ns
-        return covered_ns >= self._step_left_ns(now_ns, first_ns) + observe_ns + first_ns
-
-    def _replan(self, now_ns: int) -> list[Command]:
-        """Look; on a shared accelerator right after the step under way: what the generation would
-        still make would only be in the way."""
-        stop: list[Command] = []
-        if self._shared and self._generation is not None:
-            self._generation.closing = True
-            stop = [CancelGenerate(self._generation.number)]
-        return [*stop, *self._observe(now_ns, self.pending())]
-
-    def _take_over(self, now_ns: int) -> list[Command]:
-        """The newest context plans anew behind the actions that are due before its first one."""
-        committed = self._committed(now_ns)
+    def _take_over(self, now_ns: int, keep: int) -> list[Command]:
+        """The newest context plans anew behind the first `keep` actions of the buffer."""
         commands = self._abandon_generation(now_ns, "replaced by a newer context")
-        for action in self._buffer.keep_first(committed):
+        for action in self._buffer.keep_first(keep):
             self._drop(now_ns, action.generation, action.index, "replaced by a newer context")
         started = self._generate_if_possible(now_ns)
         if commands and self._generation is not None:
             self._generation.replaces = True
         return [*commands, *started]
 
-    def _committed(self, now_ns: int) -> int:
-        """How many actions are due before a generation that starts now can have made its first.
-
-        The one under way is cancelled, but the step it is at still has to end.
-        """
-        _, first_ns, period_ns = self._planner.times
-        if first_ns is None or not period_ns:
-            return len(self._buffer)
-        needed_ns = first_ns + self._step_left_ns(now_ns, first_ns)
-        return leads_to_cover(needed_ns - self._until_next_ns(now_ns, period_ns), period_ns)
-
-    def _step_left_ns(self, now_ns: int, step_ns: int) -> int:
-        """How long the step that a generation is at may still take; it cannot be called back."""
-        if self._generation is None:
-            return 0
-        return min(max(0, self._generation.step_since_ns + step_ns - now_ns), step_ns)
-
-    def _until_next_ns(self, now_ns: int, period_ns: int) -> int:
+    def until_next_ns(self, now_ns: int, period_ns: int) -> int:
         """How long until the robot takes its next action."""
         if self._pacing == "grid" and self._last_due is not None:
             tick, due_ns = self._last_due
@@ -630,31 +461,14 @@ class Streamer:
         number = self._generations
         self._generations += 1
         capture = self._captures.pop(observation)
-        start = self._start(capture)
+        start = self._decisions.start(self._plan, capture, now_ns)
         index = start.index
-        self._generation = _Generation(
+        self._generation = Generation(
             number, observation, capture.now_ns, now_ns, index, index, [], now_ns
         )
         self._trace.record(GenerateRequested(now_ns, number, observation, index, len(self._buffer)))
-        self._begin_cycle(now_ns)
+        self._decisions.begun(now_ns)
         return [StartGenerate(number, observation, start)]
-
-    def _start(self, capture: _Capture) -> FlowStart:
-        """Where the flow starts, given what was executed and is pending since the capture."""
-        since = self._actions_sent + len(self._buffer) - capture.actions_sent
-        parts = self._compensation
-        index = min(since, self._horizon - 1) if parts.clock_shift else 0
-        if not parts.state:
-            return FlowStart(capture.action_state, index)
-        return FlowStart(self._planned_state(), index, 0 if index else since)
-
-    def _begin_cycle(self, now_ns: int) -> None:
-        self._next_lead = self._planner.lead
-        if self._next_lead != self._lead:
-            self._lead = self._next_lead
-            times = (-1 if each is None else each for each in self._planner.times)
-            if isinstance(self._executor, ActionFlow) and self._executor.measured_lead:
-                self._trace.record(LeadChosen(now_ns, self._lead, *times))
 
     def _planned_state(self) -> np.ndarray:
         """(d,) the action state after everything sent and everything buffered."""
@@ -687,28 +501,23 @@ class Streamer:
             return self._reject(event, cause)
         return self._accept(event, generation)
 
-    def _accept(self, event: Generated, generation: _Generation) -> list[Command]:
-        if generation.next_index == generation.first_index:
-            since_ns = event.started_ns if generation.replaces else generation.requested_ns
-            self._planner.first_action_made(event.now_ns - since_ns)
+    def _accept(self, event: Generated, generation: Generation) -> list[Command]:
+        self._decisions.made(generation, event.started_ns, event.now_ns)
         generation.next_index += 1
         generation.step_since_ns = event.now_ns
         last = generation.closing or generation.next_index == self._horizon
-        if event.index < self._executed:
-            generation.held.append(self._plan(event, generation))
-        else:
-            self._drop(event.now_ns, event.generation, event.index, "beyond execute horizon")
-        if self._executor.streams or last:
-            self._release(generation)
+        generation.held.append(self._planned(event, generation))
+        placement = self._decisions.place(self._plan, generation, last=last)
+        self._place(event.now_ns, generation, placement)
         if last:
             self._generation = None
             self._bad_generations = 0
         generate = self._generate_if_possible(event.now_ns) if last else []
-        if self._executor.replans or self._doubted:
+        if self._decisions.looks_between:
             generate += self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *generate]
 
-    def _plan(self, event: Generated, generation: _Generation) -> PlannedAction:
+    def _planned(self, event: Generated, generation: Generation) -> PlannedAction:
         captured_ns, window_ns = generation.captured_ns, self._validity_ns
         return PlannedAction(
             np.array(event.values, dtype=float),  # a policy may use its array again
@@ -719,20 +528,27 @@ class Streamer:
             valid_until_ns=None if window_ns is None else captured_ns + window_ns,
         )
 
-    def _release(self, generation: _Generation) -> None:
-        """Hand over what is ready. By-tick rules: action i is due i ticks after the first one.
+    def _place(self, now_ns: int, generation: Generation, placement: Placement) -> None:
+        """Do with the actions made what the executor says. By-tick rules: action i is due i ticks
+        after the first one, which is due on the next tick, or behind the plan being executed."""
+        if placement.drop_older is not None:
+            for action in self._buffer.clear():
+                self._drop(now_ns, action.generation, action.index, placement.drop_older)
+        placed = set()
+        for action, reason in placement.discard:
+            placed.add(id(action))
+            self._drop(now_ns, action.generation, action.index, reason)
+        for action in placement.append:
+            placed.add(id(action))
+            self._buffer.push(self._due(action, generation) if self._by_tick else action)
+        generation.held[:] = [each for each in generation.held if id(each) not in placed]
 
-        The first one is due on the next tick, or behind the plan that is still being executed.
-        """
-        for action in generation.held:
-            if self._by_tick:
-                if generation.first_tick is None:
-                    first = max(self._next_tick, self._planned_until)
-                    generation.first_tick = first - action.index
-                action = replace(action, due_tick=generation.first_tick + action.index)
-                self._planned_until = generation.first_tick + action.index + 1
-            self._buffer.push(action)
-        generation.held.clear()
+    def _due(self, action: PlannedAction, generation: Generation) -> PlannedAction:
+        if generation.first_tick is None:
+            first = max(self._next_tick, self._planned_until)
+            generation.first_tick = first - action.index
+        self._planned_until = generation.first_tick + action.index + 1
+        return replace(action, due_tick=generation.first_tick + action.index)
 
     def _reject(self, event: Generated, cause: str) -> list[Command]:
         """Drop the rest of a generation that gave an unusable action, and look again."""
@@ -777,7 +593,7 @@ class Streamer:
         for action in self._buffer.clear():
             self._drop(now_ns, action.generation, action.index, reason)
         self._ready = None
-        self._doubted = False
+        self._decisions.stopped()
         self._outdated = self._encoding
         return self._abandon_generation(now_ns, reason)
 
@@ -822,6 +638,45 @@ class Streamer:
         self._trace.record(Dropped(now_ns, generation, index, reason))
 
 
+class _View:
+    """The streamer's plan as executors see it. Implements `Plan`."""
+
+    def __init__(self, streamer: Streamer) -> None:
+        self._streamer = streamer
+        self.space = streamer._space
+        self.horizon = streamer._horizon
+
+    @property
+    def buffered(self) -> Sequence[PlannedAction]:
+        return tuple(self._streamer._buffer)
+
+    @property
+    def pending(self) -> int:
+        return self._streamer.pending()
+
+    @property
+    def generation(self) -> Generation | None:
+        return self._streamer._generation
+
+    @property
+    def next_observation(self) -> int:
+        return self._streamer._observations
+
+    @property
+    def sent(self) -> int:
+        return self._streamer._sent
+
+    @property
+    def actions_sent(self) -> int:
+        return self._streamer._actions_sent
+
+    def planned_state(self) -> np.ndarray:
+        return self._streamer._planned_state()
+
+    def until_next_ns(self, now_ns: int, period_ns: int) -> int:
+        return self._streamer.until_next_ns(now_ns, period_ns)
+
+
 def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> None:
     if validity_ns is not None and validity_ns <= 0:
         raise ConfigError(
@@ -831,31 +686,6 @@ def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> 
         raise ConfigError(
             f"{late} goes by control ticks, and event pacing has none: use Shift or grid pacing"
         )
-
-
-def _check_replanning(executor: Executor, late: LateRule) -> None:
-    looks_again = isinstance(executor, ActionFlow) and executor.looks_again
-    if (executor.replans or looks_again) and not isinstance(late, Shift):
-        raise ConfigError(
-            f"{late} plans by control ticks; replanning at any time, as after a second look, "
-            "needs Shift"
-        )
-
-
-def _compensation_of(executor: Executor) -> Compensation:
-    return executor.compensation if isinstance(executor, ActionFlow) else Compensation()
-
-
-def _make_early(executor: Executor, space: ActionSpace) -> EarlyObserver:
-    rule = executor.early if isinstance(executor, ActionFlow) else Always()
-    return EarlyObserver(rule, space, correct=_compensation_of(executor).context)
-
-
-def _make_planner(executor: Executor, horizon: int) -> LeadPlanner:
-    if not isinstance(executor, ActionFlow) or isinstance(executor.early, Never):
-        return LeadPlanner(0)
-    most = min(executor.most_lead, horizon - 1)
-    return LeadPlanner(executor.lead, most if executor.measured_lead or executor.replans else None)
 
 
 def _make_governor(space: ActionSpace, rule: Fallback | Ladder, pacing: Pacing) -> Governor:

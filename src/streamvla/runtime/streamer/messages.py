@@ -14,7 +14,7 @@ import numpy as np
 
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import FlowStart
-from streamvla.runtime.executors.early import Foresee, Saliency
+from streamvla.runtime.executors.base import Foresee, Saliency
 
 # --- events in -------------------------------------------------------------------------------
 

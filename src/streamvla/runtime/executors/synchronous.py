@@ -1,0 +1,75 @@
+"""Synchronous: observe, generate a whole chunk, execute, repeat. The classic way.
+
+observe ── generate a0…a9 ── a0 a1 … a9 ── observe ── …
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import FlowStart
+from streamvla.runtime.buffer import LateRule
+from streamvla.runtime.executors.base import (
+    Capture,
+    Decisions,
+    Generation,
+    Look,
+    Placement,
+    Plan,
+    append_when_whole,
+)
+from streamvla.trace import TraceSink
+
+
+@dataclass(frozen=True)
+class Synchronous:
+    """Implements `Executor`.
+
+    Attributes:
+        execute_horizon: how many of the H generated actions are executed; None for all.
+    """
+
+    execute_horizon: int | None = None
+
+    name = "synchronous"
+    lead = 0
+    streams = False
+    anticipates = False
+
+    def executed(self, horizon: int) -> int:
+        executed = horizon if self.execute_horizon is None else self.execute_horizon
+        if not 1 <= executed <= horizon:
+            raise ConfigError(f"execute horizon {executed} must lie between 1 and H = {horizon}")
+        return executed
+
+    def require_late_rule(self, late: LateRule) -> None:
+        """Any will do."""
+
+    def begin(self, space: ActionSpace, horizon: int, trace: TraceSink) -> Decisions:
+        return _Decisions(self.executed(horizon))
+
+    def seeded(self, seed: int) -> Synchronous:
+        return self
+
+    def label(self, horizon: int) -> str:
+        return f"synchronous, {self.executed(horizon)} of {horizon}"
+
+    def slug(self) -> str:
+        return self.name + (f"-{self.execute_horizon}" if self.execute_horizon else "")
+
+
+class _Decisions(Decisions):
+    def __init__(self, executed: int) -> None:
+        self._executed = executed
+
+    def look(self, plan: Plan, now_ns: int) -> Look | None:
+        return Look() if plan.pending == 0 else None
+
+    def start(self, plan: Plan, capture: Capture, now_ns: int) -> FlowStart:
+        age = plan.actions_sent + len(plan.buffered) - capture.actions_sent
+        return FlowStart(plan.planned_state(), age=age)
+
+    def place(self, plan: Plan, generation: Generation, *, last: bool) -> Placement:
+        return append_when_whole(generation, self._executed, last=last)
