@@ -7,15 +7,10 @@ import pytest
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.executors.action_flow import ActionFlow, Compensation
 from streamvla.runtime.executors.early import ActionNorm, Adaptive, Always, AtRandom, Never
+from streamvla.runtime.executors.options import EarlyOptions
+from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import named_profile
-from streamvla.studies.executor_options import (
-    EarlyOptions,
-    compensation_words,
-    label,
-    parse_executor,
-    slug,
-)
 from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, unit_space
 
 PAPER, EDGE = named_profile("paper-20hz"), named_profile("edge-20hz")
@@ -72,7 +67,7 @@ def test_a_predictor_is_not_asked_beyond_what_it_was_calibrated_for():
 def test_compensations_are_read_as_they_are_written(text):
     """Words to flags and back."""
     found = flow("action-flow:2", compensation=text).compensation
-    assert compensation_words(found) == text
+    assert found.words() == text
 
 
 def test_options_do_not_concern_the_synchronous_executor():
@@ -96,8 +91,8 @@ def test_every_variety_has_a_name_and_a_folder_of_its_own():
         flow(replan="as-fast-as-possible"),
         flow(replan="as-fast-as-possible", compensation="none"),
     ]
-    assert len({slug(each) for each in varieties}) == len(varieties)
-    assert len({label(each, 10) for each in varieties}) == len(varieties)
+    assert len({each.slug() for each in varieties}) == len(varieties)
+    assert len({each.label(10) for each in varieties}) == len(varieties)
 
 
 def test_looking_ahead_needs_a_policy_that_can():

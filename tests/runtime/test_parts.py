@@ -14,7 +14,7 @@ from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.runtime.buffer import Blend, PlannedAction, Replace, RollingBuffer, Shift
 from streamvla.runtime.executors.action_flow import ActionFlow
-from streamvla.runtime.executors.registry import named_executor
+from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import (
     EmpiricalLatency,
@@ -125,9 +125,9 @@ def test_empirical_latency_replays_in_order_and_wraps():
         (lambda: profile_ms("x", float("nan"), 1, 1), "finite"),
         (lambda: LatencyProfile("x", 1, 1, 0), "must be > 0"),
         (lambda: named_profile("paper-20zh"), "did you mean 'paper-20hz'"),
-        (lambda: named_executor("action-flwo"), "did you mean 'action-flow'"),
-        (lambda: named_executor("synchronous", lead=2), "never observes early"),
-        (lambda: named_executor("action-flow", execute_horizon=2), "executes all H"),
+        (lambda: executor_named("action-flwo"), "did you mean 'action-flow'"),
+        (lambda: parse_executor("synchronous:11", PAPER, 10), "between 1 and H = 10"),
+        (lambda: parse_executor("action-flow:x", PAPER, 10), "'x' is no whole number"),
         (lambda: ActionFlow(11).executed(10), "at least 0 and below H = 10"),
         (lambda: Synchronous(0).executed(10), "between 1 and H = 10"),
         (lambda: ActionSpace(("a",), ("delta",), (1.0,), (1.0,)), "not below high"),

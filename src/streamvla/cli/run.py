@@ -36,16 +36,10 @@ from streamvla.runtime import (
 )
 from streamvla.runtime.drivers.feasibility import check_schedule, estimate_stages
 from streamvla.runtime.drivers.stages import StageTimes
+from streamvla.runtime.executors.options import AUTO, EarlyOptions
+from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
-from streamvla.studies.executor_options import (
-    AUTO,
-    EarlyOptions,
-    label,
-    parse_executor,
-    require_seconds,
-    seeded,
-    slug,
-)
+from streamvla.studies.checks import require_seconds
 from streamvla.studies.sessions import (
     Captures,
     Driver,
@@ -211,7 +205,7 @@ class _Session:
             parse_executor(method, self._profile, horizon, command.early, policy)
             for method in command.methods
         ]
-        names = [label(executor, horizon) for executor in self._executors]
+        names = [executor.label(horizon) for executor in self._executors]
         if len(set(names)) < len(names):
             raise ConfigError(f"methods {list(command.methods)} are {names}: name each once")
         self._checked = False  # feasibility was said
@@ -239,7 +233,7 @@ class _Session:
 
     def _path(self, number: int, executor: Executor) -> Path:
         name = f"{number:03d}-{self._task_of(number)}.jsonl"
-        return self._command.out / TRACES / slug(executor) / name
+        return self._command.out / TRACES / executor.slug() / name
 
     def _run_one(self, number: int, executor: Executor) -> None:
         path = self._path(number, executor)
@@ -266,7 +260,7 @@ class _Session:
     def _plan(self, number: int, executor: Executor, robot: Robot, filmed: bool) -> EpisodePlan:
         space, horizon = self._policy.action_space, self._policy.horizon
         pacing, rule = self._command.pacing, self._rule(robot)
-        drawn = seeded(executor, self._command.seed + number)
+        drawn = executor.seeded(self._command.seed + number)
         return EpisodePlan(
             streamer=partial(Streamer, space, horizon, drawn, pacing, fallback=rule),
             trace=self._path(number, executor),
@@ -304,7 +298,7 @@ class _Session:
         for executor in self._executors:
             passes = self._policy.chunk_passes
             verdict = check_schedule(stages, period_ns, executor, horizon, passes)
-            print(f"{label(executor, horizon)}: {verdict.sentence()}", flush=True)
+            print(f"{executor.label(horizon)}: {verdict.sentence()}", flush=True)
 
     def _resolve_profile(self) -> LatencyProfile:
         """The named profile, or this machine's own median stage times."""
@@ -334,7 +328,7 @@ class _Session:
                 "faults": list(command.faults),
                 "frozen_after": command.frozen_after,
             },
-            "method": label(executor, self._policy.horizon),
+            "method": executor.label(self._policy.horizon),
             "profile": self._profile.label,
             "policy": self._identity,
             "task": self._task_of(number),
@@ -385,7 +379,7 @@ class _Session:
             metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
         ]
         films = [path.with_suffix(".mp4") for path in paths[: self._command.videos]]
-        name = label(executor, self._policy.horizon)
+        name = executor.label(self._policy.horizon)
         return _Outcome(name, traces, metrics, [film for film in films if film.exists()])
 
     def _seeds(self) -> list[int]:

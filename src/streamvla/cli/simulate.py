@@ -9,7 +9,8 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.provenance import commit
 from streamvla.evaluation.metrics import MetricsAccumulator, RunMetrics
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, run_simulated
-from streamvla.runtime.executors.registry import named_executor
+from streamvla.runtime.executors.base import Executor
+from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import (
     ConstantLatency,
     JitteredLatency,
@@ -90,9 +91,7 @@ def _header(command: Simulate) -> dict:
 
 def _run(command: Simulate, profile: LatencyProfile, trace: TraceSink) -> None:
     space = unit_space()
-    executor = named_executor(
-        command.executor, lead=command.lead, execute_horizon=command.execute_horizon
-    )
+    executor = _executor(command, profile)
     episode = Episode(
         robot=StillRobot(space, profile.execute_ns, keep=False),
         policy=ScriptedPolicy(space, command.horizon, profile.execute_ns),
@@ -112,6 +111,21 @@ def _run(command: Simulate, profile: LatencyProfile, trace: TraceSink) -> None:
     )
     jittered = JitteredLatency(profile, command.jitter, command.seed)
     run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
+
+
+def _executor(command: Simulate, profile: LatencyProfile) -> Executor:
+    """Of `--lead` and `--execute-horizon` the one that this executor has."""
+    stated = {"lead": command.lead or None, "execute horizon": command.execute_horizon}
+    counts = executor_named(command.executor).counts
+    for what, number in stated.items():
+        if number is not None and what != counts:
+            raise ConfigError(
+                f"{what} {number}: executor {command.executor} has none, its number is the "
+                f"{counts}; leave it out, or choose another executor"
+            )
+    number = stated.get(counts)
+    text = command.executor if number is None else f"{command.executor}:{number}"
+    return parse_executor(text, profile, command.horizon)
 
 
 def _report(command: Simulate, profile: LatencyProfile, metrics: RunMetrics) -> None:

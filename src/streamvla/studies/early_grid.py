@@ -19,6 +19,8 @@ from streamvla.evaluation.report.grid_report import grid_html
 from streamvla.evaluation.results import machine_words
 from streamvla.evaluation.stats import compare_paired
 from streamvla.runtime import named_profile
+from streamvla.runtime.executors.action_flow import parse_compensation
+from streamvla.runtime.executors.options import EarlyOptions, RuleName
 from streamvla.studies.episodes import (
     Eval,
     Job,
@@ -29,7 +31,6 @@ from streamvla.studies.episodes import (
     policy_of,
     run_missing,
 )
-from streamvla.studies.executor_options import EarlyOptions, RuleName, parse_compensation
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace.spans import Pacing
 

@@ -27,14 +27,10 @@ from streamvla.runtime import (
     named_profile,
     run_simulated,
 )
+from streamvla.runtime.executors.options import EarlyOptions
+from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
-from streamvla.studies.executor_options import (
-    EarlyOptions,
-    label,
-    parse_executor,
-    require_seconds,
-    slug,
-)
+from streamvla.studies.checks import require_seconds
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import FileTrace, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
@@ -179,10 +175,10 @@ def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> lis
     setting = "-".join(
         [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
     )
-    folder = command.out / name / slug(executor) / setting
+    folder = command.out / name / executor.slug() / setting
     if executor.anticipates:
         identity["predictor_sha256"] = identify(saliency_path(checkpoint))["sha256"]
-    resolved = (checkpoint, identity, slug(executor))
+    resolved = (checkpoint, identity, executor.slug())
     seeds = range(command.seed, command.seed + command.episodes)
     return [
         Job(command, *resolved, task, seed, folder / task / f"{seed}.jsonl")
@@ -335,7 +331,7 @@ def _report(
         )
         for task, figures in [*tasks.items(), ("all", everything)]
     ]
-    driven = ", ".join([label(executor, policy.spec.horizon), *_settings_words(policy)])
+    driven = ", ".join([executor.label(policy.spec.horizon), *_settings_words(policy)])
     print_table(
         f"{driven}; {named_profile(command.profile).label}; "
         f"{command.pacing} pacing; {command.episodes} episodes a task",
@@ -349,7 +345,7 @@ def _report(
                 "method": method_of(checkpoint),
                 **policy.settings,
                 "policy": jobs[0].policy,
-                "executor": slug(executor),
+                "executor": executor.slug(),
                 "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "episodes_per_minute": pace,

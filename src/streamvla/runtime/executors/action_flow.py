@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import FlowStart
+from streamvla.core.interfaces import NO_ANTICIPATION, FlowStart, Policy
 from streamvla.runtime.buffer import LateRule, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -43,9 +43,16 @@ from streamvla.runtime.executors.early import (
     smaller_lead,
 )
 from streamvla.runtime.executors.lead import LeadPlanner
+from streamvla.runtime.executors.options import (
+    AUTO,
+    EarlyOptions,
+    Refused,
+    Replan,
+    Request,
+    RuleName,
+)
 from streamvla.trace import EarlyDecided, LeadChosen, TraceSink
 
-Replan = Literal["when-due", "as-fast-as-possible"]
 PARTS = ("state", "context", "clock-shift")
 
 
@@ -103,6 +110,7 @@ class ActionFlow:
 
     name = "action-flow"
     streams = True
+    counts = "lead"
 
     def __post_init__(self) -> None:
         if self.replan not in ("when-due", "as-fast-as-possible"):
@@ -140,6 +148,23 @@ class ActionFlow:
         if not 0 <= self.lead < horizon:
             raise ConfigError(f"lead {self.lead} must be at least 0 and below H = {horizon}")
         return horizon
+
+    @classmethod
+    def configured(cls, request: Request) -> ActionFlow:
+        """`action-flow[:lead|:auto]` with its options. Auto aims at the smallest lead that reaches
+        zero halt: at the profile first, then by the stages as measured.
+
+        Raises:
+            ConfigError: an unknown rule, a number out of range, or a policy that cannot look ahead
+                under a rule that does.
+        """
+        setting, options = request.setting, request.options
+        if setting == AUTO or (not setting and _needs_a_lead(options)):
+            executor = cls(0, measured_lead=True)
+        else:
+            executor = cls(request.number() if setting else 0)
+        executor = _with_options(executor, request)
+        return replace(executor, shared_accelerator=request.shared_accelerator)
 
     def require_late_rule(self, late: LateRule) -> None:
         """Replanning at any time knows no ticks, so it needs `Shift`."""
@@ -394,3 +419,96 @@ def _planner(executor: ActionFlow, horizon: int) -> LeadPlanner:
         return LeadPlanner(0)
     most = min(executor.most_lead, horizon - 1)
     return LeadPlanner(executor.lead, most if executor.measured_lead or executor.replans else None)
+
+
+# --- from what a command says ----------------------------------------------------------------
+
+
+def _needs_a_lead(options: EarlyOptions) -> bool:
+    return options.early not in (None, "none") or options.replan != "when-due"
+
+
+def _with_options(executor: ActionFlow, request: Request) -> ActionFlow:
+    options, policy = request.options, request.policy
+    compensation = parse_compensation(options)
+    rule = _rule(options, policy, request.seed)
+    if options.replan == "when-due" and (
+        isinstance(rule, Never) or (executor.lead == 0 and not executor.measured_lead)
+    ):
+        never = replace(compensation, context=False)
+        return ActionFlow(0, Never(), never)
+    executor = replace(executor, early=rule, compensation=compensation, replan=options.replan)
+    if executor.anticipates:
+        executor = _within_calibration(executor, policy)
+    if executor.measured_lead:
+        lead = request.zero_halt_lead(predicts=executor.anticipates)
+        executor = replace(executor, lead=min(lead, executor.most_lead, request.horizon - 1))
+    if executor.anticipates and policy is not None and not policy.spec.anticipates:
+        raise ConfigError(NO_ANTICIPATION)
+    return executor
+
+
+def _within_calibration(executor: ActionFlow, policy: Policy | None) -> ActionFlow:
+    """Look no farther ahead than the policy's predictor was calibrated for.
+
+    Raises:
+        ConfigError: the lead asked for is larger.
+    """
+    longest = getattr(policy, "longest_lead", None)
+    if longest is None:
+        return executor
+    if executor.lead > longest and not executor.measured_lead:
+        raise ConfigError(
+            f"lead {executor.lead}: the saliency predictor of this policy was trained and "
+            f"calibrated for up to {longest} pending actions (train-saliency --longest-lead)"
+        )
+    return replace(executor, most_lead=min(executor.most_lead, longest))
+
+
+def parse_compensation(options: EarlyOptions) -> Compensation:
+    """`none`, `state`, `state+clock-shift`, …
+
+    Raises:
+        ConfigError: an unknown part.
+    """
+    text = options.compensation
+    if text is None:
+        return Compensation()
+    parts = [] if text == "none" else text.split("+")
+    for part in parts:
+        if part not in PARTS:
+            raise did_you_mean("compensation", part, ("none", *PARTS))
+    return Compensation("state" in parts, "context" in parts, "clock-shift" in parts)
+
+
+def _rule(options: EarlyOptions, policy: Policy | None, seed: int) -> EarlyRule:
+    match options.early:
+        case None | "always":
+            return Always()
+        case "none":
+            return Never()
+        case "random":
+            return AtRandom(options.rate, seed)
+        case "action-norm":
+            if options.norm is None:
+                raise ConfigError("--early action-norm needs its threshold: --norm 2.0")
+            return ActionNorm(options.norm)
+        case "adaptive":
+            return _adaptive(options, policy)
+    raise did_you_mean("rule", str(options.early), get_args(RuleName))
+
+
+def _adaptive(options: EarlyOptions, policy: Policy | None) -> Adaptive:
+    """Thresholds as given, or else as the policy's predictor was calibrated (`thresholds`)."""
+    eta = options.eta or getattr(policy, "thresholds", ())
+    if policy is not None and not policy.spec.anticipates:
+        raise ConfigError(NO_ANTICIPATION)
+    if not eta:
+        raise ConfigError(
+            "the saliency predictor of this policy was not calibrated: run `streamvla "
+            "train-saliency` again with --resume, or state thresholds with --eta"
+        )
+    views = policy.spec.views if policy is not None else ()
+    if options.refused not in get_args(Refused):
+        raise did_you_mean("refused", options.refused, get_args(Refused))
+    return Adaptive(tuple(eta), views, options.refused == "second-look")

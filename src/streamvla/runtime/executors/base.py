@@ -243,6 +243,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def counts(self) -> str:
+        """What the number in `NAME:N` counts: "lead" or "execute horizon"."""
+        ...
+
+    @property
     def lead(self) -> int:
         """How many actions are pending when the next observation starts, as far as is known."""
         ...

@@ -20,6 +20,7 @@ from streamvla.runtime.executors.base import (
     Plan,
     append_when_whole,
 )
+from streamvla.runtime.executors.options import Request
 from streamvla.trace import TraceSink
 
 
@@ -37,6 +38,12 @@ class Synchronous:
     lead = 0
     streams = False
     anticipates = False
+    counts = "execute horizon"
+
+    @classmethod
+    def configured(cls, request: Request) -> Synchronous:
+        """`synchronous[:h]`; options of early observation do not concern it."""
+        return cls(request.number() if request.setting else None)
 
     def executed(self, horizon: int) -> int:
         executed = horizon if self.execute_horizon is None else self.execute_horizon
