@@ -9,8 +9,9 @@ from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.buffer import Blend, Replace, Shift
 from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import EmpiricalLatency, profile_ms
-from streamvla.trace import Dropped
+from streamvla.trace import Dropped, GenerateRequested
 
 from .scenario import Scenario
 
@@ -79,3 +80,14 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
     """A by-tick rule without ticks, or an empty window, raises ConfigError."""
     with pytest.raises(ConfigError, match=message):
         Scenario(ActionFlow(0), **settings).run()
+
+
+def test_replace_enters_a_late_chunk_at_the_elapsed_index():
+    """A chunk's actions are due from the tick after its request, so the first one sent has the
+    index of the ticks that went by while it was made."""
+    profile = profile_ms("paper-20hz", 107, 33, 50)
+    run = Scenario(Synchronous(), pacing="grid", profile=profile, late=Replace()).run()
+    requested = next(e for e in run.events if isinstance(e, GenerateRequested))
+    sent = next(e for e in run.sent if e.source == "policy")
+    passed = [e for e in run.sent if requested.t_ns < e.t_ns < sent.t_ns]
+    assert sent.index == len(passed) > 5

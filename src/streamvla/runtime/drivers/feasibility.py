@@ -115,7 +115,9 @@ def check_schedule(
     """
     work_ns = stages.observe_ns + (chunk_passes or horizon) * stages.generate_ns
     cycle_ns = executor.executed(horizon) * period_ns
-    first_ns = stages.observe_ns + (chunk_passes or 1) * stages.generate_ns
+    whole = executor.overlaps and not executor.streams  # it covers a chunk, not an action
+    first = chunk_passes or (horizon if whole else 1)
+    first_ns = stages.observe_ns + first * stages.generate_ns
     waits = {
         f"the accelerator's work of {work_ns / NS_PER_MS:.0f} ms does not fit into "
         f"{cycle_ns / NS_PER_MS:.0f} ms of motion": work_ns - cycle_ns,
@@ -123,7 +125,7 @@ def check_schedule(
         f"covers {executor.lead * period_ns / NS_PER_MS:.0f} ms": first_ns
         - executor.lead * period_ns,
     }
-    if not executor.streams:
+    if not executor.overlaps:
         waits = {"the robot waits for the whole chunk": work_ns}
     why, halt_ns = max(waits.items(), key=lambda wait: wait[1])
     needed = math.ceil(first_ns / period_ns)

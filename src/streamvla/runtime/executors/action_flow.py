@@ -110,6 +110,7 @@ class ActionFlow:
 
     name = "action-flow"
     streams = True
+    overlaps = True
     counts = "lead"
 
     def __post_init__(self) -> None:

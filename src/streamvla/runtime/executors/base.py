@@ -243,6 +243,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def overlaps(self) -> bool:
+        """Whether it observes while actions are pending."""
+        ...
+
+    @property
     def counts(self) -> str:
         """What the number in `NAME:N` counts: "lead" or "execute horizon"."""
         ...

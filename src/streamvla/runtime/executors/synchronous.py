@@ -37,6 +37,7 @@ class Synchronous:
     name = "synchronous"
     lead = 0
     streams = False
+    overlaps = False
     anticipates = False
     counts = "execute horizon"
 

@@ -466,6 +466,7 @@ class Streamer:
         self._generation = Generation(
             number, observation, capture.now_ns, now_ns, index, index, [], now_ns
         )
+        self._generation.requested_tick = max(self._next_tick, self._planned_until)
         self._trace.record(GenerateRequested(now_ns, number, observation, index, len(self._buffer)))
         self._decisions.begun(now_ns)
         return [StartGenerate(number, observation, start)]
@@ -530,7 +531,8 @@ class Streamer:
 
     def _place(self, now_ns: int, generation: Generation, placement: Placement) -> None:
         """Do with the actions made what the executor says. By-tick rules: action i is due i ticks
-        after the first one, which is due on the next tick, or behind the plan being executed."""
+        after the first one, which is due on the tick after the request, or behind the plan that is
+        being executed then. So what comes late starts at the elapsed index."""
         if placement.drop_older is not None:
             for action in self._buffer.clear():
                 self._drop(now_ns, action.generation, action.index, placement.drop_older)
@@ -545,8 +547,7 @@ class Streamer:
 
     def _due(self, action: PlannedAction, generation: Generation) -> PlannedAction:
         if generation.first_tick is None:
-            first = max(self._next_tick, self._planned_until)
-            generation.first_tick = first - action.index
+            generation.first_tick = generation.requested_tick - generation.first_index
         self._planned_until = generation.first_tick + action.index + 1
         return replace(action, due_tick=generation.first_tick + action.index)
 
