@@ -14,6 +14,7 @@ from typing import Any
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy
 from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.async_chunks import AsyncChunks
 from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.executors.options import EarlyOptions, Request
 from streamvla.runtime.executors.synchronous import Synchronous
@@ -21,7 +22,7 @@ from streamvla.runtime.timing.latency import LatencyProfile
 
 GROUP = "streamvla.executors"
 
-_OURS: tuple[type[Any], ...] = (ActionFlow, Synchronous)
+_OURS: tuple[type[Any], ...] = (ActionFlow, AsyncChunks, Synchronous)
 
 
 @cache
