@@ -70,13 +70,13 @@ def test_runtime_gives_plain_figures(capsys):
 
 
 def test_policy_compares_the_methods(capsys):
-    """All three methods at one size; an action of action flow takes a fifth of chunk flow's work,
-    whose ten passes over ten tokens give ten actions."""
+    """All three methods at one size; an action of action flow takes half of chunk flow's work, whose
+    two passes over ten tokens give ten actions."""
     figures = figures_of(capsys, "policy", "--generations", "2")
     assert set(figures["methods"]) == {"action-flow", "chunk-flow", "regression"}
     flow, chunk = (figures["methods"][name] for name in ("action-flow", "chunk-flow"))
     assert {"encode_p50_ms", "first_action_p50_ms", "action_p50_ms"} <= set(flow)
-    assert 5 * flow["action_mflop"] < chunk["action_mflop"]
+    assert 1.8 * flow["action_mflop"] < chunk["action_mflop"] < 2.2 * flow["action_mflop"]
     assert flow["parameters"] == pytest.approx(chunk["parameters"], rel=0.01)
     assert figures["first_action_ratio"] > 0
 

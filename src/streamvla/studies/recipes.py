@@ -514,7 +514,7 @@ _METHODS = ("action-flow", "chunk-flow", "regression")
 _METAWORLD = f"eval --suite metaworld --episodes 50 {_FRESH} --method"
 _LANGUAGE = f"eval --suite language --episodes 50 {_FRESH} --method"
 _ZERO_HALT, _CLASSIC = "--executor action-flow:auto", "--executor synchronous"
-_REPLANNING = "--replan as-fast-as-possible"
+_REPLANNING = "--executor action-flow:auto --replan as-fast-as-possible"
 
 _REACTION = f"eval --tasks reach-moved --episodes 200 --seconds 6 {_FRESH}"
 
@@ -596,8 +596,8 @@ RECIPES: dict[str, Recipe] = {
         f"--methods synchronous action-flow:0 action-flow:auto --early adaptive {_SIX} "
         "--out runs/early-wall-clock"
     ),
-    "early": _early_recipe("paper-20hz", 2, 20),
-    "early-event": _early_recipe("paper-20hz", 2, 12, "--pacing event "),
+    "early": _early_recipe("paper-20hz", 2, 12),
+    "early-event": _early_recipe("paper-20hz", 2, 8, "--pacing event "),
     "early-edge": _early_recipe("edge-20hz", 5, 12),
     "early-edge-two": _early_recipe("edge-20hz", 5, 12, "--concurrent "),
     "early-gate": Recipe(
