@@ -11,17 +11,20 @@ from typing import Any
 
 
 def commit() -> str:
-    """The commit this package runs from, "-dirty" when the tree has changes; else "unknown"."""
+    """The commit this package runs from, "-dirty" when its source has changes; else "unknown"."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        revision = _git("rev-parse", "--short=12", "HEAD")
+        changes = _git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{revision}-dirty" if changes else revision
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parents[1]  # of the package: documents and results are not its source
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 

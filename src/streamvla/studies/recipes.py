@@ -596,8 +596,8 @@ RECIPES: dict[str, Recipe] = {
         f"--methods synchronous action-flow:0 action-flow:auto --early adaptive {_SIX} "
         "--out runs/early-wall-clock"
     ),
-    "early": _early_recipe("paper-20hz", 2, 12),
-    "early-event": _early_recipe("paper-20hz", 2, 8, "--pacing event "),
+    "early": _early_recipe("paper-20hz", 2, 20),
+    "early-event": _early_recipe("paper-20hz", 2, 12, "--pacing event "),
     "early-edge": _early_recipe("edge-20hz", 5, 12),
     "early-edge-two": _early_recipe("edge-20hz", 5, 12, "--concurrent "),
     "early-gate": Recipe(
