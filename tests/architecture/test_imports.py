@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "training": {"core", "data", "model", "policy"},
     "runtime": {"core", "trace"},
     "evaluation": {"core", "runtime", "trace"},
-    "testing": {"core"},
+    "testing": {"core", "runtime", "trace"},
 }
 """Room → rooms it may import besides itself; `studies` and `cli` may import all."""
 
@@ -82,6 +83,22 @@ def test_no_arrow_points_the_wrong_way(room):
         rooms = imported_rooms(module.read_text(encoding="utf-8"), package)
         wrong = rooms - MAY_IMPORT[room] - {room}
         assert not wrong, f"{module.relative_to(SOURCE)} imports {sorted(wrong)}"
+
+
+def test_the_streamer_names_no_method():
+    """Its machine imports what executors are asked, and no executor; and no module but an
+    executor's own tests for its class."""
+    machine = (SOURCE / "runtime/streamer/machine.py").read_text(encoding="utf-8")
+    names = {n for node in ast.walk(ast.parse(machine)) for n in imported_names(node, "")}
+    from_executors = {name for name in names if name.startswith("streamvla.runtime.executors")}
+    assert from_executors
+    assert all(name.startswith("streamvla.runtime.executors.base.") for name in from_executors)
+    for module in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+                kinds = set(re.findall(r"\w+", ast.unparse(node.args[1])))
+                own = module.stem == "action_flow" and module.parent.name == "executors"
+                assert own or not kinds & {"ActionFlow", "Synchronous", "AsyncChunks"}, module
 
 
 def test_every_room_is_known():

@@ -70,8 +70,8 @@ def test_runtime_gives_plain_figures(capsys):
 
 
 def test_policy_compares_the_methods(capsys):
-    """All three methods at one size; an action of action flow takes half of chunk flow's work, whose
-    two passes over ten tokens give ten actions."""
+    """All three methods at one size; an action of action flow takes half of chunk flow's work,
+    whose two passes over ten tokens give ten actions."""
     figures = figures_of(capsys, "policy", "--generations", "2")
     assert set(figures["methods"]) == {"action-flow", "chunk-flow", "regression"}
     flow, chunk = (figures["methods"][name] for name in ("action-flow", "chunk-flow"))
