@@ -337,7 +337,7 @@ def _headline_rows(figures: dict[str, Row]) -> list[Row]:
     rows = []
     for name, each in figures.items():
         loop, _, method = name.partition(": ")
-        row = {"run": name, "loop": loop, "method": method.replace("-", " "), **each}
+        row = {**each, "run": name, "loop": loop, "method": method}
         reference = first.setdefault(loop, each)
         if reference is not each:
             paired = compare_paired(_solved(each), _solved(reference))
