@@ -282,10 +282,12 @@ def _claim_directory(config: CollectConfig) -> None:
 
 
 def _identify(checkpoint: Path, most_lead: int) -> dict[str, str]:
-    from streamvla.policy import identify, resolve_checkpoint
+    from streamvla.policy import identify, method_settings, resolve_checkpoint
 
+    path = resolve_checkpoint(checkpoint)
+    settings = {name: f"{value:g}" for name, value in method_settings(path).items()}
     driven = {"most_lead": str(most_lead)} if most_lead else {}
-    return {**identify(resolve_checkpoint(checkpoint)), **driven}
+    return {**identify(path), **settings, **driven}
 
 
 # Worker processes. Ctrl-C reaches the parent alone, which tells the workers through the event;

@@ -66,6 +66,12 @@ def identify(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256_of(path)}
 
 
+def method_settings(path: Path) -> dict[str, float]:
+    """The settings of a policy file's method that need no training to change."""
+    method = load_checkpoint(path).method
+    return {name: getattr(method, name) for name in method.tunable}
+
+
 def identify_policy(path: Path, policy: ModelPolicy) -> dict[str, Any]:
     """`identify`, and what may differ between two policies from one file: the settings of the
     method, and the words it knows."""
