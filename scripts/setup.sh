@@ -16,6 +16,9 @@ packages=""
 PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -q -e 'libEGL\.so\.1' -e 'libOSMesa\.so\.[68]' ||
     packages="libegl1 libgl1-mesa-dri libosmesa6"
 "$python" -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
+# The tests open the report in a real browser.
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null ||
+    packages="$packages chromium fonts-dejavu-core"
 if [ -n "$packages" ]; then
     echo "setup: installing the system packages $packages"
     run=""
@@ -28,4 +31,4 @@ if [ -n "$packages" ]; then
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+"$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt -e '.[all,vlm,dev]'
