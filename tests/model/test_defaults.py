@@ -58,8 +58,30 @@ def test_a_policy_written_again_keeps_them(path, tmp_path):
 def test_a_damaged_file_is_named(path, text):
     """It is not passed over: the policy would silently drive with other settings."""
     (path.parent / DEFAULTS_NAME).write_text(text)
-    with pytest.raises(CheckpointError, match=r"defaults\.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"^\S*defaults\.json is damaged"):
         load_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"aligned": False}, ".aligned. of chunk.safetensors is no setting"),
+        ({"euler_steps": 2.5}, "euler_steps is 2.5; expected a whole number"),
+        ({"noise_scale": -1}, "noise_scale is -1; expected a finite number"),
+    ],
+)
+def test_a_wrong_setting_is_said_of_the_defaults_not_of_the_policy(path, settings, message):
+    """Only settings that need no training, within their range; the message names the file."""
+    write_defaults(path, method=settings)
+    with pytest.raises(CheckpointError, match=rf"^\S*defaults\.json: .*{message}"):
+        load_policy(path)
+
+
+def test_words_in_a_header_are_kept(path):
+    """The list in `defaults.json` is for policies from before the words were stored."""
+    save_checkpoint(path, replace(load_checkpoint(path), vocabulary=("lift", "it")))
+    write_defaults(path)
+    assert load_checkpoint(path).vocabulary == ("lift", "it")
 
 
 def test_a_setting_asked_for_has_the_last_word(path):

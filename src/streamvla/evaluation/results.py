@@ -22,6 +22,7 @@ from typing import Any
 
 from streamvla.core.clock import wall_date
 from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.seeds import tuning_seeds
 
 SCHEMA = "streamvla-results/1"
 SOURCE = "source"
@@ -105,8 +106,12 @@ def _on_one_line(found: re.Match[str]) -> str:
 
 
 def require_fresh_seeds(results: Results) -> None:
-    """Raise `ConfigError` if it was measured on seeds it was chosen on and does not say so."""
-    both = sorted(set(results.seeds) & set(results.tuning_seeds))
+    """Raise `ConfigError` if it was measured on seeds it was chosen on and does not say so.
+
+    Seeds that were looked at since (`core.seeds.tuning_seeds`) count as well.
+    """
+    looked_at = {*results.tuning_seeds, *(tuning_seeds() if results.tuning_seeds else ())}
+    both = sorted(set(results.seeds) & looked_at)
     if both and not results.seen:
         raise ConfigError(
             f"results {results.name!r}: {len(both)} of its seeds, such as {both[0]}, were looked "

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import CheckpointError, StreamVLAError
+from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
 from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.defaults import Defaults, read_defaults
+from streamvla.model.defaults import DEFAULTS_NAME, Defaults, read_defaults
 from streamvla.model.instruction import every_word
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.registry import Method, method_from_json, method_to_json
@@ -112,12 +112,13 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             weights={name: _restored(tensor) for name, tensor in weights.items()},
             vocabulary=_words_from_header(header),
         )
-        checkpoint = _with_defaults(_up_to_date(checkpoint), read_defaults(path))
+        checkpoint = _up_to_date(checkpoint)
     except (KeyError, TypeError, ValueError, StreamVLAError) as error:
         raise CheckpointError(
             f"{path}: header lacks or garbles a field ({type(error).__name__}: {error}). "
             "Restore the file or train again."
         ) from error
+    checkpoint = _with_defaults(path, checkpoint, read_defaults(path))
     _check_shapes(path, checkpoint)
     if action_space is not None:
         action_space.require(checkpoint.spec.action_space, f"checkpoint {path}")
@@ -250,10 +251,21 @@ def _up_to_date(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, weights={_HEARD: every_word(), **checkpoint.weights})
 
 
-def _with_defaults(checkpoint: Checkpoint, defaults: Defaults) -> Checkpoint:
-    method = replace(checkpoint.method, **defaults.method)
+def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Checkpoint:
+    """A vocabulary in the policy's own header is kept; settings take the place of the header's."""
+    for name in defaults.method:
+        if name not in checkpoint.method.tunable:
+            known = ", ".join(checkpoint.method.tunable) or "none"
+            raise CheckpointError(
+                f"{path.parent / DEFAULTS_NAME}: {name!r} of {path.name} is no setting that "
+                f"{checkpoint.method.name} can change without training (it has {known}); remove it"
+            )
+    try:
+        method = replace(checkpoint.method, **defaults.method)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path.parent / DEFAULTS_NAME}: {path.name}: {error}") from error
     spec = replace(checkpoint.spec, chunk_passes=method.chunk_passes)
-    words = checkpoint.vocabulary if defaults.vocabulary is None else defaults.vocabulary
+    words = defaults.vocabulary if checkpoint.vocabulary is None else checkpoint.vocabulary
     return replace(checkpoint, method=method, spec=spec, vocabulary=words)
 
 

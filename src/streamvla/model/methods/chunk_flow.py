@@ -47,8 +47,8 @@ class ChunkFlowConfig(GenerationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.euler_steps < 1:
-            raise ConfigError(f"euler_steps is {self.euler_steps}; expected at least 1")
+        if not isinstance(self.euler_steps, int) or self.euler_steps < 1:
+            raise ConfigError(f"euler_steps is {self.euler_steps}; expected a whole number ≥ 1")
         if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
             raise ConfigError(f"noise_scale is {self.noise_scale}; expected a finite number ≥ 0")
 
