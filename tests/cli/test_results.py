@@ -21,6 +21,14 @@ def test_every_recipe_is_of_commands_that_parse_and_columns_that_exist(name):
         assert set(table) <= recipe.columns.keys()
 
 
+def test_a_recipe_that_drives_a_policy_says_what_was_looked_at():
+    """Only timings of the runtime and schedules without a policy have no tuning seeds."""
+    for name, recipe in RECIPES.items():
+        kinds = {arguments.split()[0] for arguments in recipe.commands.values()}
+        if kinds & {"eval", "run", "grid", "ablations"}:
+            assert recipe.tuning_seeds, name
+
+
 def evaluation(**solved: str) -> dict:
     """What an `eval` would print, of tasks with these episodes solved."""
     every = "".join(solved.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamvla.core.errors import CheckpointError, ConfigError
-from streamvla.model.checkpoint import load_checkpoint, save_checkpoint
+from streamvla.model.checkpoint import load_checkpoint, mean_checkpoint, save_checkpoint
 from streamvla.model.defaults import DEFAULTS_NAME, sha256_of
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.policy import load_policy
@@ -52,6 +52,15 @@ def test_a_policy_written_again_keeps_them(path, tmp_path):
     save_checkpoint(again, load_checkpoint(path))
     assert load_checkpoint(again).method == ChunkFlowConfig(horizon=5, euler_steps=2)
     assert load_checkpoint(again).vocabulary == ("push", "the", "puck")
+
+
+def test_a_policy_with_defaults_averages_with_one_without(path, tmp_path):
+    """Settings that need no training, and words that an old file does not list, are no obstacle."""
+    bare = write_policy(tmp_path / "bare.safetensors", ChunkFlowConfig(horizon=5))
+    write_defaults(path, method={"euler_steps": 2})
+    mean = mean_checkpoint({"bare": load_checkpoint(bare), "one": load_checkpoint(path)})
+    assert mean.method == ChunkFlowConfig(horizon=5)
+    assert mean.vocabulary == ("push", "the", "puck")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"policies": {"chunk.safetensors": {}}}'])

@@ -128,8 +128,9 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
 def mean_checkpoint(checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
     """One policy whose weights are the mean of several of one kind.
 
-    Only sensible for stages of one training, whose weights lie near each other. Its provenance is
-    the first one's; that of the others stands in it as `averaged_with`.
+    Only sensible for stages of one training, whose weights lie near each other. Its provenance and
+    the settings that need no training are the first one's; the provenance of the others stands in
+    it as `averaged_with`.
 
     Args:
         checkpoints: by the name an error shall use; one is returned as it is.
@@ -140,7 +141,7 @@ def mean_checkpoint(checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
     (first_name, first), *others = checkpoints.items()
     for name, other in others:
         for part in ("model", "method", "spec", "normalisation", "vocabulary"):
-            if getattr(other, part) != getattr(first, part):
+            if not _alike(first, other, part):
                 raise CheckpointError(
                     f"{name} and {first_name} differ in their {part}; only stages of one training "
                     "can be averaged"
@@ -151,7 +152,21 @@ def mean_checkpoint(checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
     weights = {name: _mean(name, [each[name] for each in every]) for name in first.weights}
     averaged_with = [dict(other.provenance) for _, other in others]
     provenance = {**first.provenance, "averaged_with": averaged_with}
-    return replace(first, weights=weights, provenance=provenance)
+    words = next((each.vocabulary for each in checkpoints.values() if each.vocabulary), None)
+    return replace(first, weights=weights, provenance=provenance, vocabulary=words)
+
+
+def _alike(first: Checkpoint, other: Checkpoint, part: str) -> bool:
+    """Whether two stages agree in a part, but for settings that need no training and for words
+    that one of them, from before they were stored, does not list."""
+    one, two = getattr(first, part), getattr(other, part)
+    if part == "vocabulary":
+        return one == two or None in (one, two)
+    if part == "method" and type(one) is type(two):
+        return one == replace(two, **{name: getattr(one, name) for name in one.tunable})
+    if part == "spec":
+        return one == replace(two, chunk_passes=one.chunk_passes)
+    return one == two
 
 
 def _mean(name: str, tensors: list[Tensor]) -> Tensor:
