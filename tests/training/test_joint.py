@@ -15,7 +15,7 @@ from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import Episode, load_dataset
-from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from streamvla.model.instruction import PADDING, hash_words, vocabulary_of
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
@@ -140,6 +140,37 @@ def test_a_policy_hears_the_words_of_its_dataset(joint):
     assert trained.vocabulary == tuple(sorted(vocabulary_of(instructions)))
     said = {word for each in instructions for word in hash_words(each)}
     assert set(heard.nonzero().flatten().tolist()) - {PADDING} == said - {PADDING}
+
+
+@pytest.mark.parametrize("trained", ["all", "expert"])
+def test_the_words_of_an_init_are_kept_and_resumed(joint, tmp_path, trained):
+    """A word that only the policy it began from knew is still known after the training, and when it
+    is resumed, whatever became of that policy's file."""
+    start = load_checkpoint(train(replace(joint, methods=(METHODS[0],))).policy)
+    words = tuple(sorted({*(start.vocabulary or ()), "zebra"}))
+    save_checkpoint(tmp_path / "start.safetensors", replace(start, vocabulary=words))
+    config = replace(
+        joint, out=tmp_path / "next", init=tmp_path / "start.safetensors", train=trained
+    )
+    assert load_checkpoint(train(config).policies["action-flow"]).vocabulary == words
+    save_checkpoint(tmp_path / "start.safetensors", start)
+    again = trainer_of(replace(config, resume=True))
+    again.prepare()
+    assert again.checkpoint("action-flow").vocabulary == words
+    assert again.models["action-flow"].instruction.heard[hash_words("zebra")[0]]
+
+
+def test_a_state_from_before_a_setting_was_renamed_resumes(joint):
+    """Euler steps were called steps; a training state that says so is the same recipe."""
+    train(joint)
+    path = joint.out / "training_state.safetensors"
+    fields, tensors = load_tensors(path)
+    for method in fields["recipe"]["methods"]:
+        if "euler_steps" in method:
+            method["steps"] = method.pop("euler_steps")
+            del method["noise_scale"]
+    save_tensors(path, tensors, fields)
+    trainer_of(replace(joint, resume=True)).prepare()
 
 
 def test_init_from_a_folder_gives_every_expert_its_own(joint, tmp_path):

@@ -93,6 +93,14 @@ class InstructionEncoder(nn.Module):
         if self.vocabulary is not None:  # else the words known before have no record
             self.vocabulary |= vocabulary_of(instructions)
 
+    def know(self, vocabulary: Iterable[str]) -> None:
+        """Know just these words."""
+        words = tuple(vocabulary)
+        self.vocabulary = frozenset(words)
+        self.heard.zero_()
+        if words:
+            self.heard[words_tensor(words).to(self.heard.device)] = True
+
     def tokenise(self, instructions: Sequence[str]) -> Tensor:
         """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""
         return words_tensor(instructions, self.vocabulary)

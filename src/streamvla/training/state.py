@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
 from streamvla.model.checkpoint import SCHEMA_VERSION
+from streamvla.model.methods.registry import method_from_json, method_to_json
 from streamvla.model.normalisation import Normalisation
 
 
@@ -24,6 +25,8 @@ class StateHeader:
         provenance: command, date and commit that began the training; "resumed": the same of every
             resumption.
         holdout: the last held-out action errors.
+        vocabulary: the words that training said so far, those of its `init` among them; None where
+            the model keeps its own, or in a state from before it was stored.
     """
 
     step: int
@@ -32,6 +35,7 @@ class StateHeader:
     normalisation: Normalisation
     provenance: Mapping[str, Any]
     holdout: Mapping[str, float]
+    vocabulary: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         fields = {**vars(self), "normalisation": self.normalisation.to_json()}
@@ -47,11 +51,12 @@ class StateHeader:
         try:
             return cls(
                 step=int(fields["step"]),
-                recipe=dict(fields["recipe"]),
+                recipe=_up_to_date(fields["recipe"]),
                 dataset=dict(fields["dataset"]),
                 normalisation=Normalisation.from_json(fields["normalisation"]),
                 provenance=dict(fields["provenance"]),
                 holdout=dict(fields["holdout"]),
+                vocabulary=fields.get("vocabulary"),
             )
         except (KeyError, TypeError, ValueError, StreamVLAError) as error:
             raise CheckpointError(
@@ -85,6 +90,12 @@ class StateHeader:
                 f"{path} was trained on other data than {directory} holds: {told}. Resume with "
                 "the dataset it began with, or start anew in another out."
             )
+
+
+def _up_to_date(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe whose methods have the settings, and the names of settings, of today."""
+    methods = [method_to_json(method_from_json(each)) for each in recipe.get("methods", ())]
+    return {**recipe, "methods": methods} if methods else dict(recipe)
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -536,6 +536,7 @@ class Trainer:
             normalisation=self.normalisation,
             provenance=self.provenance,
             holdout=self.holdout,
+            vocabulary=self._vocabulary(),
         )
         save_tensors(self.config.out / STATE_NAME, self._state_tensors(), header.to_json())
 
@@ -557,6 +558,9 @@ class Trainer:
             raise CheckpointError(
                 f"{path}: does not fit this model ({error}). Start anew in another out."
             ) from error
+        for model in (*self.models.values(), *self.averages.values()):
+            if header.vocabulary is not None and isinstance(model, StreamingVLA):
+                model.instruction.know(header.vocabulary)
         self._restore_header(header)
 
     def checkpoint(self, name: str) -> Checkpoint:
