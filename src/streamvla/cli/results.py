@@ -1,6 +1,6 @@
 """`streamvla results`: make the figures in the documents again, and keep documents true to them.
 
-Every figure in README and docs stands in `docs/results/NAME.json`. A recipe (`cli.recipes`) says
+Every figure in README and docs stands in `docs/results/NAME.json`. A recipe (`studies.recipes`) says
 which commands make it; `--make NAME` runs them and writes the file; without flags the documents are
 rewritten from the files; `--check` only says where they disagree.
 """

@@ -44,8 +44,8 @@ With fewer than two generations there is no window, and its figures are None.
   `seam_ratio` the quotient of the means: 1 means a seam nobody feels.
 - `interventions`: control ticks on which the governor's ladder stepped in, by rung (`Intervened`;
   a rejected action counts under "reject" and under the rung of the command sent in its place).
-- `frozen_cameras`: how often a camera was found frozen (`runtime.cameras`).
-- `health_ticks`: control ticks in each state of `runtime.health`, from the first policy command
+- `frozen_cameras`: how often a camera was found frozen (`runtime.drivers.cameras`).
+- `health_ticks`: control ticks in each state of `runtime.governor.health`, from the first policy command
   on (grid pacing).
 - `smoothness`: see `streamvla.evaluation.smoothness`.
 """

@@ -66,7 +66,7 @@ class Calibration:
         tail: the share of the training demonstrations' changes over the longest lead beyond B.
         longest_lead: pairs of frames 1 to so many actions apart were used.
         episodes: calibration episodes with a large change, of every view.
-        measured: figures of the calibration episodes (`training.gate.Examination`).
+        measured: figures of the calibration episodes (`training.anticipation.gate.Examination`).
     """
 
     threshold: tuple[float, ...]

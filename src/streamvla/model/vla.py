@@ -6,9 +6,9 @@
                                                            ▼
     action state x, flow time tau ───────────────► action expert ─► v/H     once per action
 
-The prefix is encoded once per observation. With action flow matching (`flow.py`) the expert then
+The prefix is encoded once per observation. With action flow matching (`methods/`) the expert then
 makes one action per call, from one suffix token, so the first action is ready after a single small
-step and acting is integrating. The other methods (`methods.py`) put their own expert on the same
+step and acting is integrating. The other methods there put their own expert on the same
 cache. The layout follows π0 (arXiv 2410.24164) with StreamingVLA's (arXiv 2603.28565) single-token
 expert, at a size that trains on a CPU.
 """

@@ -160,7 +160,7 @@ class Intervened(NamedTuple):
     `rung` is "clamp" (the action went out, brought within the limits), "reject" (it did not), or
     that of the command sent in its place, as in `Sent.source`. The event stands for `ticks` control
     ticks up to `tick`: this one, and those with the same rung and cause that had no event of their
-    own (`runtime.interventions`).
+    own (`runtime.governor.interventions`).
     """
 
     t_ns: int
@@ -177,7 +177,7 @@ class Rearmed(NamedTuple):
 
 
 class HealthChanged(NamedTuple):
-    """The state of the action stream changed on a control tick (`runtime.health`)."""
+    """The state of the action stream changed on a control tick (`runtime.governor.health`)."""
 
     t_ns: int
     tick: int
@@ -186,7 +186,7 @@ class HealthChanged(NamedTuple):
 
 
 class CameraFrozen(NamedTuple):
-    """A view shows the same picture again and again while the robot moves (`runtime.cameras`)."""
+    """A view shows the same picture again and again while the robot moves (`runtime.drivers.cameras`)."""
 
     t_ns: int
     observation: int

@@ -3,7 +3,7 @@
     tau = 0   noise (H, d)  ──Euler, n steps──►  tau = 1   actions a_0 … a_{H−1}
 
 Every action needs all n steps, so the first one is ready no sooner than the last: the baseline
-that action flow matching (`flow.py`) is measured against, on the same backbone and trunk.
+that action flow matching (`action_flow.py`) is measured against, on the same backbone and trunk.
 
 Source: π0 (arXiv 2410.24164) section IV and appendix B, with tau from 0 (noise) to 1 (actions) as
 in the paper (its released code runs time the other way, see `to_openpi`). We differ in two points:

@@ -2,7 +2,7 @@
 
 One pass, mean squared error. Where demonstrations disagree it gives their mean, which may be
 nobody's action: the reason to use flows at all. Trunk and conditioning are those of the flows
-(`chunk.py`), with H learned queries (ACT, arXiv 2304.13705, without its latent variable) in
+(`chunk_flow.py`), with H learned queries (ACT, arXiv 2304.13705, without its latent variable) in
 place of noisy actions, and flow time fixed at 0.
 """
 

@@ -3,7 +3,7 @@
     model-stall:800ms@3s      KIND : AMOUNT @ START + LENGTH       several: separated by , or space
     slow-consumer:5ms@2s+1s   times are counted from the episode's first tick
 
-`runtime.injection` carries them out in the simulated and the real-time driver. Those of
+`runtime.drivers.injection` carries them out in the simulated and the real-time driver. Those of
 `PROCESS_KINDS` need a model process to hit, and are carried out by the driver that has one.
 """
 

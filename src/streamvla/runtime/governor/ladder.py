@@ -72,7 +72,7 @@ class Ladder:
         if not isinstance(self.controller, FallbackController):
             raise ConfigError(
                 f"ladder: controller {self.controller!r} has no method velocity(situation); see "
-                "runtime.fallbacks.FallbackController"
+                "runtime.governor.fallbacks.FallbackController"
             )
 
 

@@ -52,7 +52,7 @@ class Observed:
     """The context of an observation is ready, or the observation was refused.
 
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
-    `frozen` names the views whose camera is frozen (`runtime.cameras`).
+    `frozen` names the views whose camera is frozen (`runtime.drivers.cameras`).
     `saliency` is that of `early.Sighting`.
     """
 

@@ -33,7 +33,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Compensated:
-    """As `runtime.executors.Compensation`."""
+    """As `runtime.executors.action_flow.Compensation`."""
 
     state: bool = True
     context: bool = False
