@@ -1,8 +1,8 @@
 """`streamvla results`: make the figures in the documents again, and keep documents true to them.
 
-Every figure in README and docs stands in `docs/results/NAME.json`. A recipe (`studies.recipes`) says
-which commands make it; `--make NAME` runs them and writes the file; without flags the documents are
-rewritten from the files; `--check` only says where they disagree.
+Every figure in README and docs stands in `docs/results/NAME.json`. A recipe (`studies.recipes`)
+says which commands make it; `--make NAME` runs them and writes the file; without flags the
+documents are rewritten from the files; `--check` only says where they disagree.
 """
 
 from __future__ import annotations

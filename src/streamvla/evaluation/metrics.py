@@ -45,8 +45,8 @@ With fewer than two generations there is no window, and its figures are None.
 - `interventions`: control ticks on which the governor's ladder stepped in, by rung (`Intervened`;
   a rejected action counts under "reject" and under the rung of the command sent in its place).
 - `frozen_cameras`: how often a camera was found frozen (`runtime.drivers.cameras`).
-- `health_ticks`: control ticks in each state of `runtime.governor.health`, from the first policy command
-  on (grid pacing).
+- `health_ticks`: control ticks in each state of `runtime.governor.health`, from the first policy
+  command on (grid pacing).
 - `smoothness`: see `streamvla.evaluation.smoothness`.
 """
 

@@ -186,7 +186,7 @@ class HealthChanged(NamedTuple):
 
 
 class CameraFrozen(NamedTuple):
-    """A view shows the same picture again and again while the robot moves (`runtime.drivers.cameras`)."""
+    """A view shows one picture again and again while the robot moves (`drivers.cameras`)."""
 
     t_ns: int
     observation: int

@@ -84,8 +84,8 @@ class Adaptive:
     """Look early if the policy expects no view to change by more than its threshold.
 
     Attributes:
-        threshold: η of every view, in the policy's order; calibrated (`training.anticipation.saliency`), never
-            tuned on an evaluation.
+        threshold: η of every view, in the policy's order; calibrated
+            (`training.anticipation.saliency`), never tuned on an evaluation.
         views: their names, for the trace.
         second_look: do not refuse. Act on the early observation, and look again at once: the
             context of that takes over from the next uncommitted action on.

@@ -3,7 +3,7 @@
 `Governor` is the interface; the rule of a run is one of three frozen dataclasses:
 
 - `Hold`, `Decelerate`: clip to the action space, and fill a tick that has no action;
-- `runtime.governor.ladder.Ladder`: declared motion limits, and a sequence of rungs down to a safe stop.
+- `runtime.governor.ladder.Ladder`: declared motion limits, and rungs down to a safe stop.
 """
 
 from __future__ import annotations
