@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.interfaces import Frames, RobotSpec
+from streamvla.core.interfaces import ArraySpec, Capture, Frames, RobotSpec
 from streamvla.core.seeds import FIRST_EVALUATION_SEED as FIRST_SEED
 from streamvla.data.collect import collect_episode
 from streamvla.data.noise import NoiseConfig
@@ -23,10 +23,19 @@ from streamvla.robots.schedule import CommandSchedule
 from streamvla.training import ModelSize, SamplingConfig, TrainConfig, train
 
 SPACE = ActionSpace(("dx", "dy"), ("delta", "delta"), (-1.0, -1.0), (1.0, 1.0))
-SPEC = RobotSpec("dots", SPACE, ("top",), (32, 32), ("x_m", "y_m"), control_period_ns=50_000_000)
+PLACES = ("red_x", "red_y", "green_x", "green_y", "asked_x", "asked_y")
+SPEC = RobotSpec(
+    "dots",
+    SPACE,
+    views=("top",),
+    image_size=(32, 32),
+    state_names=("x_m", "y_m"),
+    control_period_ns=50_000_000,
+    capture=tuple(ArraySpec(name, (2,)) for name in ("red", "green", "white")),
+    place_names=PLACES,
+)
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0)}
 SAID = {c: Phrasings((f"go to the {c} dot", f"{c} dot"), (f"reach {c}",)) for c in COLOURS}
-PLACES = ("red_x", "red_y", "green_x", "green_y", "asked_x", "asked_y")
 
 
 class Dots:
@@ -52,10 +61,10 @@ class Dots:
             self.point = np.clip(self.point + 0.1 * command, 0, 1)
             self.success |= bool(np.linalg.norm(self.point - self.dots[self.asked]) < 0.08)
 
-    def capture(self) -> dict[str, np.ndarray]:
+    def capture(self) -> Capture:
         return {**self.dots, "white": self.point}
 
-    def observe(self, capture: dict[str, np.ndarray]) -> Frames:
+    def observe(self, capture: Capture) -> Frames:
         image = np.zeros((32, 32, 3), np.uint8)
         for colour, place in capture.items():
             row, column = (place * 28).astype(int)

@@ -21,11 +21,11 @@ from streamvla.data.collect import (
     collect_episode,
     episode_seed,
 )
-from streamvla.data.expert import make_expert
 from streamvla.data.noise import NoiseConfig
 from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import Episode, load_dataset, shard_path
-from streamvla.robots.registry import make_sawyer
+from streamvla.robots.metaworld.suite import METAWORLD
+from streamvla.robots.registry import make_task_robot
 from streamvla.robots.sawyer import PLACE_NAMES, SPEC
 
 PERIOD_NS = SPEC.control_period_ns
@@ -55,7 +55,7 @@ def sketched(monkeypatch):
 
 @pytest.fixture(scope="module")
 def reach():
-    robot = make_sawyer("reach")
+    robot = make_task_robot("reach")
     yield robot
     robot.close()
 
@@ -105,7 +105,7 @@ def test_other_settings_do_not_mix(small):
 @pytest.mark.render
 def test_an_episode_goes_on_past_success(reach):
     """18 steps follow the first success, so that every useful frame has its targets."""
-    episode = collect_episode(reach, make_expert(reach), seed=3, noise=NoiseConfig())
+    episode = collect_episode(reach, METAWORLD.teacher(reach), seed=3, noise=NoiseConfig())
     assert episode is not None
     assert len(episode) == episode.success_step + STEPS_PAST_SUCCESS
     assert all(len(image) == len(episode) for image in episode.images.values())
@@ -115,9 +115,9 @@ def test_an_episode_goes_on_past_success(reach):
 def test_labels_are_clean_where_actions_are_not(reach):
     """Under noise executed actions differ from labels; without, they are equal."""
     noisy = collect_episode(
-        reach, make_expert(reach), 3, NoiseConfig(clean_fraction=0.0, burst_start=1.0)
+        reach, METAWORLD.teacher(reach), 3, NoiseConfig(clean_fraction=0.0, burst_start=1.0)
     )
-    clean = collect_episode(reach, make_expert(reach), 3, NoiseConfig(clean_fraction=1.0))
+    clean = collect_episode(reach, METAWORLD.teacher(reach), 3, NoiseConfig(clean_fraction=1.0))
     assert noisy is not None
     assert clean is not None
     assert np.abs(noisy.action - noisy.label)[:, :3].max() > 0.1
@@ -150,9 +150,9 @@ class Sideways:
 def test_a_policy_drives_until_the_expert_takes_over(reach):
     """Before the handover the policy's actions are executed, and labelled by the expert."""
     policy = Sideways()
-    pilot, seed = Pilot(policy, {"file": "x"}), 6
+    pilot, seed = Pilot(policy, SPEC, {"file": "x"}), 6
     quiet = NoiseConfig(clean_fraction=1.0)
-    episode = collect_episode(reach, make_expert(reach), seed, quiet, pilot)
+    episode = collect_episode(reach, METAWORLD.teacher(reach), seed, quiet, pilot)
     handover = int(np.random.default_rng([seed, 4]).integers(LATEST_HANDOVER + 1))
     assert episode is not None
     assert 0 < handover < len(episode)
@@ -162,7 +162,7 @@ def test_a_policy_drives_until_the_expert_takes_over(reach):
     looks = range(0, handover, 4)
     assert [now for now, _ in policy.seen] == [PERIOD_NS * step for step in looks]
     assert [state[0] for _, state in policy.seen] == pytest.approx([0.5 * step for step in looks])
-    again = collect_episode(reach, make_expert(reach), seed, quiet, pilot)
+    again = collect_episode(reach, METAWORLD.teacher(reach), seed, quiet, pilot)
     assert again is not None
     assert np.array_equal(again.action, episode.action)
 
@@ -171,14 +171,14 @@ def test_a_policy_drives_until_the_expert_takes_over(reach):
 def test_a_policy_may_drive_with_a_lead(reach):
     """It looks with that many pending, is told how old the look is, and sends what it would."""
     policy = Sideways()
-    pilot = Pilot(policy, {"file": "x"}, most_lead=3)
+    pilot = Pilot(policy, SPEC, {"file": "x"}, most_lead=3)
     drawn = set()
     for seed in range(12):
         lead = int(np.random.default_rng([seed, 5]).integers(4))
         drawn.add(lead)
         policy.seen.clear()
         policy.ages.clear()
-        pilot.reset(seed)
+        pilot.reset(seed, SPEC.action_space.initial_state())
         reach.reset(seed, 0, PERIOD_NS)
         for step in range(9):
             action = pilot.act(reach, reach.capture(), step * PERIOD_NS)
@@ -188,7 +188,7 @@ def test_a_policy_may_drive_with_a_lead(reach):
         assert policy.ages[:3] == [0, lead, lead]
     assert drawn == {0, 1, 2, 3}
     with pytest.raises(ConfigError, match="most lead 4"):
-        Pilot(policy, {"file": "x"}, most_lead=4)
+        Pilot(policy, SPEC, {"file": "x"}, most_lead=4)
 
 
 @pytest.mark.render
@@ -198,7 +198,7 @@ def test_a_language_episode_keeps_what_was_asked_for(tmp_path, monkeypatch):
     config = CollectConfig(tmp_path / "set", ("press-named-button", "reach"), 4, workers=1)
     collect(config)
     loaded = load_dataset(config.out)
-    robot = make_sawyer("press-named-button")
+    robot = make_task_robot("press-named-button")
     said = set()
     for episode in loaded.episodes:
         said.add(loaded.meta.instructions_of(episode))
@@ -216,7 +216,7 @@ def test_a_language_episode_keeps_what_was_asked_for(tmp_path, monkeypatch):
 def test_an_expert_that_fails_is_discarded(reach, monkeypatch):
     """An episode without success in time yields nothing."""
     monkeypatch.setattr(module, "MAX_STEPS", 2)
-    assert collect_episode(reach, make_expert(reach), seed=3, noise=NoiseConfig()) is None
+    assert collect_episode(reach, METAWORLD.teacher(reach), seed=3, noise=NoiseConfig()) is None
 
 
 @pytest.mark.render

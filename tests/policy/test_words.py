@@ -13,9 +13,9 @@ from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.model.instruction import BUCKETS, hash_words, words_of
 from streamvla.model.methods.registry import METHODS
 from streamvla.policy import ModelPolicy, load_policy, resolve_checkpoint
-from streamvla.robots.registry import SUITES, training_instructions
+from streamvla.robots.registry import suite_tasks, training_instructions
 
-SAID = sorted({text for task in SUITES["all"] for text in training_instructions(task)})
+SAID = sorted({text for task in suite_tasks("all") for text in training_instructions(task)})
 
 
 @cache

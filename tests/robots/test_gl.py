@@ -53,12 +53,12 @@ def test_the_probe_finds_a_missing_driver(monkeypatch, tmp_path):
 HALF_BUILT = """
 from streamvla.core.errors import RobotError
 from streamvla.robots.gl import import_mujoco
-from streamvla.robots.rendering import SceneLayout, ScenePose, SceneRenderer
+from streamvla.robots.rendering import SceneRenderer, layout_of, pose_of
 mujoco = import_mujoco()
 model = mujoco.MjModel.from_xml_string("<mujoco/>")
 renderer = SceneRenderer(model)
 try:
-    renderer.render(ScenePose.of(mujoco.MjData(model), SceneLayout.of(model)), (), (8, 8))
+    renderer.render({**layout_of(model), **pose_of(mujoco.MjData(model))}, (), (8, 8))
 except RobotError as error:
     print(error)
 renderer.close()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamvla.core.errors import ConfigError, RobotError
-from streamvla.data.expert import make_expert
+from streamvla.robots.metaworld.expert import MetaWorldExpert
 from streamvla.robots.metaworld.robot import MetaWorldRobot
 from streamvla.robots.metaworld.tasks import GREEN, TASKS
 from streamvla.robots.sawyer import SPEC
@@ -24,7 +24,7 @@ def reach():
 
 def run_expert(robot, seed, limit=120):
     """Drive the expert until success; the instant it ended."""
-    expert = make_expert(robot)
+    expert = MetaWorldExpert(robot)
     robot.reset(seed, 0, PERIOD_NS)
     for index in range(limit):
         robot.command(expert.act(), index * PERIOD_NS)
@@ -37,12 +37,12 @@ def run_expert(robot, seed, limit=120):
 def test_one_command_moves_the_hand_target_four_centimetres(reach):
     """A unit step moves the mocap target 1 cm in each of four sub-steps, then it stays."""
     reach.reset(0, 0, PERIOD_NS)
-    start = reach.capture().pose.mocap_pos[0]
+    start = reach.capture()["mocap_pos"][0]
     reach.command(np.array([1.0, 0.0, 0.0, 0.0]), 0)
     moved = []
     for substep in range(1, 8):
         reach.advance_to(substep * PERIOD_NS // 4)
-        moved.append(float(reach.capture().pose.mocap_pos[0, 0] - start[0]))
+        moved.append(float(reach.capture()["mocap_pos"][0, 0] - start[0]))
     assert moved == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.04, 0.04, 0.04])
 
 
@@ -54,7 +54,7 @@ def test_a_shorter_command_duration_is_the_same_motion_sooner(reach):
         for index in range(5):
             reach.command(np.array([0.5, 0.5, 0.0, 1.0]), index * duration_ns)
         reach.advance_to(5 * duration_ns)
-        return reach.capture().state
+        return reach.capture()["state"]
 
     assert np.array_equal(final_state(PERIOD_NS), final_state(PERIOD_NS // 2))
 
@@ -69,7 +69,7 @@ def test_observing_in_another_thread_does_not_disturb_the_world(reach):
             seen.append(observe(reach.capture()))
             reach.command(np.array([0.3, 0.8, -0.2, 1.0]), index * PERIOD_NS)
             reach.advance_to((index + 1) * PERIOD_NS)
-        return seen, reach.capture().state
+        return seen, reach.capture()["state"]
 
     at_rest, state_at_rest = rollout(reach.observe)
     with ThreadPoolExecutor(max_workers=2) as threads:
@@ -139,7 +139,7 @@ def test_an_episode_does_not_end_by_itself(reach):
     """The world goes on past Meta-World's 500 steps."""
     reach.reset(0, 0, PERIOD_NS)
     reach.advance_to(130 * PERIOD_NS)
-    assert np.isfinite(reach.capture().state).all()
+    assert np.isfinite(reach.capture()["state"]).all()
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))

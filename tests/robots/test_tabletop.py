@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from streamvla.core.errors import ConfigError
-from streamvla.data.expert import make_expert
 from streamvla.robots.registry import make_robot
 from streamvla.robots.sawyer import SPEC
+from streamvla.robots.suite import same_robot
+from streamvla.robots.tabletop.experts import TabletopExpert
 from streamvla.robots.tabletop.robot import FAMILIES, TabletopRobot
 from streamvla.robots.tabletop.scene import COLOURS
 
@@ -46,12 +47,12 @@ def frames(robot):
 
 def test_one_policy_fits_both_suites(robot):
     """Spec, action space, views and state are Meta-World's."""
-    assert robot.spec is SPEC
+    assert same_robot(robot.spec, SPEC)
 
 
 def test_the_expert_solves_every_seed(robot):
     """The scripted expert reaches the goal asked for within 40 commands on 20 of 20 seeds."""
-    expert = make_expert(robot)
+    expert = TabletopExpert(robot)
     for seed in SEEDS:
         robot.reset(seed, 0, PERIOD_NS)
         run_expert(robot, expert)
@@ -61,7 +62,7 @@ def test_the_expert_solves_every_seed(robot):
 
 def test_the_expert_stays_reached_and_comes_to_rest(robot):
     """Eighteen commands after success the goal still holds and the next asks for under 2 cm."""
-    expert = make_expert(robot)
+    expert = TabletopExpert(robot)
     robot.reset(1, 0, PERIOD_NS)
     done = run_expert(robot, expert)
     run = [expert.act()]
@@ -83,7 +84,7 @@ def test_nothing_is_reached_by_waiting(robot):
 
 def test_another_goal_is_another_success_in_the_same_picture(robot):
     """Asked for every goal in turn, one scene gives pixel-identical frames and other successes."""
-    expert = make_expert(robot)
+    expert = TabletopExpert(robot)
     robot.reset(3, 0, PERIOD_NS)
     first, goals, said = frames(robot), robot.goals, set()
     assert 2 <= len(goals) <= 6
@@ -105,11 +106,11 @@ def test_reaching_the_wrong_goal_is_no_success(robot):
     own = robot.goal
     other = next(goal for goal in robot.goals if goal != own)
     robot.instruct(other)
-    done = run_expert(robot, make_expert(robot))
+    done = run_expert(robot, TabletopExpert(robot))
     robot.instruct(own)
     assert robot.reached_other
     assert not robot.success
-    run_expert(robot, make_expert(robot), first=done, commands=done + COMMANDS)
+    run_expert(robot, TabletopExpert(robot), first=done, commands=done + COMMANDS)
     assert robot.reached == other
     assert not robot.success
 

@@ -11,7 +11,7 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import RobotError
-from streamvla.core.interfaces import Frames
+from streamvla.core.interfaces import Capture, Frames
 from streamvla.runtime.processes.privileges import RealtimeSettings
 from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, StillRobot, unit_space
 
@@ -54,12 +54,12 @@ class MovingRobot(StillRobot):
         super().__init__(SPACE, PERIOD_NS, keep=False)
         self._captures = 0
 
-    def capture(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def capture(self) -> Capture:
         self._captures += 1
-        return self._captures
+        return {"count": np.array([self._captures])}
 
-    def observe(self, capture: int) -> Frames:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Frames({"camera": np.array([capture])}, np.array([capture], np.float32))
+    def observe(self, capture: Capture) -> Frames:
+        return Frames({"camera": capture["count"]}, capture["count"].astype(np.float32))
 
 
 def moving_robot() -> StillRobot:
@@ -92,8 +92,8 @@ def broken_robot() -> StillRobot:
 class LargeCaptureRobot(StillRobot):
     """Captures are larger than any socket's buffer."""
 
-    def capture(self) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return bytes(4 << 20)
+    def capture(self) -> Capture:
+        return {"large": np.zeros(4 << 20, np.uint8)}
 
 
 def large_capture_robot() -> StillRobot:

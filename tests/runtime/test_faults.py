@@ -222,10 +222,10 @@ def test_a_frozen_camera_shows_the_same_picture_while_the_joints_go_on():
 
         def capture(self):
             self._count += 1
-            return self._count
+            return {"count": np.array([self._count])}
 
         def observe(self, capture):
-            return Frames({"camera": np.array([capture])}, np.array([capture], np.float32))
+            return Frames({"camera": capture["count"]}, capture["count"].astype(np.float32))
 
     def script(observation, start, index):
         if index == 0:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamvla.core.errors import ConfigError
-from streamvla.robots.registry import Suite, suite_tasks
+from streamvla.robots.registry import suite_tasks
 from streamvla.studies.tables import print_json
 
 
@@ -16,7 +16,8 @@ class Collect:
 
     Attributes:
         out: folder of the dataset; default datasets/SUITE, or datasets/metaworld6.
-        suite: all tasks of a suite.
+        suite: all tasks of a suite: metaworld, language, all, point, or one of a package that is
+            installed.
         tasks: default: reach, push, button-press-topdown, drawer-open, drawer-close, window-open.
         episodes: per task, rounded up to whole shards of 25.
         workers: processes; 0 for one per core.
@@ -28,7 +29,7 @@ class Collect:
     """
 
     out: Path | None = None
-    suite: Suite | None = None
+    suite: str | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 250
     workers: int = 0

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
-from streamvla.core.interfaces import Policy, Robot
+from streamvla.core.interfaces import Policy, Robot, picture_of
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
@@ -337,7 +337,7 @@ class _Session:
 
     # --- afterwards ----------------------------------------------------------------------------
 
-    def _render(self, robot: Any, film: Captures, path: Path) -> None:
+    def _render(self, robot: Robot, film: Captures, path: Path) -> None:
         """Write the episode's video, frames drawn from the captures of its control instants."""
         from streamvla.evaluation.report.video import annotate, frame_statuses, write_video
 
@@ -348,7 +348,7 @@ class _Session:
             events, [now_ns for now_ns, _ in shown], period_ns, self._command.pacing
         )
         frames = [
-            annotate(robot.render_capture(capture, size=VIDEO_SIZE), status)
+            annotate(picture_of(robot, capture, VIDEO_SIZE), status)
             for (_, capture), status in zip(shown, statuses, strict=True)
         ]
         write_video(path.with_suffix(".mp4"), frames, NS_PER_S / period_ns)

@@ -54,6 +54,39 @@ class FlowStart:
     age: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One named array of a capture: its shape and dtype are the same at every instant.
+
+    Raises:
+        ConfigError: a dtype that NumPy does not know, or one that holds objects.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float64"
+
+    def __post_init__(self) -> None:
+        try:
+            holds_objects = np.dtype(self.dtype).hasobject
+        except TypeError:
+            holds_objects = True
+        if holds_objects:
+            raise ConfigError(
+                f"capture array {self.name!r} has dtype {self.dtype!r}; expected a plain one, "
+                "such as float64 or uint8"
+            )
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray) -> ArraySpec:
+        """Of an array like this one."""
+        return cls(name, array.shape, str(array.dtype))
+
+
+Capture = Mapping[str, np.ndarray]
+"""One frozen instant of a robot's world, as the arrays that `RobotSpec.capture` declares."""
+
+
 @dataclass(frozen=True)
 class RobotSpec:
     """What a robot offers.
@@ -64,6 +97,12 @@ class RobotSpec:
         state_names: one name per proprioceptive dimension `s`.
         control_period_ns: how long one command acts.
         limits: how the robot may be commanded to move; None for what its action space implies.
+        capture: the arrays of `Robot.capture`; none for real cameras, which `observe` asks.
+        place_names: one per dimension of `PlacedRobot.places`; none where the robot does not know
+            where things are.
+        measures_standing: whether it is a `StandingRobot`.
+        draws_captures: whether it is a `DrawnRobot`.
+        knows_stimulus: whether it is a `StimulatedRobot`.
     """
 
     name: str
@@ -73,6 +112,11 @@ class RobotSpec:
     state_names: tuple[str, ...]
     control_period_ns: int
     limits: MotionLimits | None = None
+    capture: tuple[ArraySpec, ...] = ()
+    place_names: tuple[str, ...] = ()
+    measures_standing: bool = False
+    draws_captures: bool = False
+    knows_stimulus: bool = False
 
     @property
     def motion_limits(self) -> MotionLimits:
@@ -92,8 +136,9 @@ class Robot(Protocol):
     """A robot, simulated or real. The world moves with the clock, never with the model.
 
     `command`, `advance_to` and `capture` are called from the control thread and must be quick;
-    `observe` is called from the observer (another thread in real time) on a capture made earlier.
-    One that measures its absolute dimensions also has `standing` (see `standing_at`).
+    `observe` is called from the observer (another thread in real time) on a capture made earlier,
+    or on another robot of the same kind (in the model's process). What else a robot can do its
+    specification declares: `StandingRobot`, `PlacedRobot`, `DrawnRobot`, `StimulatedRobot`.
     """
 
     @property
@@ -121,15 +166,49 @@ class Robot(Protocol):
         """Let the world run up to `now_ns`; a real robot does nothing here."""
         ...
 
-    def capture(self) -> Any:
+    def capture(self) -> Capture:
         """Freeze what the sensors see at this instant; cheap (no rendering)."""
         ...
 
-    def observe(self, capture: Any) -> Frames:
+    def observe(self, capture: Capture) -> Frames:
         """Turn a capture into frames (renders, in a simulator). Thread-safe to `command`."""
         ...
 
     def close(self) -> None: ...
+
+
+class StandingRobot(Robot, Protocol):
+    """A robot that measures its absolute dimensions, such as joints."""
+
+    def standing(self) -> np.ndarray:
+        """(d,) where they are at this instant, action units; delta dimensions are ignored."""
+        ...
+
+
+class PlacedRobot(Robot, Protocol):
+    """A robot, mostly simulated, that knows where the things are that matter."""
+
+    def places(self) -> np.ndarray:
+        """(p,) metres at this instant, `RobotSpec.place_names`: for experts and as a target of
+        training, never for a policy."""
+        ...
+
+
+class DrawnRobot(Robot, Protocol):
+    """A robot that draws its captures at any size, for videos."""
+
+    def render_capture(self, capture: Capture, *, size: tuple[int, int]) -> np.ndarray:
+        """(height, width, 3) uint8 picture of a capture; size: (height, width), pixels."""
+        ...
+
+
+class StimulatedRobot(Robot, Protocol):
+    """A robot that knows when its world changed so that it should react."""
+
+    @property
+    def stimulus_ns(self) -> int | None:
+        """The latest such instant; None: nothing happened yet."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -235,19 +314,16 @@ def goal_of(context: Any) -> np.ndarray | None:
 def standing_at(robot: Robot) -> np.ndarray:
     """(d,) the action state in which a robot stands after `reset`, before any command.
 
-    Delta dimensions count from here: 0. A robot whose absolute dimensions can be measured, such as
-    joints, says where they are with a method `standing()`: (d,) in action units, what it gives for
-    delta dimensions is ignored. Without that method they start at 0 too, so that a first hold would
-    drive joints there.
+    Delta dimensions count from here: 0. Absolute dimensions are where a `StandingRobot` measures
+    them; of other robots they start at 0 too, so that a first hold would drive joints there.
 
     Raises:
         RobotError: what the robot measured is not `d` finite numbers.
     """
     space = robot.spec.action_space
-    measure = getattr(robot, "standing", None)
-    if measure is None:
+    if not robot.spec.measures_standing:
         return space.initial_state()
-    measured = np.asarray(measure(), dtype=float)
+    measured = np.asarray(cast(StandingRobot, robot).standing(), dtype=float)
     if measured.shape != (space.dim,) or not np.isfinite(measured).all():
         raise RobotError(
             f"robot {robot.spec.name} stands at {measured}: expected {space.dim} finite numbers, "
@@ -256,12 +332,36 @@ def standing_at(robot: Robot) -> np.ndarray:
     return np.where(space.is_delta(), space.initial_state(), measured)
 
 
-def stimulus_of(robot: Any) -> int | None:
-    """The latest instant, ns, at which the world changed so that the robot should react.
+def places_of(robot: Robot) -> np.ndarray:
+    """(p,) float32 metres, where things are at this instant; p = 0 where the robot does not know.
 
-    A robot that knows it states it by an attribute `stimulus_ns`; None: nothing happened yet.
+    Raises:
+        RobotError: not as many finite numbers as the specification names.
     """
-    return getattr(robot, "stimulus_ns", None)
+    names = robot.spec.place_names
+    if not names:
+        return np.zeros(0, np.float32)
+    places = np.asarray(cast(PlacedRobot, robot).places(), dtype=np.float32)
+    if places.shape != (len(names),) or not np.isfinite(places).all():
+        raise RobotError(
+            f"robot {robot.spec.name} tells places {places}: expected {len(names)} finite numbers, "
+            f"one for each of {', '.join(names)}"
+        )
+    return places
+
+
+def stimulus_of(robot: Robot) -> int | None:
+    """The latest instant, ns, at which the world changed so that the robot should react; None:
+    nothing happened yet, or the robot does not know (`StimulatedRobot`)."""
+    return cast(StimulatedRobot, robot).stimulus_ns if robot.spec.knows_stimulus else None
+
+
+def picture_of(robot: Robot, capture: Capture, size: tuple[int, int]) -> np.ndarray:
+    """(height, width, 3) uint8: what a capture shows, for people; of `size` from a `DrawnRobot`,
+    else the first view as the policy sees it."""
+    if robot.spec.draws_captures:
+        return cast(DrawnRobot, robot).render_capture(capture, size=size)
+    return robot.observe(capture).images[robot.spec.views[0]]
 
 
 def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:

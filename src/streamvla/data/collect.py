@@ -20,15 +20,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
-from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError, did_you_mean
+from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError
+from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
-from streamvla.data.expert import Expert, TaughtRobot, make_expert
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import (
@@ -42,8 +41,8 @@ from streamvla.data.store import (
     write_shard,
 )
 from streamvla.robots.gl import select_gl_backend
-from streamvla.robots.registry import make_sawyer, suite_tasks, training_instructions
-from streamvla.robots.sawyer import PLACE_NAMES, SPEC, SawyerRobot
+from streamvla.robots.registry import one_robot_of, suite_of, training_instructions
+from streamvla.robots.suite import Expert, TaskRobot
 
 EPISODES_PER_SHARD = 25
 MAX_ATTEMPTS_PER_SHARD = 100
@@ -66,7 +65,7 @@ class CollectConfig:
 
     Attributes:
         out: directory of the dataset; made when missing, resumed when not.
-        tasks: tasks of any suite (`robots.registry.suite_tasks`).
+        tasks: of any suites of one robot (`robots.registry.suite_tasks`).
         episodes_per_task: rounded up to whole shards of 25.
         workers: processes; 0 for one per CPU, 1 for none besides this one.
         seed: base seed; with task and index it fixes every episode.
@@ -85,11 +84,9 @@ class CollectConfig:
     most_lead: int = 0
 
     def __post_init__(self) -> None:
-        for task in self.tasks:
-            if task not in suite_tasks("all"):
-                raise did_you_mean("task", task, suite_tasks("all"))
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks {list(self.tasks)}: expected at least one, each once")
+        one_robot_of(self.tasks)
         if self.episodes_per_task < 1:
             raise ConfigError(f"episodes_per_task is {self.episodes_per_task}, expected ≥ 1")
         if self.shards_per_task * MAX_ATTEMPTS_PER_SHARD > FIRST_EVALUATION_SEED:
@@ -197,7 +194,7 @@ def episode_seed(base: int, task: str, index: int) -> int:
 
 
 def collect_episode(
-    robot: TaughtRobot, expert: Expert, seed: int, noise: NoiseConfig, pilot: Pilot | None = None
+    robot: TaskRobot, expert: Expert, seed: int, noise: NoiseConfig, pilot: Pilot | None = None
 ) -> Episode | None:
     """One demonstration, or None when the expert failed within `MAX_STEPS` of its own.
 
@@ -209,19 +206,21 @@ def collect_episode(
     disturbance = ExecutionNoise(noise, space.is_delta(), np.random.default_rng([seed, 2]))
     handover = 0
     if pilot is not None:
-        pilot.reset(seed)
         handover = int(np.random.default_rng([seed, 4]).integers(LATEST_HANDOVER + 1))
-    captures: list[Any] = []
+    captures: list[Capture] = []
     places: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     success_step: int | None = None
     robot.reset(seed, 0, period_ns)
+    start = standing_at(robot)
+    if pilot is not None:
+        pilot.reset(seed, start)
     while success_step is None or len(actions) < success_step + STEPS_PAST_SUCCESS:
         if success_step is None and len(actions) == handover + MAX_STEPS:
             return None
         captures.append(robot.capture())
-        places.append(robot.places())
+        places.append(places_of(robot))
         labels.append(expert.act())
         now_ns = len(actions) * period_ns
         if pilot is not None and len(actions) < handover:
@@ -242,7 +241,8 @@ def collect_episode(
         seed=seed,
         success_step=success_step,
         instructions=robot.phrasings.train,
-        places=np.stack(places).astype(np.float32),
+        places=np.stack(places) if spec.place_names else None,
+        start=start,
     )
 
 
@@ -255,18 +255,19 @@ def _shards(config: CollectConfig) -> Iterator[_Shard]:
 
 def _claim_directory(config: CollectConfig) -> None:
     """Write `meta.json`, or check that the one there was made under the same settings."""
+    spec = one_robot_of(config.tasks).spec
     meta = DatasetMeta(
-        robot=SPEC.name,
-        action_space=SPEC.action_space,
-        state_names=SPEC.state_names,
-        control_period_ns=SPEC.control_period_ns,
-        views=SPEC.views,
-        image_size=SPEC.image_size,
+        robot=spec.name,
+        action_space=spec.action_space,
+        state_names=spec.state_names,
+        control_period_ns=spec.control_period_ns,
+        views=spec.views,
+        image_size=spec.image_size,
         tasks={task: training_instructions(task) for task in config.tasks},
         noise=asdict(config.noise),
         seed=config.seed,
         commit=commit(),
-        place_names=PLACE_NAMES,
+        place_names=spec.place_names,
         pilot={} if config.policy is None else _identify(config.policy, config.most_lead),
     )
     if (config.out / META_NAME).exists():
@@ -326,9 +327,11 @@ def _start_worker(stop: Event) -> None:
 
 def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     """Collect and write one shard; (episodes, attempts, frames)."""
-    robot = make_sawyer(shard.task)
+    suite = suite_of(shard.task)
+    robot = suite.make(shard.task, "train", "own")
     try:
-        episodes, attempts = _fill(shard, robot, make_expert(robot), _pilot(shard.config))
+        pilot = _pilot(shard.config, suite.spec)
+        episodes, attempts = _fill(shard, robot, suite.teacher(robot), pilot)
     finally:
         robot.close()
     write_shard(shard.path, episodes, attempts)
@@ -336,7 +339,7 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     return len(episodes), attempts, sum(len(episode) for episode in episodes)
 
 
-def _pilot(config: CollectConfig) -> Pilot | None:
+def _pilot(config: CollectConfig, robot: RobotSpec) -> Pilot | None:
     """The policy that drives, kept for the next shard of this process."""
     checkpoint, most_lead = config.policy, config.most_lead
     if checkpoint is None:
@@ -347,13 +350,13 @@ def _pilot(config: CollectConfig) -> Pilot | None:
         from streamvla.policy import identify, load_policy
 
         torch.set_num_threads(1)
-        driver = Pilot(load_policy(checkpoint), identify(checkpoint), most_lead)
+        driver = Pilot(load_policy(checkpoint), robot, identify(checkpoint), most_lead)
         _pilots[checkpoint, most_lead] = driver
     return _pilots[checkpoint, most_lead]
 
 
 def _fill(
-    shard: _Shard, robot: SawyerRobot, expert: Expert, pilot: Pilot | None
+    shard: _Shard, robot: TaskRobot, expert: Expert, pilot: Pilot | None
 ) -> tuple[list[Episode], int]:
     """Attempts until the shard is full; each shard has its own range of attempt indices.
 

@@ -19,8 +19,15 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart, Observation, Policy, Robot, check_fit
-from streamvla.robots.sawyer import SPEC
+from streamvla.core.interfaces import (
+    Capture,
+    FlowStart,
+    Observation,
+    Policy,
+    Robot,
+    RobotSpec,
+    check_fit,
+)
 
 LATEST_HANDOVER = 60
 """The expert takes over at a step drawn evenly from 0 to this."""
@@ -31,6 +38,7 @@ class Pilot:
 
     Args:
         policy: must fit the robots it drives.
+        robot: their specification.
         identity: what tells this policy from another, for the dataset's header.
         most_lead: it looks with 0 to so many actions still to be executed.
 
@@ -39,8 +47,10 @@ class Pilot:
         ConfigError: a lead below 0, or not below the policy's horizon.
     """
 
-    def __init__(self, policy: Policy, identity: Mapping[str, str], most_lead: int = 0) -> None:
-        check_fit(policy.spec, SPEC)
+    def __init__(
+        self, policy: Policy, robot: RobotSpec, identity: Mapping[str, str], most_lead: int = 0
+    ) -> None:
+        check_fit(policy.spec, robot)
         if not 0 <= most_lead < policy.spec.horizon:
             raise ConfigError(
                 f"most lead {most_lead} must be at least 0 and below H = {policy.spec.horizon}"
@@ -48,17 +58,18 @@ class Pilot:
         self.identity = dict(identity)
         self._most_lead = most_lead
         self._policy = policy
-        self.reset(0)
+        self.reset(0, policy.spec.action_space.initial_state())
 
-    def reset(self, seed: int) -> None:
-        """Forget the last episode, and draw the lead of the next."""
-        self._state = self._policy.spec.action_space.initial_state()
+    def reset(self, seed: int, action_state: np.ndarray) -> None:
+        """Forget the last episode, and draw the lead of the next, which starts in the action state
+        (d,) in which the robot stands."""
+        self._state = action_state
         self._plan: deque[np.ndarray] = deque()
         self._context: Any = None
         self._age: int | None = None  # of the context; None: there is none
         self._lead = int(np.random.default_rng([seed, 5]).integers(self._most_lead + 1))
 
-    def act(self, robot: Robot, capture: Any, now_ns: int) -> np.ndarray:
+    def act(self, robot: Robot, capture: Capture, now_ns: int) -> np.ndarray:
         """The next action (d,), for a robot at the instant of `capture`."""
         pending = len(self._plan)
         if self._age is None and pending <= self._lead:

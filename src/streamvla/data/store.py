@@ -6,7 +6,7 @@
         frame          0 1 2 … 43 | 44 45 … 90 | …          N frames
         episode_start  0            44           …          E + 1 offsets, the last is N
         image.VIEW (N, height, width, 3) u8    state (N, s) f32    action, label (N, d) f32
-        seed (E,) i64    success_step (E,) i64    attempts (1,) i64
+        seed (E,) i64    success_step (E,) i64    attempts (1,) i64    start (E, d) f64
         place (N, p) f32, where `place_names` are known
         metadata "instructions": JSON, a list for each episode, where its task has several goals
 
@@ -35,7 +35,12 @@ from streamvla.core.files import replacing
 SCHEMA_VERSION = 1
 META_NAME = "meta.json"
 _INSTRUCTIONS = "instructions"
-_DTYPES = {"U8": np.dtype("u1"), "F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_DTYPES = {
+    "U8": np.dtype("u1"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+}
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ class Episode:
             and they are the task's (`DatasetMeta.instructions_of`).
         places: (t, p) float32 metres, where the things that matter are: simulators know, real
             robots mostly do not. A target for training; no policy is given it.
+        start: (d,) float64 action state before the first action (`core.interfaces.standing_at`);
+            None in shards from before it was stored: all zeros.
     """
 
     task: str
@@ -141,6 +148,7 @@ class Episode:
     success_step: int
     instructions: tuple[str, ...] = ()
     places: np.ndarray | None = None
+    start: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.action)
@@ -172,7 +180,7 @@ class Demonstrations:
     def action_states(self, episode: Episode) -> np.ndarray:
         """(t + 1, d) float64 action state before each executed action, and after the last."""
         space = self.meta.action_space
-        states = [space.initial_state()]
+        states = [space.initial_state() if episode.start is None else episode.start]
         for action in episode.action.astype(np.float64):
             states.append(space.advance(states[-1], action))
         return np.stack(states)
@@ -232,6 +240,9 @@ def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
         [episode.success_step for episode in episodes], dtype=np.int64
     )
     tensors["attempts"] = np.array([attempts], dtype=np.int64)
+    starts = [episode.start for episode in episodes if episode.start is not None]
+    if len(starts) == len(episodes):
+        tensors["start"] = np.stack(starts).astype(np.float64)
     said = [list(episode.instructions) for episode in episodes]
     metadata = {_INSTRUCTIONS: json.dumps(said)} if any(said) else None
     with replacing(path) as partial:
@@ -262,6 +273,7 @@ def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode],
                 success_step=int(tensors["success_step"][index]),
                 instructions=said[index],
                 places=np.array(tensors["place"][frames]) if meta.place_names else None,
+                start=np.array(tensors["start"][index]) if "start" in tensors else None,
             )
         )
     return episodes, int(tensors["attempts"][0])
@@ -412,6 +424,8 @@ def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], meta: DatasetMe
         "success_step": (episodes,),
         "attempts": (1,),
     }
+    if "start" in tensors:
+        expected["start"] = (episodes, meta.action_space.dim)
     if meta.place_names:
         expected["place"] = (frames, len(meta.place_names))
     for name, shape in expected.items():

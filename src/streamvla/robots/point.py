@@ -1,22 +1,23 @@
 """A point on a table: the smallest robot with a picture, for tests and fast simulations.
 
 Two delta dimensions move the point, one absolute dimension opens its gripper; a green dot is the
-goal. No simulator, no OpenGL: NumPy draws 32 × 32 pixels in microseconds.
+goal. No simulator, no OpenGL: NumPy draws 32 × 32 pixels in microseconds. With its expert and its
+suite it is also an example of a robot in one file.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, RobotError
-from streamvla.core.interfaces import Frames, RobotSpec
+from streamvla.core.interfaces import ArraySpec, Capture, Frames, RobotSpec
 from streamvla.core.limits import MotionLimits
+from streamvla.robots.instructions import Asked, Phrasings, Split, check_asked, check_split
 from streamvla.robots.jump import GoalJump, farthest
 from streamvla.robots.schedule import CommandSchedule
+from streamvla.robots.suite import Suite
 
 SUBSTEPS_PER_COMMAND = 4
 REACH_M = 0.05
@@ -46,16 +47,13 @@ SPEC = RobotSpec(
         acceleration=(5.0, 5.0, 1600.0),  # m/s², and 1/s²
         jerk=(80.0, 80.0, 64_000.0),  # m/s³, and 1/s³
     ),
+    capture=(ArraySpec("position", (2,)), ArraySpec("goal", (2,)), ArraySpec("gripper", (1,))),
+    place_names=("goal_x_m", "goal_y_m"),
+    knows_stimulus=True,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class PointCapture:
-    """Point and goal (2,) metres within the unit square, and the gripper, at one instant."""
-
-    position: np.ndarray
-    goal: np.ndarray
-    gripper: float
+TASK, MOVED = "point", "point-moved"
+PHRASINGS = Phrasings(("move to the green dot",), ("go to the green spot",))
 
 
 class PointRobot:
@@ -63,12 +61,23 @@ class PointRobot:
 
     Args:
         moved: the dot is moved once in the middle of the episode, and only then counts.
+        split: which phrasing of the instruction, "train" or "heldout".
+        asked: "own", or "blank" for no instruction.
 
     Attributes:
         stimulus_ns: when the dot was moved; None: not yet, or never.
     """
 
-    def __init__(self, *, moved: bool = False) -> None:
+    def __init__(
+        self, *, moved: bool = False, split: Split = "train", asked: Asked = "own"
+    ) -> None:
+        check_split(split)
+        check_asked(asked)
+        if asked == "swapped":
+            raise ConfigError(
+                "the point has one goal, so no other can be asked for: expected 'own'"
+            )
+        self._instruction = "" if asked == "blank" else PHRASINGS.of(split)[0]
         self.stimulus_ns: int | None = None
         self._moved = moved
         self._jump: GoalJump | None = None
@@ -84,8 +93,16 @@ class PointRobot:
         return SPEC
 
     @property
+    def task(self) -> str:
+        return MOVED if self._moved else TASK
+
+    @property
+    def phrasings(self) -> Phrasings:
+        return PHRASINGS
+
+    @property
     def instruction(self) -> str:
-        return "move to the green dot"
+        return self._instruction
 
     @property
     def success(self) -> bool:
@@ -144,16 +161,27 @@ class PointRobot:
         self._goal = farthest(self._goal, candidates)
         self.stimulus_ns, self._jump = jump.instant_ns, None
 
-    def capture(self) -> PointCapture:
-        self._running()
-        return PointCapture(self._position, self._goal, self._gripper)
+    def places(self) -> np.ndarray:
+        """(2,) metres: where the dot is."""
+        return self._goal.copy()
 
-    def observe(self, capture: PointCapture) -> Frames:
+    def towards_goal_m(self) -> np.ndarray:
+        """(2,) metres from the point to the dot: for the expert only."""
+        return self._goal - self._position
+
+    def capture(self) -> Capture:
+        """Point and goal (2,) metres within the unit square, and the gripper (1,)."""
+        self._running()
+        gripper = np.array([self._gripper])
+        return {"position": self._position.copy(), "goal": self._goal.copy(), "gripper": gripper}
+
+    def observe(self, capture: Capture) -> Frames:
         """Draw a capture; a pure function of it."""
+        gripper = float(capture["gripper"][0])
         image = np.full((*SPEC.image_size, 3), 40, dtype=np.uint8)
-        _draw_dot(image, capture.goal, (0, 255, 0))
-        _draw_dot(image, capture.position, (255, round(127 * (1 + capture.gripper)), 0))
-        state = np.array([*capture.position, capture.gripper], dtype=np.float32)
+        _draw_dot(image, capture["goal"], (0, 255, 0))
+        _draw_dot(image, capture["position"], (255, round(127 * (1 + gripper)), 0))
+        state = np.array([*capture["position"], gripper], dtype=np.float32)
         return Frames(images={"top": image}, state=state)
 
     def close(self) -> None:
@@ -171,3 +199,29 @@ def _draw_dot(image: np.ndarray, position: np.ndarray, colour: tuple[int, int, i
     column = round(float(position[0]) * (width - 1))
     row = round((1.0 - float(position[1])) * (height - 1))
     image[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = colour
+
+
+class PointExpert:
+    """Straight to the dot, gripper open."""
+
+    def __init__(self, robot: PointRobot) -> None:
+        self._robot = robot
+
+    def act(self) -> np.ndarray:
+        """(3,) the clean action, clipped to ±1."""
+        return ACTION_SPACE.clip(np.array([*self._robot.towards_goal_m() / REACH_M, 0.0]))
+
+
+def _make(task: str, split: Split, asked: Asked) -> PointRobot:
+    return PointRobot(moved=task == MOVED, split=split, asked=asked)
+
+
+POINT = Suite(
+    name="point",
+    spec=SPEC,
+    tasks=(TASK,),
+    make=_make,
+    instructions=lambda task: PHRASINGS.train,
+    expert=PointExpert,
+    variants=(MOVED,),
+)

@@ -1,46 +1,80 @@
-"""Robots by task name, and tasks by suite."""
+"""Suites and robots by name: ours, and those of other packages (entry points)."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Robot
+from streamvla.core.registry import Registry
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.metaworld.robot import REACH, MetaWorldRobot
-from streamvla.robots.metaworld.tasks import TASKS
-from streamvla.robots.point import PointRobot
-from streamvla.robots.sawyer import SawyerRobot
-from streamvla.robots.tabletop.robot import FAMILIES, TabletopRobot
+from streamvla.robots.suite import Suite, TaskRobot, same_robot
 
-POINT = "point"
-MOVED = "-moved"
-"""Behind a task's name: its goal is moved in the middle of the episode."""
+SUITES = Registry(
+    "suite",
+    "streamvla.suites",
+    {
+        "metaworld": "streamvla.robots.metaworld.suite:METAWORLD",
+        "language": "streamvla.robots.tabletop.suite:LANGUAGE",
+        "all": "streamvla.robots.sawyer_tasks:ALL",
+        "point": "streamvla.robots.point:POINT",
+    },
+)
+"""Each entry is a `Suite`."""
 
-Suite = Literal["metaworld", "language", "all"]
+ROBOTS = Registry("robot", "streamvla.robots", {})
+"""Robots without tasks: each entry is called without arguments and gives a `Robot`."""
 
-SUITES: dict[str, tuple[str, ...]] = {
-    "metaworld": tuple(TASKS),
-    "language": tuple(FAMILIES),
-    "all": (*TASKS, *FAMILIES),
-}
-"""One arm, one spec: one policy drives every task of every suite."""
+
+def suite_named(name: str) -> Suite:
+    """The suite of that name.
+
+    Raises:
+        ConfigError: there is none, or its package cannot be imported.
+    """
+    return SUITES.load(name)
 
 
 def suite_tasks(name: str) -> tuple[str, ...]:
-    """The tasks of a suite.
+    """The tasks of a suite; errors as for `suite_named`."""
+    return suite_named(name).tasks
+
+
+def suite_of(task: str) -> Suite:
+    """The suite that has a task, or a variant of one.
 
     Raises:
-        ConfigError: unknown suite.
+        ConfigError: none has, or two have.
     """
-    if name not in SUITES:
-        raise did_you_mean("suite", name, SUITES)
-    return SUITES[name]
+    found = [suite for suite in _plain_suites() if task in (*suite.tasks, *suite.variants)]
+    if len(found) > 1:
+        names = " and ".join(suite.name for suite in found)
+        raise ConfigError(f"suites {names} both have a task {task!r}; rename it in one of them")
+    if not found:
+        raise did_you_mean("task", task, task_names())
+    return found[0]
+
+
+def one_robot_of(tasks: tuple[str, ...]) -> Suite:
+    """The suite of the first task, if the robots of all the tasks are of one kind.
+
+    Raises:
+        ConfigError: an unknown task, or another robot.
+    """
+    first = suite_of(tasks[0])
+    for task in tasks[1:]:
+        suite = suite_of(task)
+        if not same_robot(suite.spec, first.spec):
+            raise ConfigError(
+                f"tasks {tasks[0]} and {task} have different robots, {first.spec.name} and "
+                f"{suite.spec.name}: expected one robot; take them apart"
+            )
+    return first
 
 
 def task_names() -> tuple[str, ...]:
-    """Every name `make_robot` knows: the tasks of all suites, the point, and moved goals."""
-    return (*SUITES["all"], POINT, POINT + MOVED, REACH + MOVED)
+    """Every name `make_robot` knows: tasks of all suites, their variants, and robots' names."""
+    suites = _plain_suites()
+    tasks = [task for suite in suites for task in (*suite.tasks, *suite.variants)]
+    return (*tasks, *ROBOTS.names())
 
 
 def training_instructions(task: str) -> tuple[str, ...]:
@@ -49,12 +83,7 @@ def training_instructions(task: str) -> tuple[str, ...]:
     Raises:
         ConfigError: the task is in no suite.
     """
-    if task in TASKS:
-        return TASKS[task].phrasings.train
-    if task in FAMILIES:
-        said = FAMILIES[task].phrasings.values()
-        return tuple(text for phrasings in said for text in phrasings.train)
-    raise did_you_mean("task", task, SUITES["all"])
+    return suite_of(task).instructions(task)
 
 
 def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot:
@@ -63,7 +92,7 @@ def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot
     Args:
         task: one of `task_names()`.
         split: which instructions to draw from, "train", "heldout" or, of language scenes,
-            "independent"; the point has only one.
+            "independent".
         asked: the episode's own goal, another goal of the same scene ("swapped", language scenes
             only), or nothing ("blank").
 
@@ -71,19 +100,22 @@ def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot
         ConfigError: unknown task or split, or a task that cannot be asked so.
         RobotError: the simulator or an offscreen OpenGL library is missing.
     """
-    if task in (POINT, POINT + MOVED):
-        if asked != "own":
-            raise ConfigError(f"asked {asked!r}: the point has one instruction, expected 'own'")
-        return PointRobot(moved=task != POINT)
-    if task == REACH + MOVED:
-        return MetaWorldRobot(REACH, split, asked, moved=True)
-    return make_sawyer(task, split, asked)
+    if task in ROBOTS:
+        if asked != "own" or split != "train":
+            raise ConfigError(
+                f"robot {task!r} has no tasks, so only its own instruction: expected asked 'own' "
+                "and instructions 'train'"
+            )
+        return ROBOTS.load(task)()
+    return make_task_robot(task, split, asked)
 
 
-def make_sawyer(task: str, split: Split = "train", asked: Asked = "own") -> SawyerRobot:
+def make_task_robot(task: str, split: Split = "train", asked: Asked = "own") -> TaskRobot:
     """The robot of a task of a suite; arguments and errors as for `make_robot`."""
-    if task in TASKS:
-        return MetaWorldRobot(task, split, asked)
-    if task in FAMILIES:
-        return TabletopRobot(task, split, asked)
-    raise did_you_mean("task", task, task_names())
+    return suite_of(task).make(task, split, asked)
+
+
+def _plain_suites() -> list[Suite]:
+    """All suites but those that join others."""
+    suites = [suite_named(name) for name in SUITES.names()]
+    return [suite for suite in suites if not suite.parts]

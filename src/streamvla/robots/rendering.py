@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.errors import RobotError
+from streamvla.core.interfaces import Capture
 from streamvla.robots.gl import REMEDY, import_mujoco
 
 # MuJoCo ships no type stubs, and importing it here would choose a backend too early.
@@ -38,52 +39,30 @@ class Camera:
     elevation: float
 
 
-@dataclass(frozen=True, slots=True)
-class SceneLayout:
-    """Where an episode put what does not move by itself; fixed from reset to reset.
+LAYOUT = ("body_pos", "body_quat", "site_pos", "geom_rgba")
+"""Of the model, where an episode put what does not move by itself: fixed from reset to reset.
 
-    Scenes place drawers, windows and goals, and colour them, by editing the model, not the state.
+Scenes place drawers, windows and goals, and colour them, by editing the model, not the state.
+(bodies, 3) metres, (bodies, 4), (sites, 3) metres, and (geoms, 4) within [0, 1].
+"""
 
-    Attributes:
-        body_pos: (bodies, 3) metres.
-        body_quat: (bodies, 4).
-        site_pos: (sites, 3) metres.
-        geom_rgba: (geoms, 4) within [0, 1].
-    """
-
-    body_pos: np.ndarray
-    body_quat: np.ndarray
-    site_pos: np.ndarray
-    geom_rgba: np.ndarray
-
-    @classmethod
-    def of(cls, model: MjModel) -> SceneLayout:
-        placed = (model.body_pos, model.body_quat, model.site_pos, model.geom_rgba)
-        return cls(*(array.copy() for array in placed))
+POSE = ("qpos", "mocap_pos", "mocap_quat")
+"""Of the state: generalised positions, and motion-capture bodies: (bodies, 3) and (bodies, 4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScenePose:
-    """All that rendering needs of one instant.
+def layout_of(model: MjModel) -> Capture:
+    """A copy of the arrays `LAYOUT`."""
+    return {name: getattr(model, name).copy() for name in LAYOUT}
 
-    Attributes:
-        qpos: generalised positions.
-        mocap_pos, mocap_quat: the motion-capture bodies.
-        layout: the episode's fixed placement.
-    """
 
-    qpos: np.ndarray
-    mocap_pos: np.ndarray
-    mocap_quat: np.ndarray
-    layout: SceneLayout
-
-    @classmethod
-    def of(cls, data: MjData, layout: SceneLayout) -> ScenePose:
-        return cls(data.qpos.copy(), data.mocap_pos.copy(), data.mocap_quat.copy(), layout)
+def pose_of(data: MjData) -> Capture:
+    """A copy of the arrays `POSE` of this instant."""
+    return {name: getattr(data, name).copy() for name in POSE}
 
 
 class SceneRenderer:
-    """Draws `ScenePose`s. Thread-safe: calls queue up for the one render thread.
+    """Draws captures that hold `LAYOUT` and `POSE`. Thread-safe: calls queue up for the one render
+    thread.
 
     Args:
         model: the scene; copied, so the caller may go on editing it.
@@ -98,7 +77,7 @@ class SceneRenderer:
         self._closed = False
 
     def render(
-        self, pose: ScenePose, cameras: tuple[Camera, ...], size: tuple[int, int]
+        self, capture: Capture, cameras: tuple[Camera, ...], size: tuple[int, int]
     ) -> list[np.ndarray]:
         """One (height, width, 3) uint8 RGB image per camera.
 
@@ -107,7 +86,7 @@ class SceneRenderer:
         """
         if self._closed:
             raise RobotError("this robot was closed and renders no more: make a new one")
-        return self._thread.submit(self._draw, pose, cameras, size).result()
+        return self._thread.submit(self._draw, capture, cameras, size).result()
 
     def close(self) -> None:
         """Free the OpenGL contexts; safe to call twice."""
@@ -117,10 +96,10 @@ class SceneRenderer:
             self._thread.shutdown()
 
     def _draw(
-        self, pose: ScenePose, cameras: tuple[Camera, ...], size: tuple[int, int]
+        self, capture: Capture, cameras: tuple[Camera, ...], size: tuple[int, int]
     ) -> list[np.ndarray]:
         renderer = self._renderer(size)
-        self._assume(pose)
+        self._assume(capture)
         images = []
         for camera in cameras:
             renderer.update_scene(self._data, self._free_camera(camera))
@@ -128,15 +107,12 @@ class SceneRenderer:
             images.append(renderer.render())
         return images
 
-    def _assume(self, pose: ScenePose) -> None:
+    def _assume(self, capture: Capture) -> None:
         model, data = self._model, self._data
-        model.body_pos[:] = pose.layout.body_pos
-        model.body_quat[:] = pose.layout.body_quat
-        model.site_pos[:] = pose.layout.site_pos
-        model.geom_rgba[:] = pose.layout.geom_rgba
-        data.qpos[:] = pose.qpos
-        data.mocap_pos[:] = pose.mocap_pos
-        data.mocap_quat[:] = pose.mocap_quat
+        for name in LAYOUT:
+            getattr(model, name)[:] = capture[name]
+        for name in POSE:
+            getattr(data, name)[:] = capture[name]
         self._mujoco.mj_kinematics(model, data)
         self._mujoco.mj_comPos(model, data)
         self._mujoco.mj_camlight(model, data)

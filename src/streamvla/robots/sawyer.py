@@ -15,11 +15,11 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, RobotError, did_you_mean
-from streamvla.core.interfaces import Frames, RobotSpec
+from streamvla.core.interfaces import ArraySpec, Capture, Frames, RobotSpec
 from streamvla.core.limits import MotionLimits
 from streamvla.robots.instructions import Asked, Phrasings, Split, check_asked, check_split
 from streamvla.robots.jump import GoalJump
-from streamvla.robots.rendering import Camera, SceneLayout, ScenePose, SceneRenderer
+from streamvla.robots.rendering import Camera, SceneRenderer, layout_of, pose_of
 from streamvla.robots.schedule import CommandSchedule
 
 SUBSTEPS_PER_COMMAND = 4
@@ -51,6 +51,9 @@ CAMERAS: dict[str, Camera] = {
     "front": Camera(lookat=(0.0, 0.69, 0.10), distance=0.95, azimuth=-90.0, elevation=-58.0),
 }
 
+PLACE_NAMES = tuple(f"{thing}_{axis}_m" for thing in ("first", "second", "goal") for axis in "xyz")
+"""What `SawyerRobot.places` tells: first and second object of the task, and where to bring them."""
+
 SPEC = RobotSpec(
     name="metaworld",
     action_space=ACTION_SPACE,
@@ -59,19 +62,12 @@ SPEC = RobotSpec(
     state_names=("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening"),
     control_period_ns=CONTROL_PERIOD_NS,
     limits=LIMITS,
+    place_names=PLACE_NAMES,
+    draws_captures=True,
+    knows_stimulus=True,
 )
-"""Shared by Meta-World and by our own scenes: whoever drives one drives the other."""
-
-PLACE_NAMES = tuple(f"{thing}_{axis}_m" for thing in ("first", "second", "goal") for axis in "xyz")
-"""What `SawyerRobot.places` tells: first and second object of the task, and where to bring them."""
-
-
-@dataclass(frozen=True, slots=True)
-class SawyerCapture:
-    """One frozen instant: what rendering needs, and the (4,) float32 measured state."""
-
-    pose: ScenePose
-    state: np.ndarray
+"""Shared by Meta-World and by our own scenes: whoever drives one drives the other. What a capture
+holds depends on the scene, so every robot's own specification says that."""
 
 
 class SawyerRobot(ABC):
@@ -109,6 +105,10 @@ class SawyerRobot(ABC):
         self._split: Split = split
         self._asked: Asked = asked
         self._renderer = SceneRenderer(model)
+        layout, pose = layout_of(model), pose_of(data)
+        arrays = {**layout, **pose, "state": np.zeros(len(SPEC.state_names), np.float32)}
+        capture = tuple(ArraySpec.of(name, array) for name, array in arrays.items())
+        self._spec = replace(SPEC, capture=capture)
         self._episode: _Episode | None = None
         self._moved = moved
         self._jump: GoalJump | None = None
@@ -150,7 +150,7 @@ class SawyerRobot(ABC):
 
     @property
     def spec(self) -> RobotSpec:
-        return SPEC
+        return self._spec
 
     @property
     def task(self) -> str:
@@ -179,7 +179,7 @@ class SawyerRobot(ABC):
             raise ConfigError(f"episode seed {seed}: expected an integer ≥ 0")
         schedule = CommandSchedule(ACTION_SPACE, SUBSTEPS_PER_COMMAND, now_ns, command_duration_ns)
         self._begin(seed)
-        self._episode = _Episode(seed, SceneLayout.of(self._model), schedule)
+        self._episode = _Episode(seed, layout_of(self._model), schedule)
         self._steps, self.stimulus_ns = 0, None
         self._jump = (
             GoalJump.draw(seed, now_ns, command_duration_ns, SUBSTEPS_PER_COMMAND)
@@ -213,27 +213,26 @@ class SawyerRobot(ABC):
 
     def _jump_now(self, jump: GoalJump) -> None:
         self._move_goal(jump.stream)
-        self._episode = replace(self._running(), layout=SceneLayout.of(self._model))
+        self._episode = replace(self._running(), layout=layout_of(self._model))
         self.stimulus_ns, self._jump = jump.instant_ns, None
 
-    def capture(self) -> SawyerCapture:
+    def capture(self) -> Capture:
         """Freeze this instant (tens of microseconds; no rendering)."""
         layout = self._running().layout
-        return SawyerCapture(
-            pose=ScenePose.of(self._data, layout), state=self._measured().astype(np.float32)
-        )
+        state = self._measured().astype(np.float32)
+        return {**layout, **pose_of(self._data), "state": state}
 
-    def observe(self, capture: SawyerCapture) -> Frames:
+    def observe(self, capture: Capture) -> Frames:
         """Render both views of a capture. Thread-safe to everything else.
 
         Raises:
             RobotError: no OpenGL context could be made.
         """
-        images = self._renderer.render(capture.pose, tuple(CAMERAS.values()), SPEC.image_size)
-        return Frames(images=dict(zip(CAMERAS, images, strict=True)), state=capture.state)
+        images = self._renderer.render(capture, tuple(CAMERAS.values()), SPEC.image_size)
+        return Frames(images=dict(zip(CAMERAS, images, strict=True)), state=capture["state"])
 
     def render_capture(
-        self, capture: SawyerCapture, view: str = "side", size: tuple[int, int] = (240, 240)
+        self, capture: Capture, view: str = "side", size: tuple[int, int] = (240, 240)
     ) -> np.ndarray:
         """(height, width, 3) uint8 image of a capture, for videos made after the fact.
 
@@ -242,7 +241,7 @@ class SawyerRobot(ABC):
         """
         if view not in CAMERAS:
             raise did_you_mean("view", view, CAMERAS)
-        return self._renderer.render(capture.pose, (CAMERAS[view],), size)[0]
+        return self._renderer.render(capture, (CAMERAS[view],), size)[0]
 
     def close(self) -> None:
         self._renderer.close()
@@ -258,5 +257,5 @@ class _Episode:
     """What is fixed from one reset to the next."""
 
     seed: int
-    layout: SceneLayout
+    layout: Capture
     schedule: CommandSchedule

@@ -18,7 +18,7 @@ from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.registry import Suite, make_robot, suite_tasks, task_names
+from streamvla.robots.registry import make_robot, suite_tasks, task_names
 from streamvla.runtime import (
     Episode,
     EpisodeLimits,
@@ -51,7 +51,8 @@ class Eval:
         noise_scale: of chunk flow: the noise it starts from, 1 as in training, 0 none; default the
             policy's own.
         euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
-        suite: evaluate on all tasks of a suite.
+        suite: evaluate on all tasks of a suite: metaworld, language, all, point, or one of a
+            package that is installed.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
         executor: synchronous[:h] or action-flow[:lead|:auto]; default action-flow for a policy that
@@ -73,7 +74,7 @@ class Eval:
     method: Method | None = None
     noise_scale: float | None = None
     euler_steps: int | None = None
-    suite: Suite | None = None
+    suite: str | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 50
     executor: str | None = None

@@ -10,6 +10,7 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.interfaces import (
     Anticipation,
+    Capture,
     FlowStart,
     Frames,
     Observation,
@@ -46,7 +47,9 @@ class StillRobot:
         standing: np.ndarray | None = None,
     ) -> None:
         self._standing = space.initial_state() if standing is None else standing
-        self._spec = RobotSpec("still", space, ("camera",), (1, 1), (), period_ns)
+        self._spec = RobotSpec(
+            "still", space, ("camera",), (1, 1), (), period_ns, measures_standing=True
+        )
         self._keep = keep
         self.commands: list[tuple[int, np.ndarray]] = []
         self.success = False
@@ -69,10 +72,10 @@ class StillRobot:
     def advance_to(self, now_ns: int) -> None:
         pass
 
-    def capture(self) -> None:
-        return None
+    def capture(self) -> Capture:
+        return {}
 
-    def observe(self, capture: None) -> Frames:
+    def observe(self, capture: Capture) -> Frames:
         return Frames({"camera": _IMAGE}, np.zeros(0, np.float32))
 
     def close(self) -> None:

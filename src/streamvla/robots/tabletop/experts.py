@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.robots.sawyer import ACTION_SPACE
 from streamvla.robots.tabletop.arm import FINGER_LENGTH_M, Arm
 from streamvla.robots.tabletop.balls import HIGHEST_M, Balls
 from streamvla.robots.tabletop.blocks import HALF_HEIGHT_M, Blocks
 from streamvla.robots.tabletop.buttons import TOP_M, TRAVEL_M, Buttons
 from streamvla.robots.tabletop.drawers import OPENED_M, Drawers
 from streamvla.robots.tabletop.knobs import HALF_THICKNESS_M, HEIGHT_M, SLID_M, WAYS, Knobs
-from streamvla.robots.tabletop.scene import Scene
+from streamvla.robots.tabletop.robot import TabletopRobot
 
 GAIN_PER_M = 12.0
 OPEN, CLOSED = -1.0, 1.0
@@ -34,9 +35,16 @@ GRASPED_OPENING = 0.62
 """The gripper is closed on a block below this (0.56 with pads touching it)."""
 
 
-def expert_action(scene: Scene, arm: Arm, goal: str) -> np.ndarray:
-    """The action (4,), not yet clipped, that brings the scene nearer to a goal."""
-    return _EXPERTS[type(scene)](scene, arm, goal)
+class TabletopExpert:
+    """The scripted expert for the goal that a language scene asks for at this instant."""
+
+    def __init__(self, robot: TabletopRobot) -> None:
+        self._robot = robot
+
+    def act(self) -> np.ndarray:
+        """The clean action, clipped to ±1: (4,) float64."""
+        robot = self._robot
+        return ACTION_SPACE.clip(_EXPERTS[robot.task](robot.scene, robot.arm, robot.goal))
 
 
 def press(scene: Buttons, arm: Arm, goal: str) -> np.ndarray:
@@ -116,10 +124,12 @@ def _up(height_m: float) -> np.ndarray:
     return np.array([0.0, 0.0, height_m])
 
 
-_EXPERTS: dict[type[Any], Callable[[Any, Arm, str], np.ndarray]] = {
-    Buttons: press,
-    Balls: reach,
-    Drawers: pull,
-    Knobs: slide,
-    Blocks: put,
+_EXPERTS: dict[str, Callable[[Any, Arm, str], np.ndarray]] = {
+    "press-named-button": press,
+    "reach-named-ball": reach,
+    "open-named-drawer": pull,
+    "slide-named-knob": slide,
+    "put-named-block": put,
 }
+"""Family of scenes → (scene, arm, goal) → the action (4,), not yet clipped, that brings the scene
+nearer to the goal."""

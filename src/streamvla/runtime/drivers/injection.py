@@ -17,6 +17,7 @@ import numpy as np
 from streamvla.core.clock import Clock, SystemClock
 from streamvla.core.interfaces import (
     Anticipation,
+    Capture,
     FlowStart,
     Frames,
     Observation,
@@ -24,6 +25,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    places_of,
     require_anticipation,
     standing_at,
     stimulus_of,
@@ -164,26 +166,28 @@ def spoiled(values: np.ndarray, kind: str) -> np.ndarray:
     raise ValueError(f"{kind!r} is no way to spoil an action: expected one of {BAD_ACTIONS}")
 
 
-@dataclass(frozen=True)
-class _Frozen:
-    """A capture whose pictures are those of an earlier one; the joints' sensors still work."""
-
-    shown: Any
-    true: Any
+_SHOWN = "shown."
+"""Before the names of the arrays of the capture that the camera shows."""
 
 
 class FaultyRobot:
-    """A robot whose camera fails and who takes commands slowly as planned. Implements `Robot`."""
+    """A robot whose camera fails and who takes commands slowly as planned. Implements `Robot`.
+
+    A capture is two: what the camera shows, an earlier instant while it is frozen, and what is
+    true, for the joints' sensors still work.
+    """
 
     def __init__(self, robot: Robot, faults: FaultClock) -> None:
         self._robot = robot
         self._faults = faults
-        self._latest: Any = None
-        self._has_latest = False
+        self._shown: Capture | None = None
+        spec = robot.spec
+        shown = tuple(replace(array, name=_SHOWN + array.name) for array in spec.capture)
+        self._spec = replace(spec, capture=(*spec.capture, *shown), draws_captures=False)
 
     @property
     def spec(self) -> RobotSpec:
-        return self._robot.spec
+        return self._spec
 
     @property
     def instruction(self) -> str:
@@ -196,12 +200,15 @@ class FaultyRobot:
     def standing(self) -> np.ndarray:
         return standing_at(self._robot)
 
+    def places(self) -> np.ndarray:
+        return places_of(self._robot)
+
     @property
     def stimulus_ns(self) -> int | None:
         return stimulus_of(self._robot)
 
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
-        self._has_latest = False
+        self._shown = None
         self._robot.reset(seed, now_ns, command_duration_ns)
 
     def command(self, values: np.ndarray, now_ns: int) -> None:
@@ -213,21 +220,22 @@ class FaultyRobot:
     def advance_to(self, now_ns: int) -> None:
         self._robot.advance_to(now_ns)
 
-    def capture(self) -> Any:
+    def capture(self) -> Capture:
         elapsed_ns = self._faults.elapsed_ns()
         frozen = any(fault.active(elapsed_ns) for fault in self._faults.plan.of("frozen-camera"))
         capture = self._robot.capture()
-        if frozen and self._has_latest:
-            return _Frozen(self._latest, capture)
-        self._latest, self._has_latest = capture, True
-        return capture
+        if self._shown is None or not frozen:
+            self._shown = capture
+        return {**capture, **{_SHOWN + name: array for name, array in self._shown.items()}}
 
-    def observe(self, capture: Any) -> Frames:
+    def observe(self, capture: Capture) -> Frames:
         self._faults.wait_out("frame-drop")
-        if isinstance(capture, _Frozen):
-            images = self._robot.observe(capture.shown).images
-            return Frames(images, self._robot.observe(capture.true).state)
-        return self._robot.observe(capture)
+        true = {name: array for name, array in capture.items() if not name.startswith(_SHOWN)}
+        shown = {name: capture[_SHOWN + name] for name in true}
+        frames = self._robot.observe(shown)
+        if all(np.array_equal(shown[name], array) for name, array in true.items()):
+            return frames
+        return Frames(frames.images, self._robot.observe(true).state)
 
     def close(self) -> None:
         self._robot.close()
