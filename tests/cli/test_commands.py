@@ -118,7 +118,8 @@ def test_a_truncated_checkpoint_is_refused_by_name(capsys, tmp_path):
 
 def test_a_checkpoint_of_another_robot_is_refused(capsys, tmp_path):
     """The Meta-World policy on the point robot: exit code 2, both action spaces named."""
-    code, _, err = run(capsys, "run", "--task", "point", "--out", str(tmp_path / "out"))
+    out = str(tmp_path / "out")
+    code, _, err = run(capsys, "run", "--task", "point", "--checkpoint", "shipped", "--out", out)
     assert code == 2
     assert "another action space" in err
 

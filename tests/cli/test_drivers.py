@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,16 +24,8 @@ class PointPolicy(ScriptedPolicy):
     """A script for the point robot, which has one view and three numbers of state."""
 
     def __init__(self) -> None:
-        super().__init__(SPEC.action_space, HORIZON, SPEC.control_period_ns, script)
-
-    @property
-    def spec(self):
-        return replace(
-            super().spec,
-            views=SPEC.views,
-            image_size=SPEC.image_size,
-            state_dim=len(SPEC.state_names),
-        )
+        space, period_ns = SPEC.action_space, SPEC.control_period_ns
+        super().__init__(space, HORIZON, period_ns, script, robot=SPEC)
 
 
 def script(observation, start, index) -> np.ndarray:

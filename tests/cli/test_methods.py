@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from streamvla.core.errors import ConfigError
@@ -55,7 +57,7 @@ def test_a_predictor_is_not_asked_beyond_what_it_was_calibrated_for():
     """A larger lead is refused where the policy looks ahead, and not chosen where it is measured;
     a rule that does not look ahead is free."""
     able = AnticipatingPolicy(unit_space(), 10, PAPER.execute_ns)
-    able.longest_lead = 2
+    able.spec = replace(able.spec, longest_lead=2)
     with pytest.raises(ConfigError, match="up to 2 pending actions"):
         flow("action-flow:3", policy=able, early="adaptive", eta=(2.0,))
     measured = flow("action-flow:auto", policy=able, early="adaptive", eta=(2.0,))

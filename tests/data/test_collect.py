@@ -150,7 +150,7 @@ class Sideways:
 def test_a_policy_drives_until_the_expert_takes_over(reach):
     """Before the handover the policy's actions are executed, and labelled by the expert."""
     policy = Sideways()
-    pilot, seed = Pilot(policy, SPEC, {"file": "x"}), 6
+    pilot, seed = Pilot(policy, SPEC), 6
     quiet = NoiseConfig(clean_fraction=1.0)
     episode = collect_episode(reach, METAWORLD.teacher(reach), seed, quiet, pilot)
     handover = int(np.random.default_rng([seed, 4]).integers(LATEST_HANDOVER + 1))
@@ -171,7 +171,7 @@ def test_a_policy_drives_until_the_expert_takes_over(reach):
 def test_a_policy_may_drive_with_a_lead(reach):
     """It looks with that many pending, is told how old the look is, and sends what it would."""
     policy = Sideways()
-    pilot = Pilot(policy, SPEC, {"file": "x"}, most_lead=3)
+    pilot = Pilot(policy, SPEC, most_lead=3)
     drawn = set()
     for seed in range(12):
         lead = int(np.random.default_rng([seed, 5]).integers(4))
@@ -188,7 +188,7 @@ def test_a_policy_may_drive_with_a_lead(reach):
         assert policy.ages[:3] == [0, lead, lead]
     assert drawn == {0, 1, 2, 3}
     with pytest.raises(ConfigError, match="most lead 4"):
-        Pilot(policy, SPEC, {"file": "x"}, most_lead=4)
+        Pilot(policy, SPEC, most_lead=4)
 
 
 @pytest.mark.render
@@ -240,7 +240,7 @@ def test_what_little_an_expert_can_save_after_a_policy_is_kept(small, sketched, 
     monkeypatch.setattr(module, "collect_episode", saves_the_first)
     with pytest.raises(DatasetError, match="1 of 3 attempts"):
         collect(small)
-    monkeypatch.setattr(module, "_pilot", lambda checkpoint: object())
+    monkeypatch.setattr(module, "_pilot", lambda config, robot: object())
     monkeypatch.setattr(module, "_identify", lambda checkpoint, most_lead: {"file": "x"})
     piloted = replace(small, out=small.out.with_name("piloted"), policy=Path("x"))
     assert collect(piloted).attempts == 3

@@ -11,6 +11,7 @@ import pytest
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.model.checkpoint import load_checkpoint, mean_checkpoint, save_checkpoint
 from streamvla.model.defaults import DEFAULTS_NAME, sha256_of
+from streamvla.model.instruction import unknown_words
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.policy import load_policy
 from tests.policy.test_shipped import write_policy
@@ -32,8 +33,11 @@ def test_its_settings_and_words_take_the_place_of_the_headers(path):
     assert load_policy(path).spec.chunk_passes == 10
     write_defaults(path, method={"euler_steps": 2, "noise_scale": 0.0})
     policy = load_policy(path)
-    assert (policy.spec.chunk_passes, policy.settings) == (2, {"noise_scale": 0, "euler_steps": 2})
-    assert policy.unknown_words("Push the old puck!") == ["old"]
+    assert (policy.spec.chunk_passes, policy.spec.settings) == (
+        2,
+        {"noise_scale": 0, "euler_steps": 2},
+    )
+    assert unknown_words("Push the old puck!", policy.spec.vocabulary) == ["old"]
 
 
 def test_they_are_for_one_file_only(path):
@@ -97,7 +101,7 @@ def test_a_setting_asked_for_has_the_last_word(path):
     """`settings` change what defaults and header say; unknown and impossible ones are refused."""
     write_defaults(path, method={"euler_steps": 2, "noise_scale": 0.0})
     policy = load_policy(path, settings={"euler_steps": 5})
-    assert policy.settings == {"noise_scale": 0.0, "euler_steps": 5}
+    assert policy.spec.settings == {"noise_scale": 0.0, "euler_steps": 5}
     with pytest.raises(ConfigError, match=r"sigma0 0.1: a policy by chunk-flow has no such"):
         load_policy(path, settings={"sigma0": 0.1})
     with pytest.raises(ConfigError, match="noise_scale is -1"):

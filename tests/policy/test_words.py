@@ -25,7 +25,7 @@ def shipped(method: str) -> ModelPolicy:
 
 @cache
 def known() -> frozenset[str]:
-    words = shipped("action-flow").vocabulary
+    words = shipped("action-flow").spec.vocabulary
     assert words is not None
     return words
 
@@ -73,7 +73,7 @@ def test_the_vocabulary_is_that_of_the_training_instructions():
     said = {word for text in SAID for word in words_of(text)}
     for method in METHODS:
         policy = shipped(method)
-        assert policy.vocabulary == said
+        assert policy.spec.vocabulary == said
         heard = policy.model.state_dict()["instruction.heard"].nonzero().flatten().tolist()
         assert set(heard) - {0} == {hash_words(word)[0] for word in said}
 

@@ -144,8 +144,8 @@ def test_the_predictor_is_taken_along_with_its_policy(toy, tmp_path):
     policy = load_policy(policy_file)
     assert policy.spec.anticipates
     assert result.calibration is not None
-    assert policy.thresholds == result.calibration.threshold
-    assert policy.longest_lead == config.longest_lead
+    assert policy.spec.thresholds == result.calibration.threshold
+    assert policy.spec.longest_lead == config.longest_lead
     tested = examine_gate(policy_file, toy[0], "cpu").figures()
     assert set(tested["accept_rate"]) == {"1", "2", "3", "4"}
 

@@ -22,8 +22,9 @@ class Collect:
         episodes: per task, rounded up to whole shards of 25.
         workers: processes; 0 for one per core.
         seed: with task and index it fixes every episode.
-        policy: a checkpoint that drives each episode until a random step, from where the expert
-            goes on; the labels are the expert's throughout (DAgger).
+        policy: a checkpoint, or another source (docs/how-to/policies.md), that drives each episode
+            until a random step, from where the expert goes on; the labels are the expert's
+            throughout (DAgger).
         most_lead: that policy looks with 0 to so many actions pending, drawn for every episode.
         json: print the counts as one JSON object on the last line.
     """
@@ -34,7 +35,7 @@ class Collect:
     episodes: int = 250
     workers: int = 0
     seed: int = 0
-    policy: Path | None = None
+    policy: str | None = None
     most_lead: int = 0
     json: bool = False
 

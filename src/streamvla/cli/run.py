@@ -20,6 +20,7 @@ from streamvla.core.interfaces import Policy, Robot, picture_of
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
+from streamvla.robots.registry import task_names
 from streamvla.runtime import (
     Decelerate,
     EpisodeLimits,
@@ -40,11 +41,12 @@ from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.studies.checks import require_seconds
+from streamvla.studies.episodes import policy_and_tasks
 from streamvla.studies.sessions import (
     Captures,
     Driver,
     DriverName,
-    load_policy_on_one_thread,
+    load_on_one_thread,
     make_driver,
 )
 from streamvla.studies.tables import figure, print_json, print_table
@@ -63,7 +65,8 @@ class Run:
     """Run the policy on the robot in real time, the classic way and streaming, and compare.
 
     Attributes:
-        checkpoint: the policy; default the one that ships.
+        checkpoint: the policy: a file, or another source (docs/how-to/policies.md); default the
+            one of the first task's suite, which for ours is the one that ships.
         task: tasks to run, in turn; default all the policy was trained on.
         instruction: say this to the policy instead of the task's own phrasing.
         early: of the action-flow executors among the methods.
@@ -91,7 +94,7 @@ class Run:
         json: print the figures as one JSON object on the last line.
     """
 
-    checkpoint: Path | None = None
+    checkpoint: str | None = None
     task: tuple[str, ...] = ()
     instruction: str | None = None
     methods: tuple[str, ...] = ("synchronous", "synchronous:5", f"action-flow:{AUTO}")
@@ -139,22 +142,22 @@ class Run:
 
 def run(command: Run) -> None:
     """Run the command, print the comparison, write the report."""
-    from streamvla.policy import identify_policy, resolve_checkpoint, trained_tasks
-    from streamvla.robots.registry import task_names
+    from streamvla.model.instruction import unknown_words
+    from streamvla.policy import find_policy, identity_of
 
     if command.profile != MEASURED:
         named_profile(command.profile)  # a wrong name is said before the model is loaded
-    checkpoint = resolve_checkpoint(command.checkpoint)
-    tasks = command.task or trained_tasks(checkpoint)
+    source, tasks = policy_and_tasks(command.checkpoint, command.task)
     for task in tasks:
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
-    policy = load_policy_on_one_thread(checkpoint)
-    unknown = policy.unknown_words(command.instruction or "")
+    policy = load_on_one_thread(source)
+    unknown = unknown_words(command.instruction or "", policy.spec.vocabulary)
     if unknown:
         print(f"The policy does not know, and leaves out: {', '.join(unknown)}.", file=sys.stderr)
-    with closing(_driver(command, checkpoint, policy)) as driver:
-        session = _Session(command, policy, identify_policy(checkpoint, policy), driver, tasks)
+    identity = identity_of(find_policy(source), policy.spec)
+    with closing(_driver(command, source, policy)) as driver:
+        session = _Session(command, policy, identity, driver, tasks)
         if not command.resume:
             _clear(command.out)
         try:
@@ -169,9 +172,9 @@ def run(command: Run) -> None:
     session.report()
 
 
-def _driver(command: Run, checkpoint: Path, policy: Policy) -> Driver:
+def _driver(command: Run, source: str, policy: Policy) -> Driver:
     settings = RealtimeSettings(command.priority)
-    return make_driver(command.driver, checkpoint, policy, settings)
+    return make_driver(command.driver, source, policy, settings)
 
 
 def _clear(out: Path) -> None:

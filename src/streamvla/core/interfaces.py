@@ -7,7 +7,7 @@ robot.capture ─► robot.observe ─► policy.encode ─► policy.generate �
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -221,6 +221,11 @@ class PolicySpec:
             that gives the whole chunk after n passes. Drivers then run a generation as one job of
             n passes instead of H jobs of one.
         anticipates: whether it is an `AnticipatingPolicy`.
+        thresholds: η of every view, up to which a saliency counts as none, as its predictor was
+            calibrated; empty if it was not.
+        longest_lead: the longest lead it was calibrated at; None: it was not.
+        settings: those of its method that need no training to change, with their values.
+        vocabulary: the words it knows; None where there is no list of them.
     """
 
     action_space: ActionSpace
@@ -231,6 +236,10 @@ class PolicySpec:
     control_period_ns: int
     chunk_passes: int = 0
     anticipates: bool = False
+    thresholds: tuple[float, ...] = ()
+    longest_lead: int | None = None
+    settings: Mapping[str, float] = field(default_factory=dict)
+    vocabulary: frozenset[str] | None = None
 
 
 class Policy(Protocol):

@@ -70,7 +70,8 @@ class CollectConfig:
         workers: processes; 0 for one per CPU, 1 for none besides this one.
         seed: base seed; with task and index it fixes every episode.
         noise: how executed actions differ from the expert's.
-        policy: a checkpoint that drives the first part of every episode; None for experts only.
+        policy: the source (`policy.sources`) of one that drives the first part of every episode;
+            None for experts only.
         most_lead: it looks early with 0 to so many actions pending, drawn for every episode.
     """
 
@@ -80,7 +81,7 @@ class CollectConfig:
     workers: int = 0
     seed: int = 0
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    policy: Path | None = None
+    policy: str | None = None
     most_lead: int = 0
 
     def __post_init__(self) -> None:
@@ -275,26 +276,26 @@ def _claim_directory(config: CollectConfig) -> None:
         if replace(found, tasks={}, commit="") != replace(meta, tasks={}, commit=""):
             raise DatasetError(
                 f"{config.out / META_NAME}: made with other settings (seed {found.seed}, noise "
-                f"{dict(found.noise)}, policy {found.pilot.get('file')}). Use the same settings to "
+                f"{dict(found.noise)}, policy {found.pilot or None}). Use the same settings to "
                 "resume, or another directory."
             )
         meta = replace(found, tasks={**found.tasks, **meta.tasks})
     write_meta(config.out, meta)
 
 
-def _identify(checkpoint: Path, most_lead: int) -> dict[str, str]:
-    from streamvla.policy import identify, method_settings, resolve_checkpoint
+def _identify(source: str, most_lead: int) -> dict[str, str]:
+    from streamvla.policy import find_policy
 
-    path = resolve_checkpoint(checkpoint)
-    settings = {name: f"{value:g}" for name, value in method_settings(path).items()}
+    found = find_policy(source)
+    settings = {name: f"{value:g}" for name, value in found.load({}).spec.settings.items()}
     driven = {"most_lead": str(most_lead)} if most_lead else {}
-    return {**identify(path), **settings, **driven}
+    return {**found.identity, **settings, **driven}
 
 
 # Worker processes. Ctrl-C reaches the parent alone, which tells the workers through the event;
 # each drops its unfinished shard after the episode in hand.
 _stop: Event | None = None
-_pilots: dict[tuple[Path, int], Pilot] = {}
+_pilots: dict[tuple[str, int], Pilot] = {}
 
 
 def _run(shards: list[_Shard], workers: int) -> Generator[tuple[int, int, int]]:
@@ -341,18 +342,17 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
 
 def _pilot(config: CollectConfig, robot: RobotSpec) -> Pilot | None:
     """The policy that drives, kept for the next shard of this process."""
-    checkpoint, most_lead = config.policy, config.most_lead
-    if checkpoint is None:
+    source, most_lead = config.policy, config.most_lead
+    if source is None:
         return None
-    if (checkpoint, most_lead) not in _pilots:
+    if (source, most_lead) not in _pilots:
         import torch
 
-        from streamvla.policy import identify, load_policy
+        from streamvla.policy import find_policy
 
         torch.set_num_threads(1)
-        driver = Pilot(load_policy(checkpoint), robot, identify(checkpoint), most_lead)
-        _pilots[checkpoint, most_lead] = driver
-    return _pilots[checkpoint, most_lead]
+        _pilots[source, most_lead] = Pilot(find_policy(source).load({}), robot, most_lead)
+    return _pilots[source, most_lead]
 
 
 def _fill(

@@ -13,7 +13,6 @@ may take it for what has to be done. So it may drive with a lead, another one in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,6 @@ class Pilot:
     Args:
         policy: must fit the robots it drives.
         robot: their specification.
-        identity: what tells this policy from another, for the dataset's header.
         most_lead: it looks with 0 to so many actions still to be executed.
 
     Raises:
@@ -47,15 +45,12 @@ class Pilot:
         ConfigError: a lead below 0, or not below the policy's horizon.
     """
 
-    def __init__(
-        self, policy: Policy, robot: RobotSpec, identity: Mapping[str, str], most_lead: int = 0
-    ) -> None:
+    def __init__(self, policy: Policy, robot: RobotSpec, most_lead: int = 0) -> None:
         check_fit(policy.spec, robot)
         if not 0 <= most_lead < policy.spec.horizon:
             raise ConfigError(
                 f"most lead {most_lead} must be at least 0 and below H = {policy.spec.horizon}"
             )
-        self.identity = dict(identity)
         self._most_lead = most_lead
         self._policy = policy
         self.reset(0, policy.spec.action_space.initial_state())

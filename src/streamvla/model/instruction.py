@@ -40,6 +40,16 @@ def vocabulary_of(instructions: Iterable[str]) -> frozenset[str]:
     return frozenset(word for instruction in instructions for word in words_of(instruction))
 
 
+def unknown_words(instruction: str, vocabulary: frozenset[str] | None) -> list[str]:
+    """The words of an instruction that a policy of this vocabulary leaves out, in order.
+
+    >>> unknown_words("press the crimson button", frozenset({"press", "the", "button"}))
+    ['crimson']
+    """
+    words = words_of(instruction)
+    return [] if vocabulary is None else [word for word in words if word not in vocabulary]
+
+
 def hash_words(instruction: str, vocabulary: Collection[str] | None = None) -> list[int]:
     """The first 16 known words as bucket numbers, padded with 0 to length 16.
 

@@ -7,25 +7,25 @@ from streamvla.policy.load import load_policy, make_policy
 from streamvla.policy.rollout import Rollout, roll_out
 from streamvla.policy.shipped import (
     identify,
-    identify_policy,
-    method_settings,
+    known_tasks,
     resolve_checkpoint,
-    trained_tasks,
 )
+from streamvla.policy.sources import FoundPolicy, find_policy, identity_of
 
 __all__ = [
     "ActionFlowPolicy",
     "ChunkFlowPolicy",
+    "FoundPolicy",
     "ModelPolicy",
     "PolicyContext",
     "RegressionPolicy",
     "Rollout",
+    "find_policy",
     "identify",
-    "identify_policy",
+    "identity_of",
+    "known_tasks",
     "load_policy",
     "make_policy",
-    "method_settings",
     "resolve_checkpoint",
     "roll_out",
-    "trained_tasks",
 ]

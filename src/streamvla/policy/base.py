@@ -7,7 +7,6 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from streamvla.core.interfaces import (
     PolicySpec,
 )
 from streamvla.model.backbone import PrefixCache
-from streamvla.model.instruction import words_of
 from streamvla.model.methods.registry import Method
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
@@ -78,7 +76,6 @@ class ModelPolicy(ABC):
 
     Attributes:
         predictor: of what a motion changes; None: it does not anticipate.
-        thresholds: η of every view, as the predictor was calibrated; () if it was not.
     """
 
     def __init__(
@@ -94,29 +91,13 @@ class ModelPolicy(ABC):
                 f"policy horizon {spec.horizon} and chunk passes {spec.chunk_passes} are not those "
                 f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
             )
-        self.spec = spec
+        settings = {name: getattr(method, name) for name in method.tunable}
+        self.spec = replace(spec, settings=settings, vocabulary=model.vocabulary)
         self.method = method
         self.normalisation = normalisation
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.predictor: SaliencyPredictor | None = None
-        self.thresholds: tuple[float, ...] = ()
-        self.longest_lead: int | None = None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of its method that need no training to change (`Method.tunable`)."""
-        return {name: getattr(self.method, name) for name in self.method.tunable}
-
-    @property
-    def vocabulary(self) -> frozenset[str] | None:
-        """The words it knows; None if it has no list of them (a pretrained tokeniser)."""
-        return self.model.vocabulary
-
-    def unknown_words(self, instruction: str) -> list[str]:
-        """The words of an instruction that it will not hear, in order."""
-        known = self.vocabulary
-        return [] if known is None else [w for w in words_of(instruction) if w not in known]
 
     def attach(self, predictor: SaliencyPredictor, calibration: Calibration | None = None) -> None:
         """Anticipate with this predictor from now on; its gate is `calibration`'s, up to its
@@ -133,10 +114,13 @@ class ModelPolicy(ABC):
                 f"policy has {expected[0]} and {expected[1]}. Train one for this policy."
             )
         self.predictor = predictor.to(self.device).eval()
-        if calibration is not None:
-            self.thresholds = calibration.threshold
-            self.longest_lead = calibration.longest_lead
         self.spec = replace(self.spec, anticipates=True)
+        if calibration is not None:
+            self.spec = replace(
+                self.spec,
+                thresholds=calibration.threshold,
+                longest_lead=calibration.longest_lead,
+            )
 
     def sight_digest(self) -> str:
         """What tells its tokens from those of another policy: SHA-256 of all that `look` is made

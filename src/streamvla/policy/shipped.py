@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any
 
 from streamvla.core.errors import CheckpointError, did_you_mean
 from streamvla.model.checkpoint import load_checkpoint, method_of
 from streamvla.model.defaults import sha256_of
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.registry import METHODS
-from streamvla.policy.base import ModelPolicy
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 
@@ -66,25 +63,8 @@ def identify(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256_of(path)}
 
 
-def method_settings(path: Path) -> dict[str, float]:
-    """The settings of a policy file's method that need no training to change."""
-    method = load_checkpoint(path).method
-    return {name: getattr(method, name) for name in method.tunable}
-
-
-def identify_policy(path: Path, policy: ModelPolicy) -> dict[str, Any]:
-    """`identify`, and what may differ between two policies from one file: the settings of the
-    method, and the words it knows."""
-    words = " ".join(sorted(policy.vocabulary or ()))
-    digest = hashlib.sha256(words.encode()).hexdigest()[:16]
-    return {**identify(path), **policy.settings, "vocabulary": digest if words else None}
-
-
-def trained_tasks(path: Path) -> tuple[str, ...]:
-    """The tasks the policy in `path` was trained on, as its provenance lists them."""
+def known_tasks(path: Path) -> tuple[str, ...]:
+    """The tasks the policy in `path` was trained on, as its provenance lists them, if it does."""
     provenance = load_checkpoint(path).provenance
     chosen = provenance.get("training", {}).get("tasks")
-    tasks = chosen or provenance.get("dataset", {}).get("tasks")
-    if not tasks:
-        raise CheckpointError(f"{path} does not say which tasks it was trained on; name them")
-    return tuple(tasks)
+    return tuple(chosen or provenance.get("dataset", {}).get("tasks") or ())

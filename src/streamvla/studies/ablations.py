@@ -146,14 +146,14 @@ def _context(command: Ablations) -> Path:
 
 def _driven(command: Ablations, policy: Path) -> list[RunMetrics]:
     evaluation = Eval(
-        checkpoint=policy,
+        checkpoint=str(policy),
         tasks=command.tasks,
         episodes=command.episodes,
         executor=command.executor,
         workers=command.workers,
         out=command.out / "traces",
     )
-    jobs = episode_jobs(evaluation, policy, command.tasks)
+    jobs = episode_jobs(evaluation, str(policy), command.tasks)
     run_missing(jobs, command.workers)
     return [outcome_of(job) for job in jobs]
 

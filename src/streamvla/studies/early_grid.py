@@ -131,10 +131,10 @@ class Cell:
 
 def run_grid(command: Grid) -> None:
     """Run the command: table, figure, JSON."""
-    from streamvla.policy import resolve_checkpoint, trained_tasks
+    from streamvla.policy import known_tasks, resolve_checkpoint
 
     augmented = resolve_checkpoint(command.checkpoint)
-    tasks = command.tasks or trained_tasks(augmented)
+    tasks = command.tasks or known_tasks(augmented)
     check_tasks(tasks)
     _check_policies(augmented, command.unaugmented)
     session = _Session(command, augmented, tasks)
@@ -194,9 +194,9 @@ class _Session:
         looks_ahead = gated or "context" in told
         if rule == "second-look" and "context" in told:
             return self._leave_out(f"{rule}, {compensation}: a second look is used as it is")
-        if looks_ahead and not policy_of(checkpoint).spec.anticipates:
+        if looks_ahead and not policy_of(str(checkpoint)).spec.anticipates:
             return self._leave_out(f"{rule}, {compensation}: {checkpoint} has no predictor")
-        if gated and not getattr(policy_of(checkpoint), "thresholds", ()):
+        if gated and not policy_of(str(checkpoint)).spec.thresholds:
             return self._leave_out(f"{rule}, {compensation}: the predictor is not calibrated")
         return checkpoint
 
@@ -216,7 +216,7 @@ class _Session:
             refused="second-look" if looks_again else "fresh-look",
         )
         evaluation = Eval(
-            checkpoint=checkpoint,
+            checkpoint=str(checkpoint),
             tasks=self._tasks,
             episodes=command.episodes,
             executor=f"action-flow:{lead}",
@@ -262,7 +262,9 @@ class _Session:
 
     def run(self, cells: list[Cell]) -> dict[Cell, list[RunMetrics]]:
         """Metrics of every episode of every cell, in the order of tasks and seeds."""
-        jobs = {cell: episode_jobs(cell.evaluation, cell.checkpoint, self._tasks) for cell in cells}
+        jobs = {
+            cell: episode_jobs(cell.evaluation, str(cell.checkpoint), self._tasks) for cell in cells
+        }
         everything = [job for each in jobs.values() for job in each]
         run_missing(everything, self._command.workers)
         self.jobs += everything
@@ -324,7 +326,7 @@ class _Session:
             case "action-norm":
                 return errors.by_norm(cell.lead, options.norm or 0.0)
             case "adaptive":
-                thresholds = getattr(policy_of(cell.checkpoint), "thresholds", ())
+                thresholds = policy_of(str(cell.checkpoint)).spec.thresholds
                 return errors.adaptive(cell.lead, thresholds)
 
     def _lead_errors(self, cell: Cell) -> LeadErrors | None:
@@ -345,7 +347,7 @@ class _Session:
 
         demonstrations = load_dataset(dataset, self._tasks)
         _, held_out = split_holdout(demonstrations, self._command.holdout_per_task)
-        policy = policy_of(cell.checkpoint)
+        policy = policy_of(str(cell.checkpoint))
         assert isinstance(policy, ModelPolicy)
         require_fit(policy, demonstrations)
         parts = parse_compensation(cell.evaluation.early)

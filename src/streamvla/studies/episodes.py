@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
@@ -18,7 +18,7 @@ from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.registry import make_robot, suite_tasks, task_names
+from streamvla.robots.registry import ROBOTS, make_robot, suite_of, suite_tasks, task_names
 from streamvla.runtime import (
     Episode,
     EpisodeLimits,
@@ -35,9 +35,6 @@ from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import FileTrace, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
 
-if TYPE_CHECKING:  # it needs torch
-    from streamvla.policy import ModelPolicy
-
 Method = Literal["action-flow", "chunk-flow", "regression"]
 
 
@@ -46,7 +43,9 @@ class Eval:
     """Evaluate a policy in simulation, in virtual time: the world moves while the model thinks.
 
     Attributes:
-        checkpoint: the policy, or a folder with one of `method`; default what ships.
+        checkpoint: the policy: a file, a folder with one of `method`, or another source
+            (docs/how-to/policies.md); default that of the first task's suite, which for ours is
+            what ships.
         method: of the policy: action-flow, chunk-flow or regression; default the checkpoint's.
         noise_scale: of chunk flow: the noise it starts from, 1 as in training, 0 none; default the
             policy's own.
@@ -70,7 +69,7 @@ class Eval:
         json: print the figures as one JSON object on the last line.
     """
 
-    checkpoint: Path | None = None
+    checkpoint: str | None = None
     method: Method | None = None
     noise_scale: float | None = None
     euler_steps: int | None = None
@@ -108,7 +107,7 @@ class Eval:
             )
 
     def policy_settings(self) -> dict[str, float]:
-        """What `load_policy` shall change of the policy's own settings."""
+        """What shall be changed of the policy's own settings."""
         asked = {"noise_scale": self.noise_scale, "euler_steps": self.euler_steps}
         return {name: value for name, value in asked.items() if value is not None}
 
@@ -118,7 +117,7 @@ class Job:
     """One episode: everything a worker process needs."""
 
     settings: Eval
-    checkpoint: Path
+    source: str
     policy: dict[str, Any]
     executor: str
     task: str
@@ -142,16 +141,40 @@ class Job:
 
 def evaluate(command: Eval) -> None:
     """Run the command and print its figures."""
-    from streamvla.policy import resolve_checkpoint, trained_tasks
-
-    checkpoint = resolve_checkpoint(command.checkpoint, command.method)
     named = suite_tasks(command.suite) if command.suite else command.tasks
-    tasks = named or trained_tasks(checkpoint)
+    source, tasks = policy_and_tasks(command.checkpoint, named, command.method)
     check_tasks(tasks)
-    jobs = episode_jobs(command, checkpoint, tasks)
+    jobs = episode_jobs(command, source, tasks)
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
-    _report(command, checkpoint, jobs, outcomes, pace)
+    _report(command, source, jobs, outcomes, pace)
+
+
+def policy_and_tasks(
+    source: str | None, tasks: tuple[str, ...], method: str | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """The policy's source and the tasks, of which a user may have named one, both, or neither.
+
+    Raises:
+        ConfigError: a task that no suite has; a suite without a policy, or a policy that does not
+            say what it was trained on, and the other was not named.
+    """
+    from streamvla.policy import find_policy
+
+    if source is None:
+        suite = suite_of(tasks[0]) if tasks and tasks[0] not in ROBOTS else None
+        source = "shipped" if suite is None and not tasks else suite and suite.policy
+    if source is None:
+        raise ConfigError(
+            f"task {tasks[0]}: its suite names no policy; name one with --checkpoint, a file or "
+            "package.module:make"
+        )
+    if source == "shipped" and method is not None:
+        source = f"shipped:{method}"
+    tasks = tasks or find_policy(source, method).tasks
+    if not tasks:
+        raise ConfigError(f"{source} does not say which tasks it was trained on; name them")
+    return source, tasks
 
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
@@ -163,23 +186,24 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
             raise did_you_mean("task", task, task_names())
 
 
-def episode_jobs(command: Eval, checkpoint: Path, tasks: tuple[str, ...]) -> list[Job]:
-    from streamvla.policy import identify, identify_policy
-    from streamvla.policy.saliency import saliency_path
+def episode_jobs(command: Eval, source: str, tasks: tuple[str, ...]) -> list[Job]:
+    """One job for every task and seed."""
+    from streamvla.policy import find_policy, identity_of
 
-    policy = policy_of(checkpoint, command.policy_settings())
+    found = find_policy(source, command.method)
+    policy = policy_of(source, command.method, command.policy_settings())
     executor = _executor(command, policy)
-    identity = identify_policy(checkpoint, policy)
-    settings = (f"{key}-{value:g}" for key, value in policy.settings.items())
-    name = "-".join([checkpoint.stem, identity["sha256"][:8], *settings])
+    identity = identity_of(found, policy.spec)
+    settings = (f"{key}-{value:g}" for key, value in policy.spec.settings.items())
+    name = "-".join([found.name, *filter(None, [identity.get("sha256", "")[:8]]), *settings])
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
     setting = "-".join(
         [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
     )
     folder = command.out / name / executor.slug() / setting
     if executor.anticipates:
-        identity["predictor_sha256"] = identify(saliency_path(checkpoint))["sha256"]
-    resolved = (checkpoint, identity, executor.slug())
+        identity["predictor_sha256"] = found.predictor
+    resolved = (source, identity, executor.slug())
     seeds = range(command.seed, command.seed + command.episodes)
     return [
         Job(command, *resolved, task, seed, folder / task / f"{seed}.jsonl")
@@ -209,7 +233,7 @@ def driven_at(jobs: Iterable[Job]) -> list[str]:
 
 def outcome_of(job: Job) -> RunMetrics:
     period_ns = named_profile(job.settings.profile).execute_ns
-    space = policy_of(job.checkpoint, job.settings.policy_settings()).spec.action_space
+    space = _policy_for(job).spec.action_space
     return metrics_of(read_trace(job.path).events, period_ns, job.settings.pacing, space)
 
 
@@ -254,7 +278,7 @@ def run_missing(every: list[Job], workers: int) -> float | None:
     return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
-_policies: dict[tuple[Any, ...], ModelPolicy] = {}
+_policies: dict[tuple[Any, ...], Policy] = {}
 _robots: dict[tuple[str, Split, Asked], Any] = {}
 
 
@@ -268,7 +292,7 @@ def _start_worker() -> None:
 def _run_job(job: Job) -> None:
     """One episode in a worker: policy and robot are kept for the next."""
     command = job.settings
-    policy = policy_of(job.checkpoint, command.policy_settings())
+    policy = _policy_for(job)
     robot = _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
     profile = named_profile(command.profile)
@@ -286,14 +310,20 @@ def _run_job(job: Job) -> None:
     os.replace(partial, job.path)
 
 
-def policy_of(checkpoint: Path, settings: Mapping[str, float] | None = None) -> ModelPolicy:
+def policy_of(
+    source: str, method: str | None = None, settings: Mapping[str, float] | None = None
+) -> Policy:
     """The policy with these settings of its method; kept for the next call."""
-    from streamvla.policy import load_policy
+    from streamvla.policy import find_policy
 
-    key = (checkpoint, *(settings or {}).items())
+    key = (source, method, *(settings or {}).items())
     if key not in _policies:
-        _policies[key] = load_policy(checkpoint, settings=settings)
+        _policies[key] = find_policy(source, method).load(settings or {})
     return _policies[key]
+
+
+def _policy_for(job: Job) -> Policy:
+    return policy_of(job.source, job.settings.method, job.settings.policy_settings())
 
 
 def _robot(task: str, split: Split, asked: Asked) -> Any:
@@ -310,17 +340,17 @@ def _robot(task: str, split: Split, asked: Asked) -> Any:
 
 def _report(
     command: Eval,
-    checkpoint: Path,
+    source: str,
     jobs: list[Job],
     outcomes: dict[str, list[RunMetrics]],
     pace: float | None,
 ) -> None:
-    from streamvla.model.checkpoint import method_of
+    from streamvla.policy import find_policy
 
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
-    policy = policy_of(checkpoint, command.policy_settings())
+    policy = policy_of(source, command.method, command.policy_settings())
     executor = _executor(command, policy)
     rows = [
         (
@@ -343,8 +373,8 @@ def _report(
         print_json(
             {
                 "command": "eval",
-                "method": method_of(checkpoint),
-                **policy.settings,
+                "method": find_policy(source, command.method).method,
+                **policy.spec.settings,
                 "policy": jobs[0].policy,
                 "executor": executor.slug(),
                 "early": asdict(command.early),
@@ -360,9 +390,9 @@ def _report(
         )
 
 
-def _settings_words(policy: ModelPolicy) -> list[str]:
+def _settings_words(policy: Policy) -> list[str]:
     """`["noise scale 0", "euler steps 2"]`."""
-    return [f"{name.replace('_', ' ')} {value:g}" for name, value in policy.settings.items()]
+    return [f"{name.replace('_', ' ')} {value:g}" for name, value in policy.spec.settings.items()]
 
 
 def _task_figures(figures: dict[str, Any], runs: list[RunMetrics]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamvla.core.interfaces import Policy, Robot, check_fit
@@ -20,7 +19,7 @@ from streamvla.runtime.processes.privileges import RealtimeSettings
 from streamvla.trace import FileTrace
 
 if TYPE_CHECKING:  # it needs torch
-    from streamvla.policy import ModelPolicy
+    pass
 
 DriverName = Literal["thread", "process"]
 Captures = list[tuple[int, Any]]
@@ -50,26 +49,27 @@ class Driver(Protocol):
 
 
 def make_driver(
-    name: DriverName, checkpoint: Path, policy: Policy, settings: RealtimeSettings
+    name: DriverName, source: str, policy: Policy, settings: RealtimeSettings
 ) -> Driver:
-    """The driver of that name for this policy, which came from `checkpoint`.
+    """The driver of that name for this policy, which came from `source`.
 
     Args:
         settings: of the executor process, if there is one.
     """
     if name == "process":
-        return ProcessRunner(partial(load_policy_on_one_thread, checkpoint), settings)
+        return ProcessRunner(partial(load_on_one_thread, source), settings)
     return ThreadRunner(policy)
 
 
-def load_policy_on_one_thread(checkpoint: Path) -> ModelPolicy:
-    """The policy, its arithmetic on one thread: the other cores are for control and rendering."""
+def load_on_one_thread(source: str) -> Policy:
+    """The policy of a source (`policy.sources`), PyTorch's arithmetic on one thread: the other
+    cores are for control and rendering."""
     import torch
 
-    from streamvla.policy import load_policy
+    from streamvla.policy import find_policy
 
     torch.set_num_threads(1)
-    return load_policy(checkpoint)
+    return find_policy(source).load({})
 
 
 @dataclass

@@ -104,7 +104,7 @@ class ScriptedPolicy:
         robot: RobotSpec | None = None,
     ) -> None:
         robot = robot or StillRobot(space, period_ns).spec
-        self._spec = PolicySpec(
+        self.spec = PolicySpec(
             space,
             horizon,
             robot.views,
@@ -116,15 +116,11 @@ class ScriptedPolicy:
         zero = np.zeros(space.dim)
         self._script: Script = script or (lambda observation, start, index: zero)
 
-    @property
-    def spec(self) -> PolicySpec:
-        return self._spec
-
     def encode(self, observation: Observation) -> Observation:
         return observation
 
     def generate(self, context: Observation, start: FlowStart) -> Iterator[np.ndarray]:
-        for index in range(start.index, self._spec.horizon):
+        for index in range(start.index, self.spec.horizon):
             yield self._script(context, start, index)
 
 
@@ -148,7 +144,7 @@ class AnticipatingPolicy(ScriptedPolicy):
         saliency: SaliencyScript | None = None,
     ) -> None:
         super().__init__(space, horizon, period_ns, script)
-        self._spec = replace(self._spec, anticipates=True)
+        self.spec = replace(self.spec, anticipates=True)
         self.changes: list[np.ndarray | None] = []
         self._saliency: SaliencyScript = saliency or (lambda observation, motion: [0.0])
 

@@ -455,7 +455,7 @@ def _within_calibration(executor: ActionFlow, policy: Policy | None) -> ActionFl
     Raises:
         ConfigError: the lead asked for is larger.
     """
-    longest = getattr(policy, "longest_lead", None)
+    longest = None if policy is None else policy.spec.longest_lead
     if longest is None:
         return executor
     if executor.lead > longest and not executor.measured_lead:
@@ -501,7 +501,7 @@ def _rule(options: EarlyOptions, policy: Policy | None, seed: int) -> EarlyRule:
 
 def _adaptive(options: EarlyOptions, policy: Policy | None) -> Adaptive:
     """Thresholds as given, or else as the policy's predictor was calibrated (`thresholds`)."""
-    eta = options.eta or getattr(policy, "thresholds", ())
+    eta = options.eta or (() if policy is None else policy.spec.thresholds)
     if policy is not None and not policy.spec.anticipates:
         raise ConfigError(NO_ANTICIPATION)
     if not eta:

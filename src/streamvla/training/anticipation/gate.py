@@ -303,7 +303,7 @@ def examine_gate(
         DatasetError: the dataset is missing, damaged or empty.
     """
     policy = load_policy(checkpoint, device=device_named(device))
-    if policy.predictor is None or not policy.thresholds:
+    if policy.predictor is None or not policy.spec.thresholds:
         raise ConfigError(f"{checkpoint} has no calibrated saliency predictor beside it")
     found = load_saliency(saliency_path(checkpoint), policy).calibration
     assert found is not None  # its thresholds are attached
