@@ -31,13 +31,19 @@ class CommandSchedule:
         substeps: how many make one command.
         start_ns: the instant of the reset.
         command_duration_ns: how long one command acts.
+        standing: (d,) where absolute dimensions are held until the first command comes; None for 0.
 
     Raises:
         ConfigError: a duration too short for its sub-steps.
     """
 
     def __init__(
-        self, space: ActionSpace, substeps: int, start_ns: int, command_duration_ns: int
+        self,
+        space: ActionSpace,
+        substeps: int,
+        start_ns: int,
+        command_duration_ns: int,
+        standing: np.ndarray | None = None,
     ) -> None:
         if command_duration_ns < substeps:
             raise ConfigError(
@@ -48,7 +54,7 @@ class CommandSchedule:
         self._substeps = substeps
         self._start_ns = start_ns
         self._duration_ns = command_duration_ns
-        self._command = space.initial_state()
+        self._command = space.initial_state() if standing is None else space.hold(standing)
         self._waiting: deque[np.ndarray] = deque()  # one entry per sub-step still to run
         self._done = 0
         self._latest_ns = start_ns

@@ -1,0 +1,1 @@
+"""An example package: everything that `streamvla` takes from others, by entry points alone."""
