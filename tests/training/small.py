@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +48,15 @@ def small_config(dataset: Path, out: Path) -> TrainConfig:
     )
 
 
+def thread_names() -> list[str]:
+    """The names of this process's threads, those of C++ too."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     config = small_config(Path(sys.argv[1]), Path(sys.argv[2]))
     methods = tuple(METHODS[name](horizon=5) for name in sys.argv[3:])
     train(replace(config, methods=methods or config.methods))
+    names = "\n".join(thread_names())
+    (config.out / f"threads-{os.environ['RANK']}.txt").write_text(names, encoding="utf-8")

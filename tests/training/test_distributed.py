@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,29 @@ def test_shares_of_a_step_average_to_the_whole(method, tmp_path):
     assert not torch.isclose(shares[0][0], shares[1][0])
 
 
+def train_with_two_processes(dataset: Path, out: Path, methods: Sequence[str]) -> None:
+    """Run `tests.training.small` under torchrun; raises if one of its processes fails."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "tests.training.small", str(dataset), str(out), *methods),
+    ]
+    root = Path(__file__).parents[2]
+    subprocess.run(command, check=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+def test_no_thread_of_the_process_group_outlives_a_training(tmp_path):
+    """Where two processes have trained, none has a thread of gloo left.
+
+    One that is left frees its last tensor while the interpreter ends, and some runs abort.
+    """
+    train_with_two_processes(write_toy_dataset(tmp_path / "toy"), tmp_path / "two", ["regression"])
+    for rank in (0, 1):
+        threads = (tmp_path / "two" / f"threads-{rank}.txt").read_text(encoding="utf-8").split()
+        assert threads
+        assert not [name for name in threads if "gloo" in name]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("methods", [METHODS[:1], tuple(METHODS)])
 def test_two_processes_give_the_loss_curve_of_one(tmp_path, methods):
@@ -93,12 +117,7 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path, methods):
     dataset = write_toy_dataset(tmp_path / "toy")
     train(replace(small_config(dataset, tmp_path / "one"), methods=tuple(methods)))
     names = [method.name for method in methods]
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "tests.training.small", str(dataset), str(tmp_path / "two"), *names),
-    ]
-    root = Path(__file__).parents[2]
-    subprocess.run(command, check=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    train_with_two_processes(dataset, tmp_path / "two", names)
 
     def curve(name: str) -> list[dict[str, float]]:
         lines = (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()

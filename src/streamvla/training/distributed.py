@@ -9,6 +9,8 @@ with the same global batch, and a training may be resumed with another number of
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,13 +72,23 @@ class Share:
 
 @contextmanager
 def joined_processes() -> Iterator[Share]:
-    """Join the processes that `torchrun` started; `Share()` when it did not start this one."""
+    """Join the processes that `torchrun` started; `Share()` when it did not start this one.
+
+    Drop every wrapped module before the end: the threads of the process group end with the last
+    reference to it. A thread of gloo that is alive when the interpreter ends may be freeing its
+    last tensor; it asks for the interpreter's lock, CPython before 3.14 ends a thread that does,
+    and C++ answers with abort(): SIGABRT after a training that succeeded (pytorch issue 190489).
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Share()
         return
+    # Making a DistributedDataParallel imports this module, whose functions have the process group
+    # as a default argument. Imported before there is a group, they do not keep it alive.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Share(dist.get_rank(), world)
     finally:
+        gc.collect()  # a DistributedDataParallel refers to itself
         dist.destroy_process_group()

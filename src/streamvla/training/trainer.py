@@ -274,17 +274,24 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
         torch.set_num_threads(config.threads)
     demonstrations = load_datasets([config.dataset, *config.more], config.tasks)
     with joined_processes() as share:
-        trainer = Trainer(config, demonstrations, clock or SystemClock(), share)
-        trainer.prepare()
-        with stop_on_interrupt() as stop, progress_bar(shown=share.is_main) as progress:
-            bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
-            while trainer.step < config.steps and not share.any(stop.is_set()):
-                metrics = trainer.advance()
-                progress.update(bar, completed=trainer.step)
-                if metrics is not None:
-                    progress.update(bar, note=_note(metrics))
-        if trainer.step > trainer.saved_step:
-            trainer.save()
+        return _train(config, demonstrations, clock or SystemClock(), share)
+
+
+def _train(
+    config: TrainConfig, demonstrations: Demonstrations, clock: Clock, share: Share
+) -> TrainResult:
+    """`train`, within the processes that share it; the trainer is gone before they part."""
+    trainer = Trainer(config, demonstrations, clock, share)
+    trainer.prepare()
+    with stop_on_interrupt() as stop, progress_bar(shown=share.is_main) as progress:
+        bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
+        while trainer.step < config.steps and not share.any(stop.is_set()):
+            metrics = trainer.advance()
+            progress.update(bar, completed=trainer.step)
+            if metrics is not None:
+                progress.update(bar, note=_note(metrics))
+    if trainer.step > trainer.saved_step:
+        trainer.save()
     return TrainResult(
         config.policy_paths(), trainer.step, trainer.step >= config.steps, trainer.holdout
     )
