@@ -51,8 +51,8 @@ def test_a_package_adds_an_executor_by_its_entry_point(installed):
 def test_a_name_taken_twice_and_a_class_that_is_missing_are_refused(installed):
     """The message names the entry point that is to blame."""
     installed(("synchronous", "other.package:Mine"))
-    with pytest.raises(ConfigError, match="rename other.package:Mine"):
+    with pytest.raises(ConfigError, match=r"rename other\.package:Mine"):
         registry.executors()
     installed(("mine", "streamvla.runtime.executors.synchronous:Missing"))
-    with pytest.raises(ConfigError, match="cannot import .*synchronous:Missing"):
+    with pytest.raises(ConfigError, match=r"cannot import .*synchronous:Missing"):
         registry.executors()
