@@ -109,6 +109,17 @@ def wandering_policy() -> ScriptedPolicy:
     return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, _wander)
 
 
+def _repeat_the_prefix(observation, start, index) -> np.ndarray:
+    """The first action is the last of the prefix; without one, it is 0."""
+    if index > 0:
+        return np.array([0.01 * index, 0.1 * index])
+    return np.zeros(2) if start.prefix is None or not len(start.prefix) else start.prefix[-1]
+
+
+def policy_that_repeats_the_prefix() -> ScriptedPolicy:
+    return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, _repeat_the_prefix)
+
+
 def _as_far_as_it_moves(observation, motion) -> list[float]:
     return [abs(motion[0])]
 

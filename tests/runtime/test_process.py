@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,19 @@ def test_early_observations_are_judged_across_processes(diary, tmp_path):
     assert all((event.saliency[0] <= 0.9) == event.accepted for event in decisions)
     generations = {event.generation for event in sent(trace)}
     assert max(generations) > 4
+
+
+def test_the_prefix_of_a_generation_reaches_the_model_process(diary, tmp_path):
+    """A policy that begins with the last action of its prefix begins with the last one pending."""
+    with process_driver(
+        partial(parts.DiaryRobot, diary), parts.policy_that_repeats_the_prefix
+    ) as driver:
+        driver.run(plan_for(tmp_path / "trace.jsonl", observations=6))
+    policy = [event for event in sent(read_trace(tmp_path / "trace.jsonl")) if event.index >= 0]
+    seams = [(a.values, b.values) for a, b in pairwise(policy) if a.generation != b.generation]
+    assert len(seams) == 5
+    assert all(after in (before, (0.0, 0.0)) for before, after in seams)
+    assert any(after == before for before, after in seams)
 
 
 def test_a_policy_that_cannot_look_ahead_ends_in_a_stop(driver, tmp_path):

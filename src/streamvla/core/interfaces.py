@@ -47,11 +47,24 @@ class FlowStart:
             (`tau = n/H`, compensation 4). The generation then yields `H − index` actions.
         age: how many actions the observation is old where the first new one departs, for
             policies that were trained to be told (compensation 3, docs/decisions/0017).
+        prefix: (k, d) the pending actions that will have been executed before the first new one is
+            due, in order, clipped to the action space, k ≤ H: what a policy that continues a plan
+            may take as given. None: the executor does not know it.
+        delay: how many control ticks will take a pending action, or none, before the first new
+            action is expected; 0 where the executor does not know.
+
+    With three actions pending and the first new one expected after two and a half ticks:
+
+        tick       7    8    9    10               prefix (3, d) = a7 a8 a9, delay 3
+        plan       a7   a8   a9   │ b0 b1 …        b0 departs from the action state after a9
+        generate   ├──────────┤ b0
     """
 
     action_state: np.ndarray
     index: int = 0
     age: int = 0
+    prefix: np.ndarray | None = None
+    delay: int = 0
 
 
 @dataclass(frozen=True, slots=True)

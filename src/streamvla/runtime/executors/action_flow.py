@@ -31,6 +31,7 @@ from streamvla.runtime.executors.base import (
     Takeover,
     append_when_made,
     leads_to_cover,
+    prefix_of,
 )
 from streamvla.runtime.executors.early import (
     ActionNorm,
@@ -233,6 +234,7 @@ class _Decisions(Decisions):
         self._doubted = False  # the present context only bridges the time until a second look
         self._second_look: int | None = None  # the latest observation that was one
         self._sent_at_capture = -1  # commands, at the latest one
+        self._step_left_ns = 0  # of a cancelled generation, before the next can start
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -339,11 +341,21 @@ class _Decisions(Decisions):
         since = plan.actions_sent + len(plan.buffered) - capture.actions_sent
         parts = self._executor.compensation
         index = min(since, plan.horizon - 1) if parts.clock_shift else 0
+        prefix, delay = prefix_of(plan), self._delay(plan, now_ns)
         if not parts.state:
-            return FlowStart(capture.action_state, index)
-        return FlowStart(plan.planned_state(), index, 0 if index else since)
+            return FlowStart(capture.action_state, index, 0, prefix, delay)
+        return FlowStart(plan.planned_state(), index, 0 if index else since, prefix, delay)
+
+    def _delay(self, plan: Plan, now_ns: int) -> int:
+        """Control ticks until the first action can be there; 0 until that was measured."""
+        _, first_ns, period_ns = self._planner.times
+        if first_ns is None or not period_ns:
+            return 0
+        needed_ns = first_ns + self._step_left_ns
+        return leads_to_cover(needed_ns - plan.until_next_ns(now_ns, period_ns), period_ns)
 
     def begun(self, now_ns: int) -> None:
+        self._step_left_ns = 0
         self._next_lead = self._planner.lead
         if self._next_lead != self._lead:
             self._lead = self._next_lead
@@ -403,8 +415,8 @@ class _Decisions(Decisions):
         _, first_ns, period_ns = self._planner.times
         if first_ns is None or not period_ns:
             return len(plan.buffered)
-        needed_ns = first_ns + _step_left_ns(plan, now_ns, first_ns)
-        return leads_to_cover(needed_ns - plan.until_next_ns(now_ns, period_ns), period_ns)
+        self._step_left_ns = _step_left_ns(plan, now_ns, first_ns)
+        return self._delay(plan, now_ns)
 
 
 def _step_left_ns(plan: Plan, now_ns: int, step_ns: int) -> int:

@@ -24,7 +24,9 @@ from streamvla.runtime.executors.base import (
     Look,
     Placement,
     Plan,
+    prefix_of,
 )
+from streamvla.runtime.executors.delay import ChunkDelay
 from streamvla.runtime.executors.options import Request
 from streamvla.trace import TraceSink
 
@@ -85,7 +87,7 @@ class AsyncChunks:
 
     def begin(self, space: ActionSpace, horizon: int, trace: TraceSink) -> Decisions:
         self.executed(horizon)
-        return _Decisions(self.left(horizon))
+        return _Decisions(self.left(horizon), horizon)
 
     def seeded(self, seed: int) -> AsyncChunks:
         return self
@@ -98,17 +100,28 @@ class AsyncChunks:
 
 
 class _Decisions(Decisions):
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, horizon: int) -> None:
         self._left = left
         self._sent_at_capture = 0
+        self._delay = ChunkDelay(horizon)
 
     def look(self, plan: Plan, now_ns: int) -> Look | None:
         waiting = plan.generation is None
         return Look() if waiting and len(plan.buffered) <= self._left else None
 
     def start(self, plan: Plan, capture: Capture, now_ns: int) -> FlowStart:
+        """At the capture, uncompensated; what is executed meanwhile goes by the chunks measured."""
         self._sent_at_capture = capture.actions_sent
-        return FlowStart(capture.action_state)
+        delay = self._delay.ticks(plan, now_ns)
+        if delay is None:
+            return FlowStart(capture.action_state)
+        return FlowStart(capture.action_state, prefix=prefix_of(plan, delay), delay=delay)
+
+    def made(self, generation: Generation, started_ns: int, now_ns: int) -> None:
+        self._delay.made(generation, now_ns)
+
+    def command_took(self, duration_ns: int) -> None:
+        self._delay.command_took(duration_ns)
 
     def place(self, plan: Plan, generation: Generation, *, last: bool) -> Placement:
         if not last:

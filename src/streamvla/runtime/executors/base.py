@@ -80,14 +80,21 @@ class Generation:
     observation: int
     captured_ns: int
     requested_ns: int
-    first_index: int
+    start: FlowStart
     next_index: int
     held: list[PlannedAction]
     step_since_ns: int  # since when it is at its present step
+    prefix: tuple[PlannedAction, ...] = ()  # those of `start.prefix`, as planned at the request
+    prefix_ticks: tuple[int, ...] | None = None  # when they are due; None in event pacing
     replaces: bool = False  # one whose last step had to end first
     closing: bool = False  # cancelled, but the step under way is still to come
     requested_tick: int = 0  # the next control tick when it was requested
     first_tick: int | None = None  # the control tick its first action was planned for
+
+    @property
+    def first_index(self) -> int:
+        """The flow step it began with."""
+        return self.start.index
 
 
 class Plan(Protocol):
@@ -187,7 +194,10 @@ class Decisions(ABC):
 
     @abstractmethod
     def start(self, plan: Plan, capture: Capture, now_ns: int) -> FlowStart:
-        """Where the generation on this capture begins."""
+        """Where the generation on this capture begins, and what is executed before it is there.
+
+        `FlowStart.prefix` are the first k of the buffered actions (`prefix_of`), or None.
+        """
 
     @abstractmethod
     def place(self, plan: Plan, generation: Generation, *, last: bool) -> Placement:
@@ -307,6 +317,14 @@ def _sorted(held: Sequence[PlannedAction], executed: int) -> Placement:
         [each for each in held if each.index < executed],
         [(each, BEYOND) for each in held if each.index >= executed],
     )
+
+
+def prefix_of(plan: Plan, count: int | None = None) -> np.ndarray:
+    """(k, d) the first `count` of the buffered actions, all if None, and never more than H: what
+    the robot will be sent, as far as is known now."""
+    actions = plan.buffered[: plan.horizon][:count]
+    rows = [plan.space.clip(each.values) for each in actions]
+    return np.stack(rows) if rows else np.empty((0, plan.space.dim))
 
 
 def leads_to_cover(duration_ns: float, period_ns: int) -> int:

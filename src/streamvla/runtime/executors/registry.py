@@ -1,28 +1,31 @@
 """Executors by name: ours, and those of other packages.
 
-A package adds one by an entry point: `[project.entry-points."streamvla.executors"]`, its name and
-`package.module:Class`. The class is an `Executor` with a class method `configured(Request)`.
+Each is stated as `package.module:Class`, and imported by the first look-up. One of ours is a
+file and a line in `_OURS`; another package adds one by an entry point,
+`[project.entry-points."streamvla.executors"]`. The class is an `Executor` with a class method
+`configured(Request)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Policy
-from streamvla.runtime.executors.action_flow import ActionFlow
-from streamvla.runtime.executors.async_chunks import AsyncChunks
 from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.executors.options import EarlyOptions, Request
-from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import LatencyProfile
 
 GROUP = "streamvla.executors"
 
-_OURS: tuple[type[Any], ...] = (ActionFlow, AsyncChunks, Synchronous)
+_OURS = {
+    "action-flow": "streamvla.runtime.executors.action_flow:ActionFlow",
+    "async-chunks": "streamvla.runtime.executors.async_chunks:AsyncChunks",
+    "synchronous": "streamvla.runtime.executors.synchronous:Synchronous",
+}
 
 
 @cache
@@ -32,8 +35,9 @@ def executors() -> Mapping[str, type[Any]]:
     Raises:
         ConfigError: an installed package's cannot be imported, or takes a name twice.
     """
-    found = {kind.name: kind for kind in _OURS}
-    for point in entry_points(group=GROUP):
+    found: dict[str, type[Any]] = {}
+    ours = [EntryPoint(name, where, GROUP) for name, where in _OURS.items()]
+    for point in (*ours, *entry_points(group=GROUP)):
         if point.name in found:
             raise ConfigError(f"two executors are called {point.name!r}; rename {point.value}")
         try:

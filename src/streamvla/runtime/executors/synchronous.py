@@ -19,6 +19,7 @@ from streamvla.runtime.executors.base import (
     Placement,
     Plan,
     append_when_whole,
+    prefix_of,
 )
 from streamvla.runtime.executors.options import Request
 from streamvla.trace import TraceSink
@@ -76,8 +77,9 @@ class _Decisions(Decisions):
         return Look() if plan.pending == 0 else None
 
     def start(self, plan: Plan, capture: Capture, now_ns: int) -> FlowStart:
+        """The robot waits: nothing is executed before the chunk, and no delay is stated."""
         age = plan.actions_sent + len(plan.buffered) - capture.actions_sent
-        return FlowStart(plan.planned_state(), age=age)
+        return FlowStart(plan.planned_state(), age=age, prefix=prefix_of(plan))
 
     def place(self, plan: Plan, generation: Generation, *, last: bool) -> Placement:
         return append_when_whole(generation, self._executed, last=last)

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StageFailedError
+from streamvla.core.interfaces import FlowStart
 from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -463,13 +465,31 @@ class Streamer:
         capture = self._captures.pop(observation)
         start = self._decisions.start(self._plan, capture, now_ns)
         index = start.index
+        prefix, ticks = self._prefix(start)
         self._generation = Generation(
-            number, observation, capture.now_ns, now_ns, index, index, [], now_ns
+            number, observation, capture.now_ns, now_ns, start, index, [], now_ns, prefix, ticks
         )
         self._generation.requested_tick = max(self._next_tick, self._planned_until)
         self._trace.record(GenerateRequested(now_ns, number, observation, index, len(self._buffer)))
         self._decisions.begun(now_ns)
         return [StartGenerate(number, observation, start)]
+
+    def _prefix(self, start: FlowStart) -> tuple[tuple[PlannedAction, ...], tuple[int, ...] | None]:
+        """The planned actions that a generation takes as given, and the ticks they are due on."""
+        count = 0 if start.prefix is None else len(start.prefix)
+        if count > min(len(self._buffer), self._horizon):
+            raise ValueError(
+                f"a prefix of {count} actions: {len(self._buffer)} are pending, and a generation "
+                f"has {self._horizon}; take it from Plan.buffered (prefix_of)"
+            )
+        prefix = tuple(islice(self._buffer, count))
+        if self._pacing == "event":
+            return prefix, None
+        ordered = range(self._next_tick, self._next_tick + count)
+        return prefix, tuple(
+            tick if each.due_tick is None else each.due_tick
+            for tick, each in zip(ordered, prefix, strict=True)
+        )
 
     def _planned_state(self) -> np.ndarray:
         """(d,) the action state after everything sent and everything buffered."""

@@ -126,7 +126,11 @@ class StartObserve:
 
 @dataclass(frozen=True, slots=True)
 class StartGenerate:
-    """Generate from a ready context, one action after another."""
+    """Generate from a ready context, one action after another.
+
+    `start` carries all that the policy may know of the plan: the action state, the flow step, the
+    age, the prefix that will have been executed, and the expected delay.
+    """
 
     generation: int
     observation: int
