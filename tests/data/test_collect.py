@@ -21,9 +21,10 @@ from streamvla.data.collect import (
     collect_episode,
     episode_seed,
 )
+from streamvla.data.demonstrations import Episode
 from streamvla.data.noise import NoiseConfig
 from streamvla.data.pilot import LATEST_HANDOVER, Pilot
-from streamvla.data.store import Episode, load_dataset, shard_path
+from streamvla.data.store import load_dataset, shard_path
 from streamvla.robots.metaworld.suite import METAWORLD
 from streamvla.robots.registry import make_task_robot
 from streamvla.robots.sawyer import PLACE_NAMES, SPEC

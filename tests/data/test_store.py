@@ -9,9 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, DatasetError
+from streamvla.data.demonstrations import DatasetMeta, Episode
 from streamvla.data.store import (
-    DatasetMeta,
-    Episode,
     load_dataset,
     load_datasets,
     read_meta,
@@ -169,6 +168,22 @@ def test_action_states_sum_deltas_and_carry_absolutes(directory):
     assert states.shape == (10, 2)
     assert np.allclose(states[:, 0], np.cumsum([0.0, *episode.action[:, 0]]))
     assert np.allclose(states[:, 1], [0.0, *episode.action[:, 1]])
+
+
+def test_an_episode_starts_where_the_robot_stood(directory):
+    """The initial action state is stored, and action states count from it; without one, from 0."""
+    space = META.action_space
+    standing = np.array([0.0, 0.7])
+    episodes = [replace(each, start=standing) for each in EPISODES["reach"]]
+    write_shard(shard_path(directory, "reach", 0), episodes, attempts=3)
+    loaded = load_dataset(directory)
+    reach, push = loaded.episodes[0], loaded.episodes[-1]
+    assert np.array_equal(loaded.action_states(reach)[0], standing)
+    assert loaded.action_states(reach)[1, 1] == reach.action[0, 1]
+    assert np.array_equal(loaded.action_states(push)[0], space.initial_state())
+    rewrite(directory, lambda tensors: tensors.update(start=np.zeros((2, 3))))
+    with pytest.raises(DatasetError, match="start"):
+        load_dataset(directory)
 
 
 def test_a_missing_directory_says_how_to_make_one(tmp_path):

@@ -28,12 +28,11 @@ from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError
 from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
+from streamvla.data.demonstrations import DatasetMeta, Episode
 from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import (
     META_NAME,
-    DatasetMeta,
-    Episode,
     read_meta,
     read_shard,
     shard_path,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from streamvla.data.store import Demonstrations, Episode
+from streamvla.data.demonstrations import Demonstrations, Episode
 
 
 def fingerprint(demonstrations: Demonstrations) -> dict[str, Any]:
@@ -37,8 +37,8 @@ def _digest(episodes: Iterable[Episode]) -> str:
     for episode in episodes:
         identity = [episode.task, episode.seed, len(episode), episode.success_step]
         digest.update(json.dumps(identity).encode())
-        places = () if episode.places is None else (episode.places,)
-        for array in (episode.state, episode.action, episode.label, *places):
+        told = [array for array in (episode.places, episode.start) if array is not None]
+        for array in (episode.state, episode.action, episode.label, *told):
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         for view in sorted(episode.images):
             digest.update(episode.images[view][0].tobytes())

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamvla.core.interfaces import Observation
-from streamvla.data.store import Demonstrations, Episode
+from streamvla.data.demonstrations import Demonstrations, Episode
 from streamvla.policy.base import ModelPolicy
 
 LEADS = (0, 3, 5)

@@ -21,7 +21,7 @@ import numpy as np
 
 from streamvla.core.errors import ConfigError, DatasetError
 from streamvla.core.interfaces import Observation
-from streamvla.data.store import Demonstrations, Episode
+from streamvla.data.demonstrations import Demonstrations, Episode
 from streamvla.policy.base import ModelPolicy
 from streamvla.training.anticipation.gate import motion_of
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from streamvla.core.errors import ConfigError, DatasetError
-from streamvla.data.store import Demonstrations, Episode, load_dataset
+from streamvla.data.demonstrations import Demonstrations, Episode
+from streamvla.data.store import load_dataset
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.load import load_policy

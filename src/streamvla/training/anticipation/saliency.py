@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from streamvla.core.errors import CheckpointError, ConfigError, DatasetError
+from streamvla.data.demonstrations import Demonstrations, Episode
 from streamvla.data.fingerprint import fingerprint
-from streamvla.data.store import Demonstrations, Episode, load_dataset
+from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import SCHEMA_VERSION, load_tensors, save_tensors
 from streamvla.model.saliency import Calibration, SaliencyConfig, SaliencyPredictor
 from streamvla.policy.base import ModelPolicy
