@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "training": {"core", "data", "model", "policy"},
     "runtime": {"core", "trace"},
     "evaluation": {"core", "runtime", "trace"},
+    "adapters": {"core", "robots"},
     "testing": {"core", "robots", "runtime", "trace"},
 }
 """Room → rooms it may import besides itself; `studies` and `cli` may import all."""

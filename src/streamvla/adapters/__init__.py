@@ -1,0 +1,1 @@
+"""Other people's policies and robots behind our interfaces, and ours behind theirs."""

@@ -1,0 +1,63 @@
+"""What policies give, made what the runtime needs: (d,) float64 arrays of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import FlowStart, Policy
+
+
+def as_action(values: Any, dim: int) -> np.ndarray:
+    """(d,) float64, a copy: of an array of any type, a list, or a tensor on any device.
+
+    A copy, so that a policy may write its next action into the same array. Values that are not
+    finite pass: the governor refuses them by name, and the robot goes on.
+
+    >>> as_action([1, 2], 2)
+    array([1., 2.])
+
+    Raises:
+        ConfigError: not `d` numbers.
+    """
+    if type(values) is np.ndarray and values.dtype == np.float64 and values.shape == (dim,):
+        return values.copy()
+    if not isinstance(values, np.ndarray) and hasattr(values, "detach"):  # without importing torch
+        values = values.detach().cpu().float().numpy()
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"the policy gave {type(values).__name__} as an action; expected {dim} numbers"
+        ) from None
+    if array.shape != (dim,):
+        raise ConfigError(
+            f"the policy gave an action of shape {array.shape}; expected ({dim},), one number for "
+            "each dimension of its action space"
+        )
+    return array
+
+
+def actions_of(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
+    """The `H − start.index` actions of a generation, each (d,) float64, as they are made.
+
+    The policy is called when the first one is asked for, and no action is made before it is.
+
+    Raises:
+        ConfigError: it gave fewer actions, or one that is not `d` numbers.
+    """
+    spec = policy.spec
+    wanted = spec.horizon - start.index
+    actions = iter(policy.generate(context, start))
+    for count in range(wanted):
+        try:
+            action = next(actions)
+        except StopIteration:
+            raise ConfigError(
+                f"the policy gave {count} actions from flow step {start.index} on; expected "
+                f"{wanted}: its specification says horizon {spec.horizon}"
+            ) from None
+        yield as_action(action, spec.action_space.dim)
