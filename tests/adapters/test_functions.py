@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from streamvla.adapters.functions import chunk_policy
-from streamvla.core.actions import actions_of, as_action
+from streamvla.core.actions import actions_of, as_action, require_action
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
@@ -43,9 +43,8 @@ def test_whatever_holds_numbers_becomes_float64(chunk):
     ("chunk", "message"),
     [
         (np.zeros((5, 2)), "5 actions; expected"),
-        (np.zeros((2, 3)), r"shape \(3,\); expected \(2,\)"),
         (None, "NoneType; expected"),
-        ([["a", "b"]] * 2, "list as an action; expected 2 numbers"),
+        ([["a", "b"]] * 2, "list as an action; expected numbers"),
     ],
 )
 def test_a_chunk_of_another_shape_is_named(chunk, message):
@@ -53,6 +52,19 @@ def test_a_chunk_of_another_shape_is_named(chunk, message):
     policy = chunk_policy(lambda observation: chunk, ROBOT, horizon=2)
     with pytest.raises(ConfigError, match=message):
         list(policy.generate(None, START))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros(3), r"shape \(3,\); expected \(2,\)"),
+        (np.array([1, np.nan]), "expected finite numbers"),
+    ],
+)
+def test_an_action_that_no_robot_takes_is_named(action, message):
+    """Another number of dimensions, or a value that is not finite, is refused before motion."""
+    with pytest.raises(ConfigError, match=message):
+        require_action(action, 2)
 
 
 def test_too_few_actions_are_named():
@@ -70,6 +82,6 @@ def test_too_few_actions_are_named():
 def test_an_array_that_is_used_again_is_copied():
     """Writing the next action into the same array leaves the last one as it was."""
     buffer = np.zeros(2)
-    kept = as_action(buffer, 2)
+    kept = as_action(buffer)
     buffer[:] = 7
     assert kept.tolist() == [0, 0]

@@ -43,7 +43,7 @@ class ChunkPolicy:
                 "that many, or state the horizon that it has"
             )
         for index in range(start.index, horizon):
-            yield as_action(chunk[index], dim)
+            yield as_action(chunk[index])
 
 
 def chunk_policy(function: ChunkFunction, robot: Robot | RobotSpec, *, horizon: int) -> ChunkPolicy:

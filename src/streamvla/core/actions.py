@@ -11,34 +11,38 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Policy
 
 
-def as_action(values: Any, dim: int) -> np.ndarray:
-    """(d,) float64, a copy: of an array of any type, a list, or a tensor on any device.
+def as_action(values: Any) -> np.ndarray:
+    """float64, a copy: of an array of any type, a list, or a tensor on any device.
 
-    A copy, so that a policy may write its next action into the same array. Values that are not
-    finite pass: the governor refuses them by name, and the robot goes on.
+    A copy, so that a policy may write its next action into the same array. Another shape than (d,),
+    and values that are not finite, pass: while the robot moves the governor refuses them by name
+    and goes on; before motion `require_action` does.
 
-    >>> as_action([1, 2], 2)
+    >>> as_action([1, 2])
     array([1., 2.])
 
     Raises:
-        ConfigError: not `d` numbers.
+        ConfigError: no numbers.
     """
-    if type(values) is np.ndarray and values.dtype == np.float64 and values.shape == (dim,):
-        return values.copy()
     if not isinstance(values, np.ndarray) and hasattr(values, "detach"):  # without importing torch
         values = values.detach().cpu().float().numpy()
     try:
-        array = np.array(values, dtype=np.float64)
+        return np.array(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"the policy gave {type(values).__name__} as an action; expected {dim} numbers"
+            f"the policy gave {type(values).__name__} as an action; expected numbers"
         ) from None
-    if array.shape != (dim,):
+
+
+def require_action(action: np.ndarray, dim: int) -> None:
+    """Raise `ConfigError` unless an action is (d,) and finite."""
+    if action.shape != (dim,):
         raise ConfigError(
-            f"the policy gave an action of shape {array.shape}; expected ({dim},), one number for "
+            f"the policy gave an action of shape {action.shape}; expected ({dim},), one number for "
             "each dimension of its action space"
         )
-    return array
+    if not np.isfinite(action).all():
+        raise ConfigError(f"the policy gave the action {action.tolist()}; expected finite numbers")
 
 
 def actions_of(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
@@ -47,7 +51,7 @@ def actions_of(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.nd
     The policy is called when the first one is asked for, and no action is made before it is.
 
     Raises:
-        ConfigError: it gave fewer actions, or one that is not `d` numbers.
+        ConfigError: it gave fewer actions, or one that holds no numbers.
     """
     spec = policy.spec
     wanted = spec.horizon - start.index
@@ -60,4 +64,4 @@ def actions_of(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.nd
                 f"the policy gave {count} actions from flow step {start.index} on; expected "
                 f"{wanted}: its specification says horizon {spec.horizon}"
             ) from None
-        yield as_action(action, spec.action_space.dim)
+        yield as_action(action)

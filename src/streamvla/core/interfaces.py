@@ -114,6 +114,8 @@ class RobotSpec:
         place_names: one per dimension of `PlacedRobot.places`; none where the robot does not know
             where things are.
         measures_standing: whether it is a `StandingRobot`.
+        start: (d,) where absolute dimensions begin, of a robot that does not measure them, such as
+            a gripper command; what it says of deltas is ignored. None: not known.
         draws_captures: whether it is a `DrawnRobot`.
         knows_stimulus: whether it is a `StimulatedRobot`.
     """
@@ -128,6 +130,7 @@ class RobotSpec:
     capture: tuple[ArraySpec, ...] = ()
     place_names: tuple[str, ...] = ()
     measures_standing: bool = False
+    start: tuple[float, ...] | None = None
     draws_captures: bool = False
     knows_stimulus: bool = False
 
@@ -337,14 +340,16 @@ def standing_at(robot: Robot) -> np.ndarray:
     """(d,) the action state in which a robot stands after `reset`, before any command.
 
     Delta dimensions count from here: 0. Absolute dimensions are where a `StandingRobot` measures
-    them; of other robots they start at 0 too, so that a first hold would drive joints there.
+    them, or where the specification says that they start; else they start at 0 too, so that a first
+    hold would drive joints there.
 
     Raises:
         RobotError: what the robot measured is not `d` finite numbers.
     """
     space = robot.spec.action_space
     if not robot.spec.measures_standing:
-        return space.initial_state()
+        start = robot.spec.start
+        return space.initial_state() if start is None else space.hold(np.array(start))
     measured = np.asarray(cast(StandingRobot, robot).standing(), dtype=float)
     if measured.shape != (space.dim,) or not np.isfinite(measured).all():
         raise RobotError(
@@ -405,3 +410,41 @@ def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:
                 f"the policy was trained with {what} {expected}, robot {robot.name!r} has {found}; "
                 "use a checkpoint made for this robot, or set the robot up as it was in training"
             )
+
+
+def check_frames(frames: Frames, robot: RobotSpec) -> None:
+    """Raise `RobotError` unless frames have the views, sizes, types and state that are specified."""
+    if tuple(frames.images) != robot.views:
+        raise RobotError(
+            f"robot {robot.name} shows views {tuple(frames.images)}; its specification says "
+            f"{robot.views}, in this order"
+        )
+    for view, image in frames.images.items():
+        if image.shape != (*robot.image_size, 3) or image.dtype != np.uint8:
+            raise RobotError(
+                f"robot {robot.name}, view {view!r}: {image.dtype} of shape {image.shape}; its "
+                f"specification says uint8 of shape {(*robot.image_size, 3)}"
+            )
+    if frames.state.shape != (len(robot.state_names),) or not np.isfinite(frames.state).all():
+        raise RobotError(
+            f"robot {robot.name} measures state {frames.state}; expected {len(robot.state_names)} "
+            f"finite numbers: {', '.join(robot.state_names) or 'none'}"
+        )
+
+
+def check_start(robot: RobotSpec) -> None:
+    """Raise `RobotError` if a first hold would drive absolute dimensions to 0 from nobody knows
+    where."""
+    space = robot.action_space
+    unknown = [name for name, delta in zip(space.names, space.is_delta(), strict=True) if not delta]
+    if unknown and not robot.measures_standing and robot.start is None:
+        raise RobotError(
+            f"robot {robot.name}: nobody knows where {', '.join(unknown)} stand before the first "
+            "command, and a hold would drive them to 0. Let the robot measure it (a method "
+            "`standing`, RobotSpec(measures_standing=True)), or state RobotSpec(start=…)"
+        )
+    if robot.start is not None and len(robot.start) != space.dim:
+        raise RobotError(
+            f"robot {robot.name}: start has {len(robot.start)} numbers, expected {space.dim}, one "
+            f"for each of {', '.join(space.names)}"
+        )

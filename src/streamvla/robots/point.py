@@ -49,6 +49,7 @@ SPEC = RobotSpec(
     ),
     capture=(ArraySpec("position", (2,)), ArraySpec("goal", (2,)), ArraySpec("gripper", (1,))),
     place_names=("goal_x_m", "goal_y_m"),
+    start=(0.0, 0.0, 0.0),
     knows_stimulus=True,
 )
 

@@ -63,6 +63,7 @@ SPEC = RobotSpec(
     control_period_ns=CONTROL_PERIOD_NS,
     limits=LIMITS,
     place_names=PLACE_NAMES,
+    start=(0.0, 0.0, 0.0, 0.0),
     draws_captures=True,
     knows_stimulus=True,
 )

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from streamvla.core.actions import actions_of
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import (
     FlowStart,
@@ -15,6 +16,7 @@ from streamvla.core.interfaces import (
     Observation,
     Policy,
     Robot,
+    check_frames,
     stimulus_of,
 )
 from streamvla.runtime.drivers.cameras import CameraWatch, FrozenCamera
@@ -129,8 +131,13 @@ def watched_sighting(
 def observation_of(
     robot: Robot, capture: Any, action_state: np.ndarray, instruction: str, captured_ns: int
 ) -> Observation:
-    """Capture → frames → observation; `action_state` is (d,)."""
+    """Capture → frames → observation; `action_state` is (d,).
+
+    Raises:
+        RobotError: frames unlike the robot's specification.
+    """
     frames = robot.observe(capture)
+    check_frames(frames, robot.spec)
     return Observation(frames.images, frames.state, action_state, instruction, captured_ns)
 
 
@@ -155,7 +162,7 @@ def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[
     So that a policy which computes before it returns its iterator does so where the stage runs,
     never on the control thread, and what it raises there is the stage's failure.
     """
-    yield from policy.generate(context, start)
+    yield from actions_of(policy, context, start)
 
 
 def generate_job(policy: Policy, index: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from streamvla.core.actions import require_action
 from streamvla.core.clock import SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of, require_anticipation
@@ -130,7 +131,8 @@ def measure_once(
     else:
         context = policy.encode(observation)
     marks.append(clock.now_ns())
-    for _ in policy.generate(context, FlowStart(state)):
+    for action in lazily_generate(policy, context, FlowStart(state)):
+        require_action(action, policy.spec.action_space.dim)
         marks.append(clock.now_ns())
     observe_ns, *steps = (after - before for before, after in pairwise(marks))
     if passes := policy.spec.chunk_passes:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import NO_ANTICIPATION, FlowStart, Policy
+from streamvla.core.interfaces import NO_ANTICIPATION, FlowStart, Policy, PolicySpec
 from streamvla.runtime.buffer import LateRule, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -52,6 +53,7 @@ from streamvla.runtime.executors.options import (
     Request,
     RuleName,
 )
+from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import EarlyDecided, LeadChosen, TraceSink
 
 PARTS = ("state", "context", "clock-shift")
@@ -80,15 +82,15 @@ class Compensation:
         return "+".join(part for part, on in zip(PARTS, flags, strict=True) if on) or "none"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ActionFlow:
     """Every flow step is sent as the next action (StreamingVLA, arXiv 2603.28565, section 4).
 
     Attributes:
         lead: `n*`, how many actions are still pending when the next observation is wanted; 0 waits
-            until the last one is executed. The generation on that observation starts from the
-            action state *after* the pending actions (compensation 1, which the published code
-            leaves out).
+            until the last one is executed; "auto" for `measured_lead`. The generation on that
+            observation starts from the action state *after* the pending actions (compensation 1,
+            which the published code leaves out).
         early: whether to look then, or later.
         compensation: for what is executed between look and generation.
         measured_lead: from the third cycle on, aim at the smallest lead that hides observing and
@@ -114,7 +116,32 @@ class ActionFlow:
     overlaps = True
     counts = "lead"
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        lead: int | Literal["auto"] = 0,
+        early: EarlyRule = Always(),  # noqa: B008 (frozen)
+        compensation: Compensation = Compensation(),
+        measured_lead: bool = False,
+        most_lead: int = 6,
+        replan: Replan = "when-due",
+        shared_accelerator: bool = True,
+    ) -> None:
+        settings = {
+            "lead": 0 if lead == AUTO else lead,
+            "early": early,
+            "compensation": compensation,
+            "measured_lead": measured_lead or lead == AUTO,
+            "most_lead": most_lead,
+            "replan": replan,
+            "shared_accelerator": shared_accelerator,
+        }
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        if not isinstance(self.lead, int) or self.lead < 0:
+            raise ConfigError(f'lead {self.lead!r}: expected a whole number ≥ 0, or "auto"')
         if self.replan not in ("when-due", "as-fast-as-possible"):
             raise did_you_mean("replan", self.replan, ("when-due", "as-fast-as-possible"))
         if self.most_lead < 1:
@@ -167,6 +194,23 @@ class ActionFlow:
             executor = cls(request.number() if setting else 0)
         executor = _with_options(executor, request)
         return replace(executor, shared_accelerator=request.shared_accelerator)
+
+    def fitted(
+        self, policy: PolicySpec, profile: LatencyProfile, *, shared_accelerator: bool = True
+    ) -> ActionFlow:
+        """A measured lead starts at the smallest that reaches zero halt at these stage times.
+
+        Raises:
+            ConfigError: a policy that cannot look ahead under a rule that does; or a lead beyond
+                its horizon, its calibration, or `most_lead`.
+        """
+        if self.anticipates and not policy.anticipates:
+            raise ConfigError(NO_ANTICIPATION)
+        executor = _within_calibration(self, policy) if self.anticipates else self
+        if executor.measured_lead:
+            executor = replace(executor, lead=_zero_halt_lead(executor, policy, profile))
+        executor.executed(policy.horizon)
+        return replace(executor, shared_accelerator=shared_accelerator)
 
     def require_late_rule(self, late: LateRule) -> None:
         """Replanning at any time knows no ticks, so it needs `Shift`."""
@@ -451,23 +495,43 @@ def _with_options(executor: ActionFlow, request: Request) -> ActionFlow:
         never = replace(compensation, context=False)
         return ActionFlow(0, Never(), never)
     executor = replace(executor, early=rule, compensation=compensation, replan=options.replan)
-    if executor.anticipates:
-        executor = _within_calibration(executor, policy)
+    if policy is not None:
+        return executor.fitted(policy.spec, request.profile)
     if executor.measured_lead:
-        lead = request.zero_halt_lead(predicts=executor.anticipates)
+        lead = request.profile.zero_halt_lead(predicts=executor.anticipates)
         executor = replace(executor, lead=min(lead, executor.most_lead, request.horizon - 1))
-    if executor.anticipates and policy is not None and not policy.spec.anticipates:
-        raise ConfigError(NO_ANTICIPATION)
     return executor
 
 
-def _within_calibration(executor: ActionFlow, policy: Policy | None) -> ActionFlow:
+def _zero_halt_lead(executor: ActionFlow, policy: PolicySpec, profile: LatencyProfile) -> int:
+    """The smallest lead that hides observing and the policy's first action.
+
+    Raises:
+        ConfigError: it is larger than the executor or the horizon allow.
+    """
+    passes = policy.chunk_passes or 1
+    lead = profile.zero_halt_lead(predicts=executor.anticipates, passes=passes)
+    most = min(executor.most_lead, policy.horizon - 1)
+    if executor.replans:
+        return min(lead, most)  # it bridges what it can, and looks whenever it can
+    if lead > most:
+        busy_ms = (profile.observe_ns + passes * profile.generate_ns) / NS_PER_MS
+        raise ConfigError(
+            f"lead auto: observing and the first action take {busy_ms:.0f} ms, which takes lead "
+            f"{lead} to hide; at most {most} is allowed (most_lead {executor.most_lead}, horizon "
+            f"{policy.horizon}). State the lead and accept the halts, allow a larger one, or make "
+            "the policy faster"
+        )
+    return lead
+
+
+def _within_calibration(executor: ActionFlow, policy: PolicySpec) -> ActionFlow:
     """Look no farther ahead than the policy's predictor was calibrated for.
 
     Raises:
         ConfigError: the lead asked for is larger.
     """
-    longest = None if policy is None else policy.spec.longest_lead
+    longest = policy.longest_lead
     if longest is None:
         return executor
     if executor.lead > longest and not executor.measured_lead:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart
+from streamvla.core.interfaces import FlowStart, PolicySpec
 from streamvla.runtime.buffer import LateRule, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -28,6 +28,7 @@ from streamvla.runtime.executors.base import (
 )
 from streamvla.runtime.executors.delay import ChunkDelay
 from streamvla.runtime.executors.options import Request
+from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import TraceSink
 
 
@@ -77,6 +78,12 @@ class AsyncChunks:
                 f"above that, the policy's is {horizon}"
             )
         return horizon
+
+    def fitted(
+        self, policy: PolicySpec, profile: LatencyProfile, *, shared_accelerator: bool = True
+    ) -> AsyncChunks:
+        self.executed(policy.horizon)
+        return self
 
     def require_late_rule(self, late: LateRule) -> None:
         """It drops elapsed actions itself, so it needs `Shift`."""

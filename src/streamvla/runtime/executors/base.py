@@ -24,8 +24,9 @@ from typing import Protocol
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.interfaces import FlowStart
+from streamvla.core.interfaces import FlowStart, PolicySpec
 from streamvla.runtime.buffer import LateRule, PlannedAction
+from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import TraceSink
 
 Saliency = tuple[float, ...]
@@ -272,6 +273,19 @@ class Executor(Protocol):
 
         Raises:
             ConfigError: a setting does not fit this horizon.
+        """
+        ...
+
+    def fitted(
+        self, policy: PolicySpec, profile: LatencyProfile, *, shared_accelerator: bool = True
+    ) -> Executor:
+        """With what follows from the policy and from stage times; before motion.
+
+        Args:
+            shared_accelerator: encoding and generating take turns.
+
+        Raises:
+            ConfigError: this policy cannot be driven so.
         """
         ...
 

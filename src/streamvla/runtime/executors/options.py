@@ -76,8 +76,3 @@ class Request:
                 "synchronous:5, action-flow:3 or action-flow:auto"
             )
         return int(self.setting)
-
-    def zero_halt_lead(self, *, predicts: bool) -> int:
-        """The smallest lead that hides observing and the policy's first action."""
-        passes = (self.policy.spec.chunk_passes if self.policy is not None else 0) or 1
-        return self.profile.zero_halt_lead(predicts=predicts, passes=passes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart
+from streamvla.core.interfaces import FlowStart, PolicySpec
 from streamvla.runtime.buffer import LateRule
 from streamvla.runtime.executors.base import (
     Capture,
@@ -22,6 +22,7 @@ from streamvla.runtime.executors.base import (
     prefix_of,
 )
 from streamvla.runtime.executors.options import Request
+from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import TraceSink
 
 
@@ -52,6 +53,12 @@ class Synchronous:
         if not 1 <= executed <= horizon:
             raise ConfigError(f"execute horizon {executed} must lie between 1 and H = {horizon}")
         return executed
+
+    def fitted(
+        self, policy: PolicySpec, profile: LatencyProfile, *, shared_accelerator: bool = True
+    ) -> Synchronous:
+        self.executed(policy.horizon)
+        return self
 
     def require_late_rule(self, late: LateRule) -> None:
         """Any will do."""
