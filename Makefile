@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TASKS := reach push button-press-topdown drawer-open press-named-button window-open
 
-.PHONY: demo test test-all lint setup docs clean
+.PHONY: demo test test-slow test-robot-side test-all lint setup docs clean
 
 demo: setup  ## the shipped policy on a simulated robot: the classic way, then streaming
 	$(BIN)/streamvla run --task $(TASKS) --out runs/demo
@@ -12,8 +12,13 @@ demo: setup  ## the shipped policy on a simulated robot: the classic way, then s
 test: setup  ## the fast test suite
 	$(BIN)/python -m pytest
 
-test-all: setup  ## slow tests too
-	$(BIN)/python -m pytest -m ""
+test-slow: setup  ## the slow tests alone
+	$(BIN)/python -m pytest -m "slow and not gpu" --durations=20
+
+test-robot-side:  ## with NumPy alone, with every supported Python found here
+	sh scripts/test_robot_side.sh
+
+test-all: test test-slow test-robot-side
 
 lint: setup
 	$(BIN)/ruff check src tests examples

@@ -108,7 +108,7 @@ def test_every_room_is_known():
     assert rooms == ROOMS
 
 
-@pytest.mark.parametrize("module", ["runtime", "trace", "core"])
+@pytest.mark.parametrize("module", ["runtime", "trace", "core", "testing"])
 def test_the_robot_side_never_loads_torch(module):
     """Importing this room in a fresh interpreter leaves torch and mujoco unloaded."""
     code = (

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from streamvla.core.interfaces import RobotSpec
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, named_profile, run_simulated
 from streamvla.runtime.executors.action_flow import ActionFlow
@@ -27,6 +28,10 @@ class StartledRobot(StillRobot):
         super().__init__(unit_space(), PERIOD_NS, keep=False)
         self.instant_ns = instant_ns
         self.stimulus_ns: int | None = None
+
+    @property
+    def spec(self) -> RobotSpec:
+        return replace(super().spec, knows_stimulus=True)
 
     def advance_to(self, now_ns: int) -> None:
         if now_ns >= self.instant_ns:

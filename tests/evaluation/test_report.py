@@ -208,7 +208,6 @@ def test_a_report_needs_distinct_runs_and_a_known_baseline(runs: list[ReportRun]
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium")
 def test_the_report_opens_in_a_browser_without_a_console_message(tmp_path: Path) -> None:
     """Headless Chromium runs the script, loads the videos, and has nothing to complain about."""
-    pytest.importorskip("imageio_ffmpeg")
     clip = tmp_path / "clip.mp4"
     write_video(clip, [np.full((48, 64, 3), 9 * i, np.uint8) for i in range(20)], fps=20)
     runs = [driven("synchronous", Synchronous(), clip, clip), driven("lead 2", ActionFlow(2), clip)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -21,7 +22,6 @@ PROFILE = named_profile("paper-20hz")
 
 def test_a_written_video_reads_back(tmp_path: Path) -> None:
     """H.264 in yuv420p, of the size, rate and length asked for; odd sizes are cut to even."""
-    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     frames = [np.full((61, 80, 3), 8 * i, np.uint8) for i in range(20)]
     path = tmp_path / "deep" / "episode.mp4"
     write_video(path, frames, fps=20)
@@ -62,7 +62,6 @@ def test_without_the_extra_the_error_names_it(
 
 def test_a_failing_encoder_says_why(tmp_path: Path) -> None:
     """What ffmpeg complains about reaches the user."""
-    pytest.importorskip("imageio_ffmpeg")
     frames = [np.zeros((256, 256, 3), np.uint8)] * 50
     with pytest.raises(ConfigError, match=r"ffmpeg failed: .*no-format"):
         write_video(tmp_path / "episode.no-format", frames, fps=20)
@@ -70,7 +69,6 @@ def test_a_failing_encoder_says_why(tmp_path: Path) -> None:
 
 def test_the_strip_tells_waiting_from_executing() -> None:
     """The picture is untouched; the strip beneath is green or vermilion."""
-    pytest.importorskip("PIL")
     frame = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     free = annotate(frame, FrameStatus(1_230 * NS_PER_MS, waiting=False), scale=4)
     wait = annotate(frame, FrameStatus(1_230 * NS_PER_MS, waiting=True), scale=4)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamvla.core.errors import ConfigError
-from streamvla.model import instruction
-from streamvla.model.methods import action_flow as flow
 from streamvla.model.methods.action_flow import (
     ActionFlowConfig,
     action_path,
@@ -24,15 +20,8 @@ from streamvla.model.methods.action_flow import (
     step_of,
 )
 from streamvla.model.normalisation import Normalisation
-from streamvla.training import optimiser
 
 PATH = torch.tensor([[0.0], [1.0], [0.5]])
-
-
-@pytest.mark.parametrize("module", [flow, instruction, optimiser])
-def test_docstring_examples_are_true(module):
-    """Every example in the docstrings of these modules gives what it says."""
-    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize(

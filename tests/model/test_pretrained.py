@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,7 @@ from streamvla.model.pretrained import ABSENT, PretrainedConfig, PretrainedVLA, 
 from tests.training.small import small_config
 from tests.training.toy import META, toy_episode, write_toy_dataset
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("transformers") is None,
-        reason="transformers is not installed (extra vlm)",
-    ),
-    pytest.mark.filterwarnings("default"),  # other people's code
-]
+pytestmark = pytest.mark.filterwarnings("default")  # other people's code
 
 KINDS = ["smolvlm", "paligemma"]
 WORDS = ["go", "to", "the", "dot", "move", "stay", "where", "you", "are"]

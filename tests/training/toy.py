@@ -43,9 +43,12 @@ def toy_episode(task: str, seed: int, length: int = 20) -> Episode:
     return Episode(task, {"top": images}, state, action, label, seed, 10, places=places)
 
 
-def write_toy_dataset(directory: Path, episodes: int = 12, first_seed: int = 0) -> Path:
+def write_toy_dataset(
+    directory: Path, episodes: int = 12, first_seed: int = 0, length: int = 20
+) -> Path:
     write_meta(directory, META)
     for task in META.tasks:
-        made = [toy_episode(task, seed) for seed in range(first_seed, first_seed + episodes)]
+        seeds = range(first_seed, first_seed + episodes)
+        made = [toy_episode(task, seed, length) for seed in seeds]
         write_shard(shard_path(directory, task, 0), made, attempts=episodes)
     return directory
