@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -52,6 +53,7 @@ class MovingRobot(StillRobot):
 
     def __init__(self) -> None:
         super().__init__(SPACE, PERIOD_NS, keep=False)
+        self._spec = replace(self._spec, state_names=("count",))
         self._captures = 0
 
     def capture(self) -> Capture:
@@ -59,7 +61,8 @@ class MovingRobot(StillRobot):
         return {"count": np.array([self._captures])}
 
     def observe(self, capture: Capture) -> Frames:
-        return Frames({"camera": capture["count"]}, capture["count"].astype(np.float32))
+        image = np.full((1, 1, 3), capture["count"], np.uint8)
+        return Frames({"camera": image}, capture["count"].astype(np.float32))
 
 
 def moving_robot() -> StillRobot:

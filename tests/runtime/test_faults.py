@@ -216,6 +216,7 @@ def test_a_frozen_camera_shows_the_same_picture_while_the_joints_go_on():
 
         def __init__(self, robot):
             self._robot, self._count = robot, 0
+            self.spec = replace(robot.spec, state_names=("count",))
 
         def __getattr__(self, name):
             return getattr(self._robot, name)
@@ -225,11 +226,12 @@ def test_a_frozen_camera_shows_the_same_picture_while_the_joints_go_on():
             return {"count": np.array([self._count])}
 
         def observe(self, capture):
-            return Frames({"camera": capture["count"]}, capture["count"].astype(np.float32))
+            image = np.full((1, 1, 3), capture["count"], np.uint8)
+            return Frames({"camera": image}, capture["count"].astype(np.float32))
 
     def script(observation, start, index):
         if index == 0:
-            shown.append(int(observation.images["camera"][0]))
+            shown.append(int(observation.images["camera"][0, 0, 0]))
             measured.append(int(observation.state[0]))
         return np.zeros(2)
 

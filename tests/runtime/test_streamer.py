@@ -302,7 +302,7 @@ def test_nan_never_reaches_the_robot_and_the_run_goes_on(pacing):
         (np.array([0.0]), "shape (1,), expected (2,)"),
         (np.array([np.inf, 0.0]), "not finite"),
         (np.array(["a", "b"]), "not a numeric array"),
-        ([0.0, 0.0], "not a numeric array: list"),
+        (["a", "b"], "not a numeric array: list"),
     ],
 )
 @pytest.mark.parametrize("pacing", ["event", "grid"])

@@ -30,8 +30,7 @@ class ChunkPolicy:
         """Yield the actions of the chunk from `start.index` on, each (d,) float64.
 
         Raises:
-            ConfigError: the function gave another number of actions than the horizon, or actions
-                that are no numbers.
+            ConfigError: the function gave another number of actions than the horizon.
         """
         chunk = self._function(context)
         horizon, dim = self.spec.horizon, self.spec.action_space.dim

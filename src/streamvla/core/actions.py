@@ -11,31 +11,30 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Policy
 
 
-def as_action(values: Any) -> np.ndarray:
+def as_action(values: Any) -> Any:
     """float64, a copy: of an array of any type, a list, or a tensor on any device.
 
     A copy, so that a policy may write its next action into the same array. Another shape than (d,),
-    and values that are not finite, pass: while the robot moves the governor refuses them by name
-    and goes on; before motion `require_action` does.
+    values that are not finite, and what holds no numbers pass as they are: while the robot moves
+    the governor refuses them by name and goes on; before motion `require_action` does.
 
     >>> as_action([1, 2])
     array([1., 2.])
-
-    Raises:
-        ConfigError: no numbers.
     """
     if not isinstance(values, np.ndarray) and hasattr(values, "detach"):  # without importing torch
         values = values.detach().cpu().float().numpy()
     try:
         return np.array(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ConfigError(
-            f"the policy gave {type(values).__name__} as an action; expected numbers"
-        ) from None
+        return values
 
 
-def require_action(action: np.ndarray, dim: int) -> None:
+def require_action(action: Any, dim: int) -> None:
     """Raise `ConfigError` unless an action is (d,) and finite."""
+    if not isinstance(action, np.ndarray):
+        raise ConfigError(
+            f"the policy gave {type(action).__name__} as an action; expected {dim} numbers"
+        )
     if action.shape != (dim,):
         raise ConfigError(
             f"the policy gave an action of shape {action.shape}; expected ({dim},), one number for "
@@ -51,7 +50,7 @@ def actions_of(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.nd
     The policy is called when the first one is asked for, and no action is made before it is.
 
     Raises:
-        ConfigError: it gave fewer actions, or one that holds no numbers.
+        ConfigError: it gave fewer actions.
     """
     spec = policy.spec
     wanted = spec.horizon - start.index

@@ -413,7 +413,7 @@ def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:
 
 
 def check_frames(frames: Frames, robot: RobotSpec) -> None:
-    """Raise `RobotError` unless frames have the views, sizes, types and state that are specified."""
+    """Raise `RobotError` unless frames have the specified views, sizes, types and state."""
     if tuple(frames.images) != robot.views:
         raise RobotError(
             f"robot {robot.name} shows views {tuple(frames.images)}; its specification says "
