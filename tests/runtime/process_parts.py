@@ -69,6 +69,10 @@ def moving_robot() -> StillRobot:
     return MovingRobot()
 
 
+def moving_policy() -> ScriptedPolicy:
+    return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, _wander, robot=moving_robot().spec)
+
+
 def robot_that_brings_torch() -> StillRobot:
     """As if its module had imported torch, without the seconds that takes."""
     sys.modules["torch"] = ModuleType("torch")

@@ -315,7 +315,7 @@ def test_a_frozen_camera_is_found_in_the_model_process(tmp_path):
     """The word of the model process that a camera is frozen reaches the trace."""
     path = tmp_path / "frozen.jsonl"
     plan = replace(plan_for(path, seconds=1.5), faults=parse_faults(["frozen-camera:1s@200ms"]))
-    with process_driver(parts.moving_robot, parts.wandering_policy) as driver:
+    with process_driver(parts.moving_robot, parts.moving_policy) as driver:
         driver.run(plan)
     frozen = [event for event in read_trace(path).events if isinstance(event, CameraFrozen)]
     assert [event.view for event in frozen] == ["camera"]
