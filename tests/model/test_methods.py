@@ -12,7 +12,7 @@ from torch import nn
 from streamvla.core.errors import ConfigError
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig, chunk_sample, integrate, to_openpi
-from streamvla.model.methods.registry import METHODS, method_from_json, method_to_json
+from streamvla.model.methods.registry import METHODS, method_from_json, method_named
 from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
 from tests.model.tiny import TINY, tiny_inputs, tiny_model
@@ -24,7 +24,7 @@ CHUNK, REGRESSION = ChunkFlowConfig(horizon=5), RegressionConfig(horizon=5)
 def test_methods_have_equal_parameter_counts():
     """At the default size the methods differ by less than one per cent in parameters."""
     config = VLAConfig(action_dim=4, state_dim=4)
-    counts = [parameter_count(StreamingVLA(config, kind())) for kind in METHODS.values()]
+    counts = [parameter_count(StreamingVLA(config, method_named(name)())) for name in METHODS]
     assert max(counts) < 1.01 * min(counts)
 
 
@@ -32,18 +32,18 @@ def test_methods_start_from_the_same_backbone():
     """One seed gives all methods the same backbone weights before training."""
     config = VLAConfig(**{**vars(TINY)})
     states = []
-    for kind in METHODS.values():
+    for kind in map(method_named, METHODS):
         torch.manual_seed(3)
         states.append(StreamingVLA(config, kind()).backbone.state_dict())
     for name, tensor in states[0].items():
         assert all(torch.equal(tensor, state[name]) for state in states)
 
 
-@pytest.mark.parametrize("kind", METHODS.values())
+@pytest.mark.parametrize("kind", list(map(method_named, METHODS)))
 def test_a_method_survives_json(kind):
     """A method read back from its JSON equals the one written."""
     method = kind(horizon=7, state_origin="episode", aligned=False)
-    assert method_from_json(method_to_json(method)) == method
+    assert method_from_json(method.to_json()) == method
 
 
 def test_an_unknown_method_is_refused_with_a_suggestion():

@@ -17,17 +17,17 @@ from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.base import StateOrigin
 from streamvla.model.normalisation import Normalisation
-from streamvla.policy import ActionFlowPolicy
+from streamvla.policy import ModelPolicy
 from tests.model.tiny import tiny_model
 
 SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-0.3,) * 3, (0.3,) * 3)
 SPEC = PolicySpec(SPACE, 6, ("side", "front"), (32, 32), 2, 50_000_000)
 
 
-def make_policy(state_origin: StateOrigin = "observation", max_age: int = 0) -> ActionFlowPolicy:
+def make_policy(state_origin: StateOrigin = "observation", max_age: int = 0) -> ModelPolicy:
     flow = ActionFlowConfig(horizon=6, state_origin=state_origin, max_age=max_age)
     scale = Normalisation((0.0, 0.0), (1.0, 1.0), (0.3, 0.5, 1.0))
-    return ActionFlowPolicy(tiny_model(), SPEC, flow, scale)
+    return ModelPolicy(tiny_model(), SPEC, flow, scale)
 
 
 def make_observation(seed: int = 0, action_state: tuple[float, ...] = (0.4, -0.2, 0.5)):
@@ -129,7 +129,7 @@ def test_kept_modulations_change_nothing():
     policy, x = make_policy(), torch.randn(1, 1, 3)
     prefix = policy.encode(make_observation()).prefix
     for index in range(6):
-        kept = policy.model.expert.step(x, policy._modulations[index], prefix)
+        kept = policy.model.expert.step(x, policy._read._modulations[index], prefix)
         assert torch.equal(kept, policy.model(x, torch.full((1, 1), index / 6), prefix))
 
 

@@ -10,10 +10,11 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart
+from streamvla.model.methods.base import Units
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.regression import RegressionConfig
 from streamvla.model.normalisation import Normalisation
-from streamvla.policy import ModelPolicy, make_policy
+from streamvla.policy import ModelPolicy
 from tests.model.tiny import tiny_model
 
 from .test_action_flow import SPEC, make_observation
@@ -24,7 +25,7 @@ METHODS = [ChunkFlowConfig(horizon=6, euler_steps=4), RegressionConfig(horizon=6
 
 def chunk_policy(method: ChunkFlowConfig | RegressionConfig) -> ModelPolicy:
     spec = replace(SPEC, chunk_passes=method.chunk_passes)
-    return make_policy(tiny_model(method=method), spec, method, SCALE)
+    return ModelPolicy(tiny_model(method=method), spec, method, SCALE)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -58,9 +59,10 @@ def test_without_noise_a_chunk_is_a_function_of_what_is_seen(scale, same):
 
 def test_noise_is_scaled_before_it_is_integrated():
     """Half the noise is half of each draw: the start of the flow, not its end."""
-    full, half = (chunk_policy(replace(METHODS[0], noise_scale=scale)) for scale in (1.0, 0.5))
-    context = full.encode(make_observation())
-    assert torch.equal(full._noise(context), 2 * half._noise(context))
+    full, half = (replace(METHODS[0], noise_scale=scale) for scale in (1.0, 0.5))
+    context = chunk_policy(full).encode(make_observation())
+    units = Units(SPEC.action_space, SCALE, torch.device("cpu"))
+    assert torch.equal(full._noise(context, units), 2 * half._noise(context, units))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -129,4 +131,4 @@ def test_a_spec_of_another_method_is_refused():
     """A chunk method with a streaming spec raises: drivers would time it wrongly."""
     method = METHODS[0]
     with pytest.raises(ConfigError, match="chunk passes 0 are not those of its method chunk-flow"):
-        make_policy(tiny_model(method=method), SPEC, method, SCALE)
+        ModelPolicy(tiny_model(method=method), SPEC, method, SCALE)

@@ -16,7 +16,7 @@ LOADED = {}
 class TestShipped(PolicyContract):
     instruction = "reach the green ball"
 
-    @pytest.fixture(autouse=True, params=METHODS)
+    @pytest.fixture(autouse=True, params=list(METHODS))
     def which(self, request):
         self.method = request.param
 

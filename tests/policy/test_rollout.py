@@ -13,7 +13,7 @@ from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.registry import Method
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig
-from streamvla.policy import ModelPolicy, make_policy
+from streamvla.policy import ModelPolicy
 from streamvla.policy.rollout import roll_out
 from streamvla.robots.point import SPEC, PointRobot
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, Synchronous, run_simulated
@@ -44,7 +44,7 @@ def point_policy(method: Method) -> ModelPolicy:
         method.chunk_passes,
     )
     scale = Normalisation((0.0,) * 3, (1.0,) * 3, (0.3, 0.5, 1.0))
-    return make_policy(model, spec, method, scale)
+    return ModelPolicy(model, spec, method, scale)
 
 
 def driven(policy: ModelPolicy, seed: int) -> list[tuple[float, ...]]:

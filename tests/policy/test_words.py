@@ -49,7 +49,7 @@ unknown = st.one_of(
 ).filter(lambda word: not known().intersection(words_of(word)))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", list(METHODS))
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(said=st.sampled_from(SAID), words=st.lists(st.tuples(unknown, st.integers(0, 30))))
 def test_a_word_that_no_training_said_never_changes_an_action(method, said, words):

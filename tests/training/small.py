@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.model.methods.registry import METHODS
+from streamvla.model.methods.registry import method_named
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import SamplingConfig
 from streamvla.training.optimiser import OptimiserConfig
@@ -56,7 +56,7 @@ def thread_names() -> list[str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     config = small_config(Path(sys.argv[1]), Path(sys.argv[2]))
-    methods = tuple(METHODS[name](horizon=5) for name in sys.argv[3:])
+    methods = tuple(method_named(name)(horizon=5) for name in sys.argv[3:])
     train(replace(config, methods=methods or config.methods))
     names = "\n".join(thread_names())
     (config.out / f"threads-{os.environ['RANK']}.txt").write_text(names, encoding="utf-8")

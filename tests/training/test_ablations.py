@@ -18,7 +18,7 @@ from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.normalisation import Normalisation
-from streamvla.policy import make_policy
+from streamvla.policy import ModelPolicy
 from streamvla.studies.ablations import SHARED_CONTEXT
 from streamvla.training import train
 from streamvla.training.ablations import ABLATIONS, ablate
@@ -65,7 +65,7 @@ def test_an_ablated_policy_trains_and_acts(config, name):
     trainer = trainer_of(ablate(config, name))
     assert np.isfinite(float(trainer._optimise()["loss"]))
     saved = trainer.checkpoint("action-flow")
-    policy = make_policy(saved.build_model(), saved.spec, saved.method, saved.normalisation)
+    policy = ModelPolicy(saved.build_model(), saved.spec, saved.method, saved.normalisation)
     assert np.isfinite(list(trainer.probe.measure(policy).values())).all()
 
 

@@ -64,7 +64,7 @@ class Train:
     dataset: Path = Path("datasets/metaworld6")
     more: tuple[Path, ...] = ()
     out: Path = Path("runs/train")
-    method: tuple[Literal["action-flow", "chunk-flow", "regression"], ...] = ("action-flow",)
+    method: tuple[str, ...] = ("action-flow",)
     backbone: str = "small"
     horizon: int = 10
     ablation: str | None = None
@@ -131,7 +131,7 @@ def train_config(command: Train) -> TrainConfig:
     Raises:
         ConfigError: an unknown ablation, or a setting that the method does not have.
     """
-    from streamvla.model.methods.registry import METHODS
+    from streamvla.model.methods.registry import method_named
     from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
     from streamvla.training.optimiser import OptimiserConfig
@@ -146,7 +146,7 @@ def train_config(command: Train) -> TrainConfig:
         tasks=command.tasks or None,
         model=ModelSize() if command.backbone == "small" else PretrainedSize(command.backbone),
         methods=tuple(
-            METHODS[name](
+            method_named(name)(
                 horizon=command.horizon,
                 state_origin=command.state_origin,
                 max_age=command.max_offset,

@@ -8,7 +8,7 @@ A part is imported when it is first asked for, so that a list of names costs not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -52,6 +52,9 @@ class Registry:
         if name not in self._loaded:
             self._loaded[name] = import_attribute(places[name], f"{self._kind} {name!r}")
         return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
         return name in self._places()

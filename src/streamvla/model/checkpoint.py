@@ -23,8 +23,8 @@ from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.defaults import DEFAULTS_NAME, Defaults, read_defaults
 from streamvla.model.instruction import every_word
-from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.model.methods.registry import Method, method_from_json, method_to_json
+from streamvla.model.methods.base import Method
+from streamvla.model.methods.registry import DEFAULT, method_from_json
 from streamvla.model.models import Model, ModelConfig, make_model, model_config_from_json
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig
@@ -78,7 +78,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *, half: bool = Fa
     header = {
         "schema_version": SCHEMA_VERSION,
         "model": asdict(checkpoint.model),
-        "method": method_to_json(checkpoint.method),
+        "method": checkpoint.method.to_json(),
         "spec": _spec_to_json(checkpoint.spec),
         "normalisation": checkpoint.normalisation.to_json(),
         "provenance": dict(checkpoint.provenance),
@@ -193,7 +193,7 @@ def method_of(path: Path) -> str | None:
     header = _read_header(path)
     if "spec" not in header:
         return None
-    method = header.get("method", {"name": ActionFlowConfig.name})
+    method = header.get("method", {"name": DEFAULT})
     return str(method["name"]) if isinstance(method, dict) and "name" in method else None
 
 
@@ -310,7 +310,7 @@ def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
 def _method_from_header(header: Mapping[str, Any]) -> Method:
     """Of schema 2, from before there was a choice of methods, the flow under "flow"."""
     if "flow" in header:
-        return method_from_json({"name": ActionFlowConfig.name, **header["flow"]})
+        return method_from_json({"name": DEFAULT, **header["flow"]})
     return method_from_json(header["method"])
 
 

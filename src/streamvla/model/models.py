@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamvla.model.methods.registry import Method, make_expert
+from streamvla.model.methods.base import Method
 from streamvla.model.pretrained import PretrainedConfig, PretrainedVLA
 from streamvla.model.vla import StreamingVLA, VLAConfig
 
@@ -36,7 +36,7 @@ def make_models(config: ModelConfig, methods: Sequence[Method]) -> list[Model]:
             model = make_model(config, method)
         for name, module in context_modules(first):
             setattr(model, name, module)
-        model.expert = make_expert(config.expert_size(), method)
+        model.expert = method.expert(config.expert_size())
         models.append(model)
     return models
 

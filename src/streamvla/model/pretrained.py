@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import PrefixCache, Rotary, attention_bias
 from streamvla.model.expert import ExpertSize
-from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.model.methods.registry import Method, make_expert
+from streamvla.model.methods.base import Method
+from streamvla.model.methods.registry import default_method
 
 ABSENT = -1  # token id of padding, whatever the tokeniser calls it
 MAX_TOKENS = 64
@@ -123,7 +123,7 @@ class PretrainedVLA(nn.Module):
         text = self.vlm.config.text_config
         self.from_state = nn.Linear(config.state_dim, text.hidden_size)
         self.from_command = nn.Linear(config.action_dim, text.hidden_size)
-        self.expert = make_expert(config.expert_size(), method or ActionFlowConfig())
+        self.expert = (method or default_method()).expert(config.expert_size())
         self._groups = text.num_attention_heads // text.num_key_value_heads
         self._image_size = int(self.vlm.config.vision_config.image_size)
         self._tokenise = _tokeniser(config.tokenizer)

@@ -27,8 +27,8 @@ from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import ExpertSize
 from streamvla.model.instruction import InstructionEncoder, mean_word
 from streamvla.model.layers import fourier_features
-from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.model.methods.registry import Method, make_expert
+from streamvla.model.methods.base import Method
+from streamvla.model.methods.registry import default_method
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
 _MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "places_token", "proprioception")
@@ -150,7 +150,7 @@ class StreamingVLA(nn.Module):
             if c.places_token:
                 self.from_places = PlacesToken(c.places_dim, c.width, c.width)
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
-        self.expert = make_expert(c.expert_size(), method or ActionFlowConfig())
+        self.expert = (method or default_method()).expert(c.expert_size())
 
     @property
     def vocabulary(self) -> frozenset[str] | None:

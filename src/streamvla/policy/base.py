@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,8 +18,7 @@ from streamvla.core.interfaces import (
     Observation,
     PolicySpec,
 )
-from streamvla.model.backbone import PrefixCache
-from streamvla.model.methods.registry import Method
+from streamvla.model.methods.base import Context, Method, Units
 from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
@@ -33,31 +31,13 @@ from streamvla.policy.transforms import (
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyContext:
-    """b encoded observations.
-
-    Attributes:
-        prefix: the model's cache.
-        captured: (b, d) action states at capture, robot units.
-        origin: (b, d) what is subtracted from action states (`flow_origin`), robot units.
-        seeds: (b,) of the noise a method may need: functions of the observation, so that the same
-            episode gives the same actions again.
-    """
-
-    prefix: PrefixCache
-    captured: np.ndarray
-    origin: np.ndarray
-    seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Sight:
     """b observations before they become contexts.
 
     Attributes:
         seen: (b, v, l, w) vision tokens.
         words, state, command: the rest of what the context is made of.
-        captured, origin, seeds: as in `PolicyContext`.
+        captured, origin, seeds: as in `Context`.
     """
 
     seen: torch.Tensor
@@ -69,8 +49,8 @@ class Sight:
     seeds: tuple[int, ...]
 
 
-class ModelPolicy(ABC):
-    """`Policy` with a model behind it; a method says how actions come from a context.
+class ModelPolicy:
+    """`Policy` with a model behind it; its method reads actions from a context (`Method.reader`).
 
     With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too.
 
@@ -91,12 +71,13 @@ class ModelPolicy(ABC):
                 f"policy horizon {spec.horizon} and chunk passes {spec.chunk_passes} are not those "
                 f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
             )
-        settings = {name: getattr(method, name) for name in method.tunable}
-        self.spec = replace(spec, settings=settings, vocabulary=model.vocabulary)
+        self.spec = replace(spec, settings=method.settings, vocabulary=model.vocabulary)
         self.method = method
         self.normalisation = normalisation
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
+        units = Units(spec.action_space, normalisation, self.device)
+        self._read = method.reader(self.model.expert, units)
         self.predictor: SaliencyPredictor | None = None
 
     def attach(self, predictor: SaliencyPredictor, calibration: Calibration | None = None) -> None:
@@ -132,7 +113,7 @@ class ModelPolicy(ABC):
                 digest.update(values.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def encode(self, observation: Observation) -> PolicyContext:
+    def encode(self, observation: Observation) -> Context:
         """The context of one observation.
 
         Raises:
@@ -141,7 +122,7 @@ class ModelPolicy(ABC):
         """
         return self.encode_batch([observation])
 
-    def generate(self, context: PolicyContext, start: FlowStart) -> Iterator[np.ndarray]:
+    def generate(self, context: Context, start: FlowStart) -> Iterator[np.ndarray]:
         """Yield `H − start.index` actions (d,) float64, robot units.
 
         Not-finite values from the model are passed on: the runtime's governor stops them.
@@ -175,14 +156,14 @@ class ModelPolicy(ABC):
             changes = self.predictor(sight.seen, motion)
             return saliency_of(changes).double().cpu().numpy(), changes
 
-    def contextualise(self, sight: Sight, change: torch.Tensor | None = None) -> PolicyContext:
+    def contextualise(self, sight: Sight, change: torch.Tensor | None = None) -> Context:
         """The context of a sight, or of what it will be after a change (b, v, l, w)."""
         with torch.inference_mode():
             seen = sight.seen if change is None else sight.seen + change
             prefix = self.model.contextualise(seen, sight.words, sight.state, sight.command)
-        return PolicyContext(prefix, sight.captured, sight.origin, sight.seeds)
+        return Context(prefix, sight.captured, sight.origin, sight.seeds)
 
-    def encode_batch(self, observations: Sequence[Observation]) -> PolicyContext:
+    def encode_batch(self, observations: Sequence[Observation]) -> Context:
         """The context of b observations in one pass (several simulated episodes at once)."""
         return self.contextualise(self.look_batch(observations))
 
@@ -208,7 +189,7 @@ class ModelPolicy(ABC):
             )
 
     def generate_batch(
-        self, context: PolicyContext, action_states: np.ndarray, index: int = 0, age: int = 0
+        self, context: Context, action_states: np.ndarray, index: int = 0, age: int = 0
     ) -> Iterator[np.ndarray]:
         """Yield `H − index` times the next actions (b, d) of b generations, float64, robot units.
 
@@ -226,23 +207,7 @@ class ModelPolicy(ABC):
         start = action_states if self.method.aligned else context.origin
         if age < 0:
             raise ConfigError(f"an observation's age is {age} actions; expected at least 0")
-        return self._actions(
-            context, start.astype(np.float64), index, self.method.told_age(int(age))
-        )
-
-    @abstractmethod
-    def _actions(
-        self, context: PolicyContext, start: np.ndarray, index: int, age: int
-    ) -> Iterator[np.ndarray]:
-        """The method: (b, d) checked action states → `H − index` times (b, d) actions.
-
-        `age`: what the model is told of it.
-        """
-
-    def _relative(self, context: PolicyContext, action_states: np.ndarray) -> torch.Tensor:
-        """Action states as the expert sees them: (b, d) robot units → (b, 1, d) unit scale."""
-        relative = self.normalisation.normalise_action_state(action_states - context.origin)
-        return self._tensor(relative).unsqueeze(1)
+        return self._read(context, start.astype(np.float64), index, self.method.told_age(int(age)))
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)

@@ -1,4 +1,4 @@
-"""Checkpoint or model → the policy of its method."""
+"""Checkpoint → policy."""
 
 from __future__ import annotations
 
@@ -11,35 +11,10 @@ import torch
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import PolicySpec
 from streamvla.model.checkpoint import load_checkpoint
-from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.model.methods.chunk_flow import ChunkFlowConfig
-from streamvla.model.methods.registry import Method
-from streamvla.model.methods.regression import RegressionConfig
-from streamvla.model.models import Model
-from streamvla.model.normalisation import Normalisation
-from streamvla.policy.action_flow import ActionFlowPolicy
+from streamvla.model.methods.base import Method
 from streamvla.policy.base import ModelPolicy
-from streamvla.policy.chunk import ChunkFlowPolicy, RegressionPolicy
 from streamvla.policy.saliency import load_saliency, saliency_path
-
-
-def make_policy(
-    model: Model,
-    spec: PolicySpec,
-    method: Method,
-    normalisation: Normalisation,
-    device: torch.device | str = "cpu",
-) -> ModelPolicy:
-    """The policy of `method`; `model` must hold that method's expert."""
-    match method:
-        case ActionFlowConfig():
-            return ActionFlowPolicy(model, spec, method, normalisation, device)
-        case ChunkFlowConfig():
-            return ChunkFlowPolicy(model, spec, method, normalisation, device)
-        case RegressionConfig():
-            return RegressionPolicy(model, spec, method, normalisation, device)
 
 
 def load_policy(
@@ -64,7 +39,7 @@ def load_policy(
     found = load_checkpoint(path, action_space)
     method = _tuned(found.method, settings or {})
     spec = replace(found.spec, chunk_passes=method.chunk_passes)
-    policy = make_policy(found.build_model(), spec, method, found.normalisation, device)
+    policy = ModelPolicy(found.build_model(), spec, method, found.normalisation, device)
     beside = saliency_path(Path(path))
     if beside.is_file():
         saliency = load_saliency(beside, policy)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamvla.core.errors import CheckpointError, did_you_mean
+from streamvla.core.errors import CheckpointError
 from streamvla.model.checkpoint import load_checkpoint, method_of
 from streamvla.model.defaults import sha256_of
-from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.model.methods.registry import METHODS
+from streamvla.model.methods.registry import DEFAULT, method_named
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 
@@ -25,10 +24,10 @@ def resolve_checkpoint(path: Path | None = None, method: str | None = None) -> P
         ConfigError: there is no such method.
         CheckpointError: there is no such file, or none or several of the method.
     """
-    if method is not None and method not in METHODS:
-        raise did_you_mean("method", method, METHODS)
+    if method is not None:
+        method_named(method)
     if path is None:
-        return _in_folder(SHIPPED, method or ActionFlowConfig.name)
+        return _in_folder(SHIPPED, method or DEFAULT)
     if path.is_dir():
         return _in_folder(path, method)
     if not path.is_file():

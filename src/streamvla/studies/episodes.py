@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, did_you_mean
@@ -34,8 +34,6 @@ from streamvla.studies.checks import require_seconds
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import FileTrace, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
-
-Method = Literal["action-flow", "chunk-flow", "regression"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Eval:
     """
 
     checkpoint: str | None = None
-    method: Method | None = None
+    method: str | None = None
     noise_scale: float | None = None
     euler_steps: int | None = None
     suite: str | None = None

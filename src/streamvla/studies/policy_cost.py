@@ -80,7 +80,7 @@ def measure_policies(generations: int, threads: int) -> dict[str, dict[str, floa
     from streamvla.policy import load_policy, resolve_checkpoint
 
     torch.set_num_threads(threads)
-    policies = {name: load_policy(resolve_checkpoint(None, name)) for name in METHODS}
+    policies = {name: load_policy(resolve_checkpoint(None, name)) for name in METHODS.names()}
     times: dict[str, list[tuple[int, int, int]]] = {name: [] for name in policies}
     for number in range(_WARM_UP + generations):
         for name, policy in policies.items():

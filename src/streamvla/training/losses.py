@@ -1,11 +1,7 @@
 """The losses of the methods, and the image augmentation that precedes them.
 
-All are the mean squared error between what the expert says and a target at unit scale:
-
-    method        the expert is given       target
-    action-flow   x = xi(tau) + eps, clock  u/H, the next step            `methods/action_flow.py`
-    chunk-flow    x_tau, tau, x0, age       A − noise                     `methods/chunk_flow.py`
-    regression    x0, age                   A                             `methods/regression.py`
+All are the mean squared error between what the expert says and a target at unit scale; what the
+expert is given, and the target, are the method's (`Method.sample`).
 
 To each are added two read-outs of what its expert gathered: the measured state some periods later,
 and the places of the things that matter. Both tell where to go with far less noise than single
@@ -21,25 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from streamvla.model.backbone import PrefixCache
-from streamvla.model.methods.action_flow import (
-    ActionFlowConfig,
-    action_path,
-    clock,
-    flow_sample,
-    led_to,
-    sample_tau,
-    step_of,
-)
-from streamvla.model.methods.chunk_flow import ChunkFlowConfig, chunk_sample
-from streamvla.model.methods.registry import Method
-from streamvla.model.methods.regression import RegressionConfig
+from streamvla.model.methods.base import Draw, Method, Sample, TrainingSamples
 from streamvla.model.models import Model
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import Batch
 from streamvla.training.distributed import Share
-
-Sample = tuple[tuple[Tensor, ...], Tensor]
-"""What the expert is given besides the prefix, and what it should say."""
 
 
 class Objective(nn.Module):
@@ -119,8 +101,7 @@ class Objective(nn.Module):
         inputs, target = sample
         gathered = model.expert.gather(*inputs, prefix)  # (b, m, t, w)
         predicted = model.expert.answer(gathered).float()
-        if isinstance(self.methods[name], ActionFlowConfig):
-            predicted = step_of(predicted, inputs[0], self.is_delta)
+        predicted = self.methods[name].quantity(predicted, inputs, self.is_delta)
         errors = {"": (predicted - target).square().mean()}
         told = model.expert.read_out(gathered)
         targets = {
@@ -133,35 +114,17 @@ class Objective(nn.Module):
         return errors
 
     def _sample(self, method: Method, batch: Batch, generator: torch.Generator) -> Sample:
-        some = slice(self.chunk_samples)
-        start, labels, age = batch.start[:, some], batch.labels[:, some], batch.age[:, some]
-        match method:
-            case ActionFlowConfig():
-                return self._action_flow(method, batch, generator)
-            case ChunkFlowConfig():
-                return self._chunk_flow(start, labels, age, generator)
-            case RegressionConfig():
-                return (start, age), labels
+        """A method that makes whole chunks gets fewer samples: each is H tokens there."""
+        samples = TrainingSamples(
+            batch.start, batch.labels, batch.executed, batch.age, self.is_delta
+        )
+        if method.chunk_passes:
+            samples = samples.first(self.chunk_samples)
 
-    def _action_flow(
-        self, flow: ActionFlowConfig, batch: Batch, generator: torch.Generator
-    ) -> Sample:
-        """The target is u/H, one step, at unit scale: u would weigh the same, H times too large."""
-        followed = batch.executed if flow.path == "executed" else batch.labels
-        path = action_path(batch.start, followed, self.is_delta)  # (b, m, h+1, d)
-        meant = led_to(path, batch.labels, self.is_delta)  # (b, m, h, d)
-        tau = self._own(sample_tau(self._global(path.shape[:2]), flow, generator))  # (b, m)
-        noise = self._normal(batch.start.shape, generator)  # (b, m, d)
-        x, velocity = flow_sample(path, tau, noise, self.is_delta, flow, meant)
-        return (x, clock(tau, batch.age, flow.horizon)), velocity / flow.horizon
+        def draws(shape: tuple[int, ...], draw: Draw) -> Tensor:
+            return self._own(draw(self._global(shape), generator))
 
-    def _chunk_flow(
-        self, start: Tensor, labels: Tensor, age: Tensor, generator: torch.Generator
-    ) -> Sample:
-        tau = self._own(torch.rand(self._global(start.shape[:2]), generator=generator))  # (b, m)
-        noise = self._normal(labels.shape, generator)  # (b, m, h, d)
-        x, velocity = chunk_sample(labels, noise, tau)
-        return (x, tau, start, age), velocity
+        return method.sample(samples, draws)
 
     def _jitter_colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random gain (1 ± jitter) and offset (± jitter/2) per view and channel, same shape.
@@ -173,9 +136,6 @@ class Objective(nn.Module):
         shape = self._global((*images.shape[:3], 1, 1))
         gain, offset = torch.rand((2, *shape), generator=generator) * 2 - 1
         return images * (1 + self.jitter * self._own(gain)) + 0.5 * self.jitter * self._own(offset)
-
-    def _normal(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        return self._own(torch.randn(self._global(shape), generator=generator))
 
     def _global(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a draw for the whole batch, of which this process keeps its rows."""

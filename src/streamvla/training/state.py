@@ -9,7 +9,7 @@ from typing import Any
 
 from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
 from streamvla.model.checkpoint import SCHEMA_VERSION
-from streamvla.model.methods.registry import method_from_json, method_to_json
+from streamvla.model.methods.registry import method_from_json
 from streamvla.model.normalisation import Normalisation
 
 
@@ -94,7 +94,7 @@ class StateHeader:
 
 def _up_to_date(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe whose methods have the settings, and the names of settings, of today."""
-    methods = [method_to_json(method_from_json(each)) for each in recipe.get("methods", ())]
+    methods = [method_from_json(each).to_json() for each in recipe.get("methods", ())]
     return {**recipe, "methods": methods} if methods else dict(recipe)
 
 

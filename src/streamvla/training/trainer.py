@@ -42,15 +42,13 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.model.methods.base import GenerationConfig, require_option
-from streamvla.model.methods.registry import Method, method_to_json
+from streamvla.model.methods.base import GenerationConfig, Method, require_option
+from streamvla.model.methods.registry import default_method
 from streamvla.model.models import Model, ModelConfig, context_modules, make_models
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.pretrained import PretrainedVLA, pretrained_config
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
 from streamvla.policy.base import ModelPolicy
-from streamvla.policy.load import make_policy
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
 from streamvla.training.distributed import Share, joined_processes
@@ -152,7 +150,7 @@ class TrainConfig:
     seed: int = 0
     tasks: tuple[str, ...] | None = None
     model: ModelSize | PretrainedSize = field(default_factory=ModelSize)
-    methods: tuple[Method, ...] = (ActionFlowConfig(),)
+    methods: tuple[Method, ...] = field(default_factory=lambda: (default_method(),))
     normalisation: NormalisationKind = "shared"
     train: Trained = "all"
     all_delta: bool = False
@@ -230,7 +228,7 @@ class TrainConfig:
             "save_every_s",
             "log_every",
         }
-        methods = [method_to_json(method) for method in self.methods]
+        methods = [method.to_json() for method in self.methods]
         fields = {**dataclasses.asdict(self), "methods": methods}
         kept = {name: value for name, value in fields.items() if name not in elsewhere}
         return json.loads(json.dumps(kept))
@@ -393,7 +391,7 @@ class Trainer:
     def policy(self, name: str) -> ModelPolicy:
         """The averaged weights of a method as they stand, as a policy."""
         method = self.methods[name]
-        return make_policy(
+        return ModelPolicy(
             self.averages[name], self._spec(method), method, self.normalisation, self.device
         )
 

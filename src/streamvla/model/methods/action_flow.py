@@ -15,23 +15,34 @@ inference asks, because the target velocity jumps there.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
-from streamvla.model.expert import Expert, Modulation
-from streamvla.model.methods.base import GenerationConfig, require_option
+from streamvla.model.expert import Expert, ExpertSize, Modulation
+from streamvla.model.methods.base import (
+    Context,
+    Draws,
+    Method,
+    Reader,
+    Sample,
+    TrainingSamples,
+    Units,
+    require_option,
+)
 
 TauSampling = Literal["grid", "uniform", "beta"]
 PathKind = Literal["executed", "labels"]
 
 
 @dataclass(frozen=True)
-class ActionFlowConfig(GenerationConfig):
+class ActionFlowConfig(Method):
     """The flow and how it is trained.
 
     Attributes:
@@ -65,8 +76,35 @@ class ActionFlowConfig(GenerationConfig):
 
     @property
     def chunk_passes(self) -> int:
-        """0: each expert pass gives one action (`PolicySpec.chunk_passes`)."""
+        """0: each expert pass gives one action."""
         return 0
+
+    def expert(self, size: ExpertSize) -> ActionExpert:
+        """It sees the age of an observation on its clock."""
+        return ActionExpert(size)
+
+    def sample(self, samples: TrainingSamples, draws: Draws) -> Sample:
+        """The target is u/H, one step, at unit scale: u would weigh the same, H times too large."""
+        followed = samples.executed if self.path == "executed" else samples.labels
+        path = action_path(samples.start, followed, samples.is_delta)  # (b, m, h+1, d)
+        meant = led_to(path, samples.labels, samples.is_delta)  # (b, m, h, d)
+        tau = draws(path.shape[:2], lambda shape, source: sample_tau(shape, self, source))  # (b, m)
+        noise = draws(
+            samples.start.shape, lambda shape, source: torch.randn(shape, generator=source)
+        )
+        x, velocity = flow_sample(path, tau, noise, samples.is_delta, self, meant)
+        return (x, clock(tau, samples.age, self.horizon)), velocity / self.horizon
+
+    def quantity(self, said: Tensor, inputs: tuple[Tensor, ...], is_delta: Tensor) -> Tensor:
+        return step_of(said, inputs[0], is_delta)
+
+    def reader(self, expert: Any, units: Units) -> Reader:
+        return ActionFlowReader(self, expert, units)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Files from before there was a choice of path followed the labels."""
+        return cls(**{"path": "labels", **settings})
 
 
 def action_path(start: Tensor, actions: Tensor, is_delta: Tensor) -> Tensor:
@@ -224,3 +262,46 @@ class ActionExpert(Expert):
 
     def _gather(self, x: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
         return self.read(self.embed_state(x).unsqueeze(2), modulations, prefix)
+
+
+class ActionFlowReader:
+    """One expert pass an action (`Reader`).
+
+    From action state x it repeats: v = field(x, i/H); emit a; x ← what a leads to. The emitted
+    action is clipped to the action space's limits and the flow goes on from what was *emitted*, so
+    for delta dimensions Σ emitted = x_H − x_0 always, and clipping cannot open a gap between the
+    flow and the robot.
+
+    The flow times are on the grid (age + i)/H, so what they do to the expert's norms is made once,
+    here: the expert's weights must not change afterwards.
+    """
+
+    def __init__(self, method: ActionFlowConfig, expert: ActionExpert, units: Units) -> None:
+        self._horizon = method.horizon
+        self._expert = expert
+        self._units = units
+        is_delta = units.space.is_delta().copy()
+        self._is_delta = torch.from_numpy(is_delta).to(units.device)
+        with torch.inference_mode():
+            steps = torch.arange(method.horizon + method.max_age, device=units.device)
+            taus = steps / method.horizon
+            self._modulations = [expert.modulations(tau.view(1, 1)) for tau in taus]
+
+    def __call__(
+        self, context: Context, start: np.ndarray, index: int, age: int
+    ) -> Iterator[np.ndarray]:
+        space, x = self._units.space, start
+        is_delta = space.is_delta()
+        for i in range(index, self._horizon):
+            step = self._step(context, x, age + i)  # (b, d): v/H
+            action = space.clip(np.where(is_delta, step, x + step))
+            x = space.advance(x, action)
+            yield action
+
+    def _step(self, context: Context, x: np.ndarray, elapsed: int) -> np.ndarray:
+        """v/H so many actions after the observation: (b, d) → (b, d), robot units."""
+        with torch.inference_mode():
+            suffix = self._units.relative(context, x)  # (b, 1, d)
+            output = self._expert.step(suffix, self._modulations[elapsed], context.prefix)
+            step = step_of(output, suffix, self._is_delta).squeeze(1)  # (b, d)
+        return self._units.actions(step)

@@ -15,9 +15,9 @@ for late images exactly as action flow matching is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,21 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.expert import Expert, ExpertSize
-from streamvla.model.methods.base import GenerationConfig
+from streamvla.model.methods.base import (
+    Context,
+    Draws,
+    Method,
+    Reader,
+    Sample,
+    TrainingSamples,
+    Units,
+    normal,
+)
+from streamvla.model.methods.chunks import chunk_reader
 
 
 @dataclass(frozen=True)
-class ChunkFlowConfig(GenerationConfig):
+class ChunkFlowConfig(Method):
     """See the module's docstring.
 
     Attributes:
@@ -54,8 +64,49 @@ class ChunkFlowConfig(GenerationConfig):
 
     @property
     def chunk_passes(self) -> int:
-        """Expert passes before the first action (`PolicySpec.chunk_passes`)."""
         return self.euler_steps
+
+    def expert(self, size: ExpertSize) -> ChunkExpert:
+        return ChunkExpert(replace(size, max_age=self.max_age), self.horizon)
+
+    def sample(self, samples: TrainingSamples, draws: Draws) -> Sample:
+        """tau ~ U(0, 1); the target is the velocity A − noise."""
+        start, labels = samples.start, samples.labels
+        tau = draws(start.shape[:2], lambda shape, source: torch.rand(shape, generator=source))
+        noise = draws(labels.shape, normal)
+        x, velocity = chunk_sample(labels, noise, tau)
+        return (x, tau, start, samples.age), velocity
+
+    def reader(self, expert: Any, units: Units) -> Reader:
+        """One expert pass per Euler step, all of them before the first action."""
+
+        def make(context: Context, start: Tensor, age: Tensor) -> Tensor:
+            def velocity(x: Tensor, tau: float) -> Tensor:
+                times = torch.full(start.shape[:2], tau, device=units.device)  # (b, 1)
+                return expert(x, times, start, age, context.prefix)
+
+            return integrate(velocity, self._noise(context, units), self.euler_steps)
+
+        return chunk_reader(make, self.horizon, units)
+
+    def _noise(self, context: Context, units: Units) -> Tensor:
+        """(b, 1, h, d) scaled normal; each row a function of its observation alone."""
+        shape = (1, self.horizon, units.space.dim)
+        if self.noise_scale == 0:
+            return torch.zeros(len(context.seeds), *shape, device=units.device)
+        rows = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+            for seed in context.seeds
+        ]
+        return self.noise_scale * torch.stack(rows).to(units.device)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """In files of schema 3 and before `euler_steps` was called `steps`."""
+        named = dict(settings)
+        if "steps" in named:
+            named["euler_steps"] = named.pop("steps")
+        return cls(**named)
 
 
 def chunk_sample(actions: Tensor, noise: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,55 +1,48 @@
-"""The methods of making actions: a union of small configurations, one algorithm a file.
+"""The methods of making actions by name: ours, and those of other packages.
 
-action-flow   `flow`         one action per expert pass; the flow variable is the action state
-chunk-flow    `chunk`        noise → H actions in n passes, as π0
-regression    `regression`   H actions in one pass, deterministic
+action-flow   `action_flow`   one action per expert pass; the flow variable is the action state
+chunk-flow    `chunk_flow`    noise → H actions in n passes, as π0
+regression    `regression`    H actions in one pass, deterministic
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any, get_args
+from typing import Any
 
-from streamvla.core.errors import did_you_mean
-from streamvla.model.expert import Expert, ExpertSize
-from streamvla.model.methods.action_flow import ActionExpert, ActionFlowConfig
-from streamvla.model.methods.chunk_flow import ChunkExpert, ChunkFlowConfig
-from streamvla.model.methods.regression import RegressionConfig, RegressionExpert
+from streamvla.core.registry import Registry
+from streamvla.model.methods.base import Method
 
-Method = ActionFlowConfig | ChunkFlowConfig | RegressionConfig
+METHODS = Registry(
+    "method",
+    "streamvla.methods",
+    {
+        "action-flow": "streamvla.model.methods.action_flow:ActionFlowConfig",
+        "chunk-flow": "streamvla.model.methods.chunk_flow:ChunkFlowConfig",
+        "regression": "streamvla.model.methods.regression:RegressionConfig",
+    },
+)
+"""Each entry is a subclass of `Method`."""
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in get_args(Method)}
-
-
-def make_expert(size: ExpertSize, method: Method) -> Expert:
-    """The untrained expert of a method; parameter counts agree within one per cent."""
-    if isinstance(method, ActionFlowConfig):
-        return ActionExpert(size)  # it sees the age on its clock
-    size = replace(size, max_age=method.max_age)
-    if isinstance(method, ChunkFlowConfig):
-        return ChunkExpert(size, method.horizon)
-    return RegressionExpert(size, method.horizon)
+DEFAULT = "action-flow"
 
 
-def method_to_json(method: Method) -> dict[str, Any]:
-    """`{"name": "action-flow", "horizon": 10, …}`."""
-    return {"name": method.name, **asdict(method)}
+def method_named(name: str) -> type[Method]:
+    """The class of a method; `ConfigError` for an unknown name."""
+    return METHODS.load(name)
+
+
+def default_method() -> Method:
+    """Action flow matching with its default settings."""
+    return method_named(DEFAULT)()
 
 
 def method_from_json(fields: Mapping[str, Any]) -> Method:
-    """Inverse of `method_to_json`; a missing setting has its default, the path that of old files.
+    """Inverse of `Method.to_json`; a missing setting has its default, or what old files had.
 
     Raises:
         ConfigError: an unknown method, or a setting out of range.
         TypeError: a setting the method does not have.
     """
     settings = dict(fields)
-    name = settings.pop("name")
-    if name not in METHODS:
-        raise did_you_mean("method", name, METHODS)
-    if "steps" in settings:
-        settings["euler_steps"] = settings.pop("steps")  # its name in files of schema 3 and before
-    if name == ActionFlowConfig.name:
-        settings = {"path": "labels", **settings}  # from before there was a choice
-    return METHODS[name](**settings)
+    return method_named(settings.pop("name")).from_settings(settings)

@@ -8,27 +8,49 @@ place of noisy actions, and flow time fixed at 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.expert import Expert, ExpertSize
-from streamvla.model.methods.base import GenerationConfig
+from streamvla.model.methods.base import (
+    Context,
+    Draws,
+    Method,
+    Reader,
+    Sample,
+    TrainingSamples,
+    Units,
+)
+from streamvla.model.methods.chunks import chunk_reader
 
 
 @dataclass(frozen=True)
-class RegressionConfig(GenerationConfig):
+class RegressionConfig(Method):
     """See the module's docstring."""
 
     name: ClassVar[str] = "regression"
 
     @property
     def chunk_passes(self) -> int:
-        """Expert passes before the first action (`PolicySpec.chunk_passes`)."""
         return 1
+
+    def expert(self, size: ExpertSize) -> RegressionExpert:
+        return RegressionExpert(replace(size, max_age=self.max_age), self.horizon)
+
+    def sample(self, samples: TrainingSamples, draws: Draws) -> Sample:
+        return (samples.start, samples.age), samples.labels
+
+    def reader(self, expert: Any, units: Units) -> Reader:
+        """One expert pass a chunk."""
+
+        def make(context: Context, start: Tensor, age: Tensor) -> Tensor:
+            return expert(start, age, context.prefix)
+
+        return chunk_reader(make, self.horizon, units)
 
 
 class RegressionExpert(Expert):

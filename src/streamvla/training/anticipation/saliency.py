@@ -201,11 +201,10 @@ def train_saliency(config: SaliencyTraining) -> SaliencyResult:
 def load_policy_alone(checkpoint: Path, device: str = "auto") -> ModelPolicy:
     """The policy; a predictor that may lie beside it is about to be replaced."""
     from streamvla.model.checkpoint import load_checkpoint
-    from streamvla.policy.load import make_policy
 
     found = load_checkpoint(checkpoint)
     model = found.build_model()
-    return make_policy(model, found.spec, found.method, found.normalisation, device_named(device))
+    return ModelPolicy(model, found.spec, found.method, found.normalisation, device_named(device))
 
 
 class SaliencyTrainer:
