@@ -209,7 +209,8 @@ def test_one_setting_trains_it_and_the_checkpoint_stands_alone(source, tmp_path,
     from streamvla.core.clock import VirtualClock
     from streamvla.core.interfaces import FlowStart, Observation
     from streamvla.policy import load_policy
-    from streamvla.training.trainer import PretrainedSize, Trainer
+    from streamvla.training.config import PretrainedSize
+    from streamvla.training.trainer import Trainer
 
     size = PretrainedSize(str(source), None, 16, 8, 2)
     config = replace(

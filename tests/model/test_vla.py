@@ -15,7 +15,7 @@ from streamvla.model.instruction import mean_word
 from streamvla.model.layers import fourier_features, split_heads
 from streamvla.model.vision import Keypoints
 from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
-from streamvla.training.trainer import ModelSize
+from streamvla.training.config import ModelSize
 from tests.model.tiny import TINY, tiny_inputs, tiny_model
 
 

@@ -13,8 +13,8 @@ from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.registry import method_named
 from streamvla.training import TrainConfig, train
 from streamvla.training.batches import SamplingConfig
+from streamvla.training.config import ModelSize
 from streamvla.training.optimiser import OptimiserConfig
-from streamvla.training.trainer import ModelSize
 
 SMALL = ModelSize(
     layers=2,

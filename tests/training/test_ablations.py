@@ -22,7 +22,8 @@ from streamvla.policy import ModelPolicy
 from streamvla.studies.ablations import SHARED_CONTEXT
 from streamvla.training import train
 from streamvla.training.ablations import ABLATIONS, ablate
-from streamvla.training.trainer import TrainConfig, Trainer
+from streamvla.training.config import TrainConfig
+from streamvla.training.trainer import Trainer
 from tests.training.small import small_config
 from tests.training.toy import META, SPACE, write_toy_dataset
 

@@ -35,8 +35,9 @@ from streamvla.training.batches import (
     shift_image,
     split_holdout,
 )
+from streamvla.training.config import ModelSize
 from streamvla.training.optimiser import OptimiserConfig, update_average
-from streamvla.training.trainer import ModelSize, Trainer
+from streamvla.training.trainer import Trainer
 from tests.training.toy import SPACE, toy_episode, write_toy_dataset
 
 SMALL = ModelSize(

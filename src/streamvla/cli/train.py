@@ -134,8 +134,8 @@ def train_config(command: Train) -> TrainConfig:
     from streamvla.model.methods.registry import method_named
     from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
+    from streamvla.training.config import ModelSize, PretrainedSize, TrainConfig
     from streamvla.training.optimiser import OptimiserConfig
-    from streamvla.training.trainer import ModelSize, PretrainedSize, TrainConfig
 
     config = TrainConfig(
         dataset=command.dataset,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,17 +22,15 @@ from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
 from streamvla.core.files import replacing
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.defaults import DEFAULTS_NAME, Defaults, read_defaults
-from streamvla.model.instruction import every_word
+from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import DEFAULT, method_from_json
-from streamvla.model.models import Model, ModelConfig, make_model, model_config_from_json
+from streamvla.model.models import model_config_from_json
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.vla import StreamingVLA, VLAConfig
 
 SCHEMA_VERSION = 3
 _READABLE = (2, SCHEMA_VERSION)  # 2: action flow only, under "flow" instead of "method"
 _KEY = "streamvla"
-_HEARD = "instruction.heard"
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,10 @@ class Checkpoint:
 
     def build_model(self) -> Model:
         """The model with these weights and words, in evaluation mode, on the CPU."""
-        model = make_model(self.model, self.method)
+        model = self.model.build(self.method)
         model.load_state_dict(dict(self.weights))
-        if isinstance(model, StreamingVLA) and self.vocabulary is not None:
-            model.instruction.vocabulary = frozenset(self.vocabulary)
+        if self.vocabulary is not None:
+            model.list_words(self.vocabulary)
         return model.eval()
 
 
@@ -77,7 +75,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *, half: bool = Fa
         weights = {name: _halved(name, tensor) for name, tensor in weights.items()}
     header = {
         "schema_version": SCHEMA_VERSION,
-        "model": asdict(checkpoint.model),
+        "model": asdict(cast(Any, checkpoint.model)),
         "method": checkpoint.method.to_json(),
         "spec": _spec_to_json(checkpoint.spec),
         "normalisation": checkpoint.normalisation.to_json(),
@@ -112,7 +110,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             weights={name: _restored(tensor) for name, tensor in weights.items()},
             vocabulary=_words_from_header(header),
         )
-        checkpoint = _up_to_date(checkpoint)
+        checkpoint = replace(checkpoint, weights=checkpoint.model.completed(checkpoint.weights))
     except (KeyError, TypeError, ValueError, StreamVLAError) as error:
         raise CheckpointError(
             f"{path}: header lacks or garbles a field ({type(error).__name__}: {error}). "
@@ -259,13 +257,6 @@ def _restored(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
-def _up_to_date(checkpoint: Checkpoint) -> Checkpoint:
-    """With what files from before `InstructionEncoder.heard` lack."""
-    if not isinstance(checkpoint.model, VLAConfig):
-        return checkpoint
-    return replace(checkpoint, weights={_HEARD: every_word(), **checkpoint.weights})
-
-
 def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Checkpoint:
     """A vocabulary in the policy's own header is kept; settings take the place of the header's."""
     for name in defaults.method:
@@ -295,7 +286,7 @@ def _words_from_header(header: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _check_shapes(path: Path, checkpoint: Checkpoint) -> None:
     with torch.device("meta"):  # shapes without memory
-        model = make_model(checkpoint.model, checkpoint.method)
+        model = checkpoint.model.build(checkpoint.method)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     for name in sorted(expected.keys() | found.keys()):

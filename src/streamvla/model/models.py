@@ -1,8 +1,4 @@
-"""The models behind one interface: the small one trained from scratch, and pretrained ones.
-
-Each has `tokenise`, `encode` (observation → `PrefixCache`) and an `expert` (cache → actions), so
-methods, training and policies do not know which one it is.
-"""
+"""Models by their sizes: the small one trained from scratch, and pretrained ones (`interface`)."""
 
 from __future__ import annotations
 
@@ -12,28 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
-from streamvla.model.pretrained import PretrainedConfig, PretrainedVLA
-from streamvla.model.vla import StreamingVLA, VLAConfig
-
-Model = StreamingVLA | PretrainedVLA
-ModelConfig = VLAConfig | PretrainedConfig
-
-
-def make_model(config: ModelConfig, method: Method) -> Model:
-    """An untrained model; a pretrained one with random weights (`load_backbone` fills them)."""
-    if isinstance(config, PretrainedConfig):
-        return PretrainedVLA(config, method)
-    return StreamingVLA(config, method)
+from streamvla.model.pretrained import PretrainedConfig
+from streamvla.model.vla import VLAConfig
 
 
 def make_models(config: ModelConfig, methods: Sequence[Method]) -> list[Model]:
     """One untrained model a method; all but their experts are the very same modules."""
-    first = make_model(config, methods[0])
+    first = config.build(methods[0])
     models = [first]
     for method in methods[1:]:
         with torch.device("meta"):  # nothing of it stays
-            model = make_model(config, method)
+            model = config.build(method)
         for name, module in context_modules(first):
             setattr(model, name, module)
         model.expert = method.expert(config.expert_size())

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import PrefixCache, Rotary, attention_bias
 from streamvla.model.expert import ExpertSize
+from streamvla.model.interface import Model, Trained
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
 
@@ -94,6 +95,12 @@ class PretrainedConfig:
                 f"cache is laid out as the expert reads it. Use a {kind} checkpoint with {expected}"
             )
 
+    def build(self, method: Method) -> PretrainedVLA:
+        return PretrainedVLA(self, method)
+
+    def completed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return weights
+
     def expert_size(self) -> ExpertSize:
         """Of the expert that reads this model's cache."""
         text = _transformers_config(self.vlm).text_config
@@ -111,7 +118,7 @@ class PretrainedConfig:
         )
 
 
-class PretrainedVLA(nn.Module):
+class PretrainedVLA(Model):
     """The interface of `StreamingVLA` on a vision-language model of transformers."""
 
     def __init__(self, config: PretrainedConfig, method: Method | None = None) -> None:
@@ -144,14 +151,6 @@ class PretrainedVLA(nn.Module):
         rows = [torch.tensor(self._tokenise(text)[:MAX_TOKENS]) for text in instructions]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=ABSENT).long()
 
-    def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
-        """Encode b observations once, for any number of actions (as `StreamingVLA.encode`).
-
-        Shapes: images (b, v, 3, y, x) in [−1, 1], words (b, l) from `tokenise`, state (b, s)
-        normalised, command (b, d) at unit scale.
-        """
-        return self.contextualise(self.look(images, words), words, state, command)
-
     def look(self, images: Tensor, words: Tensor) -> Tensor:
         """(b, v, 3, y, x) in [−1, 1] → (b, v, l, w) tokens of every view, whatever the words."""
         return self._see(images).unflatten(1, (images.shape[1], -1))
@@ -174,15 +173,10 @@ class PretrainedVLA(nn.Module):
         present[:, seen.shape[1] : seen.shape[1] + words.shape[1]] = words != ABSENT
         return self._read(tokens, present)
 
-    def encode_and_locate(
-        self, images: Tensor, words: Tensor, state: Tensor, command: Tensor
-    ) -> tuple[PrefixCache, Tensor]:
-        """As `StreamingVLA.encode_and_locate`; this vision tower has no keypoints: (b, 0)."""
-        return self.encode(images, words, state, command), images.new_zeros(len(images), 0)
-
-    def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
-        """The method's expert (as `StreamingVLA.forward`)."""
-        return self.expert(*inputs)
+    def train_only(self, trained: Trained) -> None:
+        """Of "all" and "expert" its configuration says which (`PretrainedConfig.train`)."""
+        if trained == "vision":
+            raise ConfigError("train is 'vision', which a pretrained backbone has none of its own")
 
     def load_backbone(self, source: str) -> None:
         """Take the pretrained weights: a folder, or a name on the hub."""

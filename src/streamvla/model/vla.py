@@ -15,25 +15,24 @@ expert, at a size that trains on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import ExpertSize
-from streamvla.model.instruction import InstructionEncoder, mean_word
-from streamvla.model.layers import fourier_features
+from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
+from streamvla.model.interface import Model, Trained
+from streamvla.model.keypoints import seed_keypoints
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
+from streamvla.model.places import PlacesToken, places_head
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 
 _MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "places_token", "proprioception")
-PLACES_WAVELENGTH = 8.0  # in standard deviations of a place over the dataset
-PLACES_OCTAVES = 6
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,13 @@ class VLAConfig:
         """Whether vision alone tells the places of things."""
         return self.asked_keypoints > 0 and self.places_dim > 0
 
+    def build(self, method: Method) -> StreamingVLA:
+        return StreamingVLA(self, method)
+
+    def completed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Files from before `InstructionEncoder.heard` know every word."""
+        return {"instruction.heard": every_word(), **weights}
+
     def expert_size(self) -> ExpertSize:
         """Of the expert that reads this model's cache."""
         return ExpertSize(
@@ -108,31 +114,7 @@ class VLAConfig:
         )
 
 
-def _places_head(located: int, hidden: int, places: int) -> nn.Module:
-    """Places in the pictures → places in the room, which perspective makes no linear map."""
-    if not hidden:
-        return nn.Linear(located, places)
-    first, last = nn.Linear(located, hidden), nn.Linear(hidden, places)
-    return nn.Sequential(first, nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), last)
-
-
-class PlacesToken(nn.Module):
-    """Places in the room (b, p) → a token (b, w) of them.
-
-    They enter raw and as Fourier features, for the resolution that a grasp takes.
-    """
-
-    def __init__(self, places: int, hidden: int, width: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(places * (1 + 2 * PLACES_OCTAVES), hidden)
-        self.down = nn.Linear(hidden, width)
-
-    def forward(self, placed: Tensor) -> Tensor:
-        waves = fourier_features(placed, PLACES_WAVELENGTH, PLACES_OCTAVES).flatten(-2)
-        return self.down(F.gelu(self.up(torch.cat([placed, waves], dim=-1))))
-
-
-class StreamingVLA(nn.Module):
+class StreamingVLA(Model):
     """Observation → prefix cache (`encode`); the method's expert makes actions from it."""
 
     def __init__(self, config: VLAConfig, method: Method | None = None) -> None:
@@ -146,7 +128,7 @@ class StreamingVLA(nn.Module):
         self.to_places = self.from_places = None
         if c.tells_places:
             located = 2 * c.views * c.asked_keypoints
-            self.to_places = _places_head(located, c.places_hidden, c.places_dim)
+            self.to_places = places_head(located, c.places_hidden, c.places_dim)
             if c.places_token:
                 self.from_places = PlacesToken(c.places_dim, c.width, c.width)
         self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
@@ -160,15 +142,6 @@ class StreamingVLA(nn.Module):
     def tokenise(self, instructions: Sequence[str]) -> Tensor:
         """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""
         return self.instruction.tokenise(instructions)
-
-    def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
-        """Encode b observations once, for any number of actions.
-
-        Args:
-            images: (b, v, 3, y, x) in [−1, 1].
-            words, state, command: as for `contextualise`.
-        """
-        return self.contextualise(self.look(images, words), words, state, command)
 
     def look(self, images: Tensor, words: Tensor) -> Tensor:
         """(b, v, 3, y, x) in [−1, 1], (b, l) hashed words → (b, v, l', w) tokens of every view."""
@@ -237,13 +210,25 @@ class StreamingVLA(nn.Module):
         present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
         return self.backbone(tokens, present)
 
-    def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
-        """The method's expert; for action flow matching (x, tau, prefix) → the next step.
+    def hear_only(self, instructions: Iterable[str]) -> None:
+        self.instruction.hear_only(instructions)
 
-        Shapes: x (b, m, d) action state relative to the flow's origin, tau (b, m) → (b, m, d) at
-        unit scale (`flow.step_of`), for m independent suffixes a prefix.
-        """
-        return self.expert(*inputs)
+    def know(self, vocabulary: Iterable[str]) -> None:
+        self.instruction.know(vocabulary)
+
+    def list_words(self, vocabulary: Iterable[str]) -> None:
+        self.instruction.vocabulary = frozenset(vocabulary)
+
+    def train_only(self, trained: Trained) -> None:
+        if trained == "vision":
+            self.requires_grad_(False)
+            nn.ModuleList(self.locating_modules()).requires_grad_(True)
+        elif trained == "expert":
+            for name, module in self.named_children():
+                module.requires_grad_(name == "expert")
+
+    def seed_keypoints(self, images: Tensor, share: float, generator: torch.Generator) -> None:
+        seed_keypoints(self.vision, images, share, generator)
 
 
 def parameter_count(model: nn.Module) -> int:

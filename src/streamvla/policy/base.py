@@ -18,8 +18,8 @@ from streamvla.core.interfaces import (
     Observation,
     PolicySpec,
 )
+from streamvla.model.interface import Model
 from streamvla.model.methods.base import Context, Method, Units
-from streamvla.model.models import Model
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.policy.transforms import (

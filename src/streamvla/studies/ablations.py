@@ -105,7 +105,7 @@ def run_ablations(command: Ablations) -> None:
 def _trained(command: Ablations, name: str) -> tuple[Path, float]:
     """The policy of one ablation and its held-out action error, trained if it is not there."""
     from streamvla.training import train
-    from streamvla.training.trainer import STATE_NAME
+    from streamvla.training.config import STATE_NAME
 
     out = command.out / name
     settings = Train(

@@ -9,12 +9,12 @@ The settings that are numbers (k, sigma0, horizon, largest offset, tau sampling)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.model.methods.action_flow import ActionFlowConfig
-from streamvla.training.trainer import TrainConfig
+from streamvla.model.methods.registry import DEFAULT
+from streamvla.training.config import TrainConfig
 
 Change = Callable[[TrainConfig], TrainConfig]
 
@@ -27,22 +27,27 @@ def _method(**settings: Any) -> Change:
 
 
 def _flow(**settings: Any) -> Change:
-    """A change of settings that only action flow matching has."""
+    """A change of settings that not every method has: of those that do."""
 
     def change(config: TrainConfig) -> TrainConfig:
-        names = [method.name for method in config.methods]
-        if ActionFlowConfig.name not in names:
+        able = [method for method in config.methods if settings.keys() <= asdict(method).keys()]
+        if not able:
+            names = ", ".join(method.name for method in config.methods)
             raise ConfigError(
-                f"{', '.join(settings)}: method {', '.join(names)} has no such setting; use "
-                f"--method {ActionFlowConfig.name}, or leave the setting or ablation out"
+                f"{', '.join(settings)}: method {names} has no such setting; use --method "
+                f"{DEFAULT}, or leave the setting or ablation out"
             )
         methods = tuple(
-            replace(method, **settings) if isinstance(method, ActionFlowConfig) else method
-            for method in config.methods
+            replace(method, **settings) if method in able else method for method in config.methods
         )
         return replace(config, methods=methods)
 
     return change
+
+
+def _without_proprioception(config: TrainConfig) -> TrainConfig:
+    size: Any = config.model
+    return replace(config, model=replace(size, proprioception=False))
 
 
 def _without_offset(config: TrainConfig) -> TrainConfig:
@@ -61,7 +66,7 @@ ABLATIONS: dict[str, Change] = {
     "label-path": _flow(path="labels"),
     "tau-uniform": _flow(tau_sampling="uniform"),
     "tau-beta": _flow(tau_sampling="beta"),
-    "no-proprioception": lambda c: replace(c, model=replace(c.model, proprioception=False)),
+    "no-proprioception": _without_proprioception,
     "no-offset": _without_offset,
     "age-untold": _method(max_age=0),
     "horizon-5": _method(horizon=5),

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.checkpoint import Checkpoint
-from streamvla.model.models import Model
-from streamvla.model.vla import StreamingVLA
+from streamvla.model.interface import Model
 
 _EXPERT = "expert."
 _MAY_BE_FRESH = (
@@ -38,8 +37,8 @@ def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None
     first = next(iter(models.values()))
     context = {name: t for name, t in start.weights.items() if not name.startswith(_EXPERT)}
     _take(first, context, who)
-    if isinstance(first, StreamingVLA) and start.vocabulary is not None:
-        first.instruction.vocabulary = frozenset(start.vocabulary)
+    if start.vocabulary is not None:
+        first.list_words(start.vocabulary)
     if start.method.name in models:
         expert = {name: t for name, t in start.weights.items() if name.startswith(_EXPERT)}
         _take(models[start.method.name], expert, who)

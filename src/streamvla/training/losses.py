@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from streamvla.model.backbone import PrefixCache
+from streamvla.model.interface import Model
 from streamvla.model.methods.base import Draw, Method, Sample, TrainingSamples
-from streamvla.model.models import Model
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import Batch
 from streamvla.training.distributed import Share

@@ -12,22 +12,16 @@ uninterrupted one. Files are replaced atomically.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
-import math
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
@@ -42,196 +36,27 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.methods.base import GenerationConfig, Method, require_option
-from streamvla.model.methods.registry import default_method
-from streamvla.model.models import Model, ModelConfig, context_modules, make_models
+from streamvla.model.interface import Model
+from streamvla.model.methods.base import Method
+from streamvla.model.models import make_models
 from streamvla.model.normalisation import Normalisation
-from streamvla.model.pretrained import PretrainedVLA, pretrained_config
-from streamvla.model.vla import StreamingVLA, VLAConfig, parameter_count
+from streamvla.model.vla import parameter_count
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.transforms import pixels_to_float
-from streamvla.training.batches import BatchSampler, SamplingConfig, split_holdout
+from streamvla.training.batches import BatchSampler, split_holdout
+from streamvla.training.config import LOG_NAME, STATE_NAME, TrainConfig
 from streamvla.training.distributed import Share, joined_processes
 from streamvla.training.holdout import HoldoutProbe
 from streamvla.training.initial import start_from
-from streamvla.training.keypoints import seed_keypoints
+from streamvla.training.interrupts import progress_bar, stop_on_interrupt
 from streamvla.training.losses import Objective
 from streamvla.training.optimiser import (
-    OptimiserConfig,
     learning_rate,
     make_optimiser,
     update_average,
 )
 from streamvla.training.provenance import provenance
 from streamvla.training.state import StateHeader
-
-POLICY_NAME = "policy.safetensors"
-STATE_NAME = "training_state.safetensors"
-LOG_NAME = "log.jsonl"
-
-NormalisationKind = Literal["shared", "unshared"]
-Trained = Literal["all", "expert", "vision"]
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """The sizes of `VLAConfig` that do not follow from the dataset."""
-
-    layers: int = 4
-    width: int = 256
-    expert_width: int = 192
-    heads: int = 4
-    head_dim: int = 64
-    expansion: int = 4
-    channels: int = 64
-    condition_width: int = 128
-    asked_keypoints: int = 32
-    places_hidden: int = 256
-    places_token: bool = True
-    proprioception: bool = True
-
-
-@dataclass(frozen=True)
-class PretrainedSize:
-    """A vision-language model to fine-tune, instead of the small one from scratch.
-
-    Attributes:
-        source: a folder with config.json, tokenizer.json and weights, or a name on the hub.
-        layers: how many of the language model's, from the first; None for all.
-    """
-
-    source: str
-    layers: int | None = None
-    expert_width: int = 384
-    condition_width: int = 128
-    expansion: int = 4
-    proprioception: bool = True
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training.
-
-    Attributes:
-        dataset: directory that `streamvla collect` wrote.
-        more: further datasets of the same robot (`data.store.load_datasets`).
-        out: directory for the results.
-        steps: optimiser steps in all; the learning-rate schedule spans them.
-        tasks: which tasks of the dataset; None for all.
-        model: the small model from scratch, or a pretrained one.
-        methods: how actions are made. Several train on the same batches and one encoding of them,
-            each with an expert of its own; horizon and action states must agree.
-        normalisation: "shared", or the ablation "unshared" (`Normalisation.unshared`).
-        all_delta: treat absolute dimensions as deltas, as StreamingVLA does (ablation).
-        train: "all"; "expert": what makes the context stays as `init`, or as the pretrained
-            vision-language model, has it; or "vision": only to tell the places of things, which is
-            cheap and a good start for "all".
-        jitter: strength of colour jitter, 0 for none.
-        future_weight: of the foreseen states in the loss, 0 for none.
-        places_weight: of the places of things in the loss, where the dataset tells them.
-        holdout_per_task: episodes per task kept for the held-out action error.
-        holdout_frames: frames of them that are measured.
-        device: "auto" takes CUDA where there is one.
-        autocast: compute in bfloat16 where it helps; weights stay float32.
-        threads: of PyTorch; None leaves them as they are.
-        save_every_s: seconds between saves.
-        seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`);
-            None: half of them in a fresh model, none of those of `init`.
-        init: a policy to start from: its normalisation, its context's weights, and its expert's
-            where the method is the same; or the folder of several trained together; None for a
-            fresh start.
-        resume: go on from OUT/training_state.safetensors.
-    """
-
-    dataset: Path
-    out: Path
-    steps: int = 30_000
-    more: tuple[Path, ...] = ()
-    seed: int = 0
-    tasks: tuple[str, ...] | None = None
-    model: ModelSize | PretrainedSize = field(default_factory=ModelSize)
-    methods: tuple[Method, ...] = field(default_factory=lambda: (default_method(),))
-    normalisation: NormalisationKind = "shared"
-    train: Trained = "all"
-    all_delta: bool = False
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    jitter: float = 0.1
-    future_weight: float = 0.5
-    places_weight: float = 0.5
-    holdout_per_task: int = 6
-    holdout_frames: int = 256
-    device: str = "auto"
-    autocast: bool = True
-    threads: int | None = None
-    log_every: int = 50
-    holdout_every: int = 1000
-    save_every_s: float = 300.0
-    seeded_keypoints: float | None = None
-    init: Path | None = None
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "holdout_every", "holdout_per_task", "holdout_frames"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training {name} is {getattr(self, name)}; expected at least 1")
-        checks = (
-            ("seed", self.seed >= 0, "at least 0"),
-            ("threads", self.threads is None or self.threads >= 1, "at least 1, or none given"),
-            ("future_weight", 0 <= self.future_weight < math.inf, "a finite number ≥ 0"),
-            ("places_weight", 0 <= self.places_weight < math.inf, "a finite number ≥ 0"),
-            ("seeded_keypoints", 0 <= (self.seeded_keypoints or 0) <= 1, "a share from 0 to 1"),
-            ("jitter", 0 <= self.jitter < math.inf, "a finite number ≥ 0"),
-            ("save_every_s", self.save_every_s >= 0, "at least 0 seconds"),
-        )
-        for name, holds, expected in checks:
-            if not holds:
-                raise ConfigError(f"training {name} is {getattr(self, name)}; expected {expected}")
-        require_option("normalisation", self.normalisation, NormalisationKind)
-        require_option("train", self.train, Trained)
-        if self.train == "expert" and self.init is None and isinstance(self.model, ModelSize):
-            raise ConfigError(
-                "train is 'expert' without a policy to start from: the context would stay random. "
-                "Name one as init, or train all"
-            )
-        names = [method.name for method in self.methods]
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(f"training methods {names}: expected at least one, each once")
-        settings = ("horizon", "state_origin", "aligned", "max_age")
-        if len({tuple(getattr(each, name) for name in settings) for each in self.methods}) > 1:
-            raise ConfigError(
-                f"training methods {', '.join(names)} differ in one of {', '.join(settings)}; "
-                "methods trained together learn from the same samples"
-            )
-
-    @property
-    def generation(self) -> GenerationConfig:
-        """What all methods agree on."""
-        return self.methods[0]
-
-    def policy_paths(self) -> dict[str, Path]:
-        """Method → the file its policy is written to."""
-        if len(self.methods) == 1:
-            return {self.methods[0].name: self.out / POLICY_NAME}
-        return {method.name: self.out / f"{method.name}.safetensors" for method in self.methods}
-
-    def recipe(self) -> dict[str, Any]:
-        """What decides the result, as JSON: all but where it runs and how often it reports."""
-        elsewhere = {
-            "init",
-            "out",
-            "dataset",
-            "more",
-            "device",
-            "threads",
-            "resume",
-            "save_every_s",
-            "log_every",
-        }
-        methods = [method.to_json() for method in self.methods]
-        fields = {**dataclasses.asdict(self), "methods": methods}
-        kept = {name: value for name, value in fields.items() if name not in elsewhere}
-        return json.loads(json.dumps(kept))
 
 
 @dataclass(frozen=True)
@@ -328,7 +153,7 @@ class Trainer:
         self.probe = HoldoutProbe(
             demonstrations, held_out, config.generation.horizon, config.holdout_frames
         )
-        self.model_config = self._model_config()
+        self.model_config = config.model.model_config(demonstrations.meta, config.train)
         torch.manual_seed(config.seed)
         self.models = self._new_models()
         self.sampler = BatchSampler(
@@ -346,7 +171,8 @@ class Trainer:
             start_from(self.models, start, f"init {path}")
         self._hear()
         self._seed_keypoints()
-        self._freeze()
+        for model in self.models.values():
+            model.train_only(config.train)
         self.averages = copy.deepcopy(self.models)
         self._weights, self._average = nn.ModuleDict(self.models), nn.ModuleDict(self.averages)
         self._average.requires_grad_(False)
@@ -374,20 +200,6 @@ class Trainer:
         """The model of the first method; its context is that of all."""
         return next(iter(self.models.values()))
 
-    def _freeze(self) -> None:
-        """Leave gradients to what `train` says."""
-        first, trained = self._first, self.config.train
-        if trained == "vision":
-            if not isinstance(first, StreamingVLA):
-                raise ConfigError(
-                    "train is 'vision', which a pretrained backbone has none of its own"
-                )
-            nn.ModuleList(self.models.values()).requires_grad_(False)
-            nn.ModuleList(first.locating_modules()).requires_grad_(True)
-        elif trained == "expert" and isinstance(first, StreamingVLA):
-            for _, module in context_modules(first):
-                module.requires_grad_(False)
-
     def policy(self, name: str) -> ModelPolicy:
         """The averaged weights of a method as they stand, as a policy."""
         method = self.methods[name]
@@ -410,32 +222,29 @@ class Trainer:
 
     def _hear(self) -> None:
         """Let a context that learns pass over words the dataset never says."""
-        model, demonstrations = self._first, self.demonstrations
-        if self.config.train == "expert" or not isinstance(model, StreamingVLA):
+        demonstrations = self.demonstrations
+        if self.config.train == "expert":
             return
         said = {
             *chain.from_iterable(map(demonstrations.meta.instructions_of, demonstrations.episodes))
         }
-        model.instruction.hear_only(sorted(said))
+        self._first.hear_only(sorted(said))
 
     def _vocabulary(self) -> tuple[str, ...] | None:
-        model = self._first
-        if not isinstance(model, StreamingVLA) or model.instruction.vocabulary is None:
-            return None
-        return tuple(sorted(model.instruction.vocabulary))
+        words = self._first.vocabulary
+        return None if words is None else tuple(sorted(words))
 
     def _seed_keypoints(self) -> None:
         """From four batches of images, drawn from the steps after the last one."""
-        model = self._first
-        if not isinstance(model, StreamingVLA):
+        share = self.config.seeded_keypoints
+        if share is None:
+            share = 0.5 if self.config.init is None else 0.0
+        if share == 0:
             return
         batches = [self.sampler.batch(self.config.steps + i) for i in range(4)]
         images = pixels_to_float(torch.cat([batch.pixels for batch in batches]))
         generator = torch.Generator().manual_seed(self.config.seed)
-        share = self.config.seeded_keypoints
-        if share is None:
-            share = 0.5 if self.config.init is None else 0.0
-        seed_keypoints(model.vision, images.to(self.device), share, generator)
+        self._first.seed_keypoints(images.to(self.device), share, generator)
 
     def prepare(self) -> None:
         """Resume if asked; otherwise claim the output directory."""
@@ -564,8 +373,8 @@ class Trainer:
                 f"{path}: does not fit this model ({error}). Start anew in another out."
             ) from error
         for model in (*self.models.values(), *self.averages.values()):
-            if header.vocabulary is not None and isinstance(model, StreamingVLA):
-                model.instruction.know(header.vocabulary)
+            if header.vocabulary is not None:
+                model.know(header.vocabulary)
         self._restore_header(header)
 
     def checkpoint(self, name: str) -> Checkpoint:
@@ -642,25 +451,12 @@ class Trainer:
         is_delta = self.demonstrations.meta.action_space.is_delta()
         return shared.unshared(actions, np.concatenate(sums), is_delta)
 
-    def _model_config(self) -> ModelConfig:
-        meta, size = self.demonstrations.meta, self.config.model
-        robot = {
-            "action_dim": meta.action_space.dim,
-            "state_dim": len(meta.state_names),
-            "views": len(meta.views),
-            "places_dim": len(meta.place_names),
-        }
-        if isinstance(size, PretrainedSize):
-            return pretrained_config(**robot, train=self.config.train, **vars(size))
-        return VLAConfig(image_size=meta.image_size, **robot, **vars(size))
-
     def _new_models(self) -> dict[str, Model]:
         """As training starts: random, or with pretrained weights in the backbone."""
         models = make_models(self.model_config, self.config.methods)
-        first, size = models[0], self.config.model
-        fresh = not self.config.resume and self.config.init is None
-        if fresh and isinstance(first, PretrainedVLA) and isinstance(size, PretrainedSize):
-            first.load_backbone(size.source)
+        source = self.config.model.source
+        if source is not None and not self.config.resume and self.config.init is None:
+            models[0].load_backbone(source)
         return {
             name: model.to(self.device) for name, model in zip(self.methods, models, strict=True)
         }
@@ -706,37 +502,6 @@ def _keep_log_until(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if json.loads(line)["step"] <= step]
     path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a training stops between two steps; twice kills."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def request_stop(_signal: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, request_stop)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def progress_bar(*, shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        disable=not shown,
-    )
 
 
 def _note(metrics: Mapping[str, Any]) -> str:

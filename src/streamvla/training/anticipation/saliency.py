@@ -49,6 +49,7 @@ from streamvla.training.anticipation.gate import (
     tokens_of,
 )
 from streamvla.training.batches import split_holdout
+from streamvla.training.interrupts import progress_bar, stop_on_interrupt
 from streamvla.training.optimiser import (
     OptimiserConfig,
     learning_rate,
@@ -56,7 +57,7 @@ from streamvla.training.optimiser import (
     update_average,
 )
 from streamvla.training.provenance import provenance
-from streamvla.training.trainer import device_named, progress_bar, stop_on_interrupt
+from streamvla.training.trainer import device_named
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from streamvla.model.keypoints import seed_keypoints
 from streamvla.model.vision import VisionEncoder
-from streamvla.training.keypoints import seed_keypoints
 
 
 def pictures(count: int) -> tuple[torch.Tensor, torch.Tensor]:

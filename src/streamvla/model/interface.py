@@ -1,0 +1,140 @@
+"""What a model offers: to policies, which use it, and to training, which knows none by its class.
+
+    images, words ─► look ─► tokens of every view ─► contextualise ─► context ─► expert ─► actions
+                                                      state, command ─┘
+
+Another backbone, or another way to make a context, implements these two classes: `ModelConfig`,
+sizes that a checkpoint's header holds, and `Model`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from streamvla.core.errors import ConfigError
+from streamvla.model.backbone import PrefixCache
+from streamvla.model.expert import Expert, ExpertSize
+from streamvla.model.methods.base import Method
+
+Trained = Literal["all", "expert", "vision"]
+"""What learns: everything; the expert alone; or vision, to tell the places of things."""
+
+
+class ModelConfig(Protocol):
+    """A frozen dataclass of sizes; `dataclasses.asdict` of it stands in a checkpoint's header."""
+
+    @property
+    def future_steps(self) -> tuple[int, ...]:
+        """How many control periods ahead the measured state is foreseen in training."""
+        ...
+
+    def expert_size(self) -> ExpertSize:
+        """Of the expert that reads the model's context."""
+        ...
+
+    def build(self, method: Method) -> Model:
+        """The untrained model; one with a pretrained backbone has random weights there."""
+        ...
+
+    def completed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of an older file, with what such files lack."""
+        ...
+
+
+class Model(nn.Module, ABC):
+    """See the module's docstring. Everything but `expert` makes the context.
+
+    Attributes:
+        config: its sizes.
+        expert: the method's own (`Method.expert`).
+    """
+
+    config: Any
+    expert: Expert
+
+    # --- words
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words it knows; None if there is no list of them (a pretrained tokeniser)."""
+
+    @abstractmethod
+    def tokenise(self, instructions: Sequence[str]) -> Tensor:
+        """b instructions → (b, l) int64."""
+
+    def hear_only(self, instructions: Iterable[str]) -> None:
+        """Before training: pass over words that none of these instructions says."""
+
+    def know(self, vocabulary: Iterable[str]) -> None:
+        """Know just these words."""
+
+    def list_words(self, vocabulary: Iterable[str]) -> None:
+        """These are the words that its weights know."""
+
+    # --- context
+
+    @abstractmethod
+    def look(self, images: Tensor, words: Tensor) -> Tensor:
+        """(b, v, 3, y, x) in [−1, 1], (b, l) of `tokenise` → (b, v, l', w) tokens of every view."""
+
+    @abstractmethod
+    def contextualise(
+        self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor
+    ) -> PrefixCache:
+        """The context of what was seen.
+
+        Args:
+            seen: (b, v, l', w) from `look`.
+            words: (b, l) from `tokenise`.
+            state: (b, s) measured proprioception, normalised.
+            command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
+        """
+
+    def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
+        """`look`, then `contextualise`: b observations, once for any number of actions."""
+        return self.contextualise(self.look(images, words), words, state, command)
+
+    def encode_and_locate(
+        self, images: Tensor, words: Tensor, state: Tensor, command: Tensor
+    ) -> tuple[PrefixCache, Tensor]:
+        """`encode`, and the places of things (b, p) as vision alone tells them, for training;
+        p = 0 where the model tells none."""
+        return self.encode(images, words, state, command), images.new_zeros(len(images), 0)
+
+    def locate(self, images: Tensor, words: Tensor) -> Tensor:
+        """The places of things (b, p) as `encode_and_locate` tells them, without a context."""
+        return images.new_zeros(len(images), 0)
+
+    @abstractmethod
+    def seeing_modules(self) -> list[nn.Module]:
+        """What `look` is made of."""
+
+    # --- training
+
+    def train_only(self, trained: Trained) -> None:
+        """Leave gradients to what learns.
+
+        Raises:
+            ConfigError: it has no such part.
+        """
+
+    def seed_keypoints(self, images: Tensor, share: float, generator: torch.Generator) -> None:
+        """Start a share of its keypoints, if it has some, on what stands out in (b, v, 3, y, x)."""
+
+    def load_backbone(self, source: str) -> None:
+        """Take pretrained weights: a folder, or a name on the hub.
+
+        Raises:
+            ConfigError: it has no pretrained backbone.
+        """
+        raise ConfigError(f"{type(self).__name__} has no pretrained backbone to load from {source}")
+
+    def forward(self, *inputs: Tensor | PrefixCache) -> Tensor:
+        """The method's expert: its own inputs and a context."""
+        return self.expert(*inputs)
