@@ -52,8 +52,6 @@ With fewer than two generations there is no window, and its figures are None.
 
 from __future__ import annotations
 
-import math
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,15 +59,13 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.clock import NS_PER_MS, NS_PER_S
+from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
+from streamvla.evaluation.motion import CommandedMotion
 from streamvla.evaluation.smoothness import (
     Smoothness,
-    commanded_velocity,
-    motion_dims,
-    smoothness,
 )
-from streamvla.evaluation.stats import SAMPLE_LIMIT, Distribution, Samples, wilson_interval
+from streamvla.evaluation.stats import Distribution, Samples, wilson_interval
 from streamvla.trace.events import (
     ActionReady,
     CameraFrozen,
@@ -254,7 +250,7 @@ class MetricsAccumulator:
         self._period_ns = period_ns
         self._pacing: Pacing = pacing
         self._steady = _SteadyState()
-        self._motion = None if space is None else _Motion(space, period_ns, pacing)
+        self._motion = None if space is None else CommandedMotion(space, period_ns, pacing)
         self._samples = {name: Samples() for name in _DISTRIBUTIONS[:-2]}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._dropped: dict[str, int] = {}
@@ -479,42 +475,6 @@ class _SteadyState:
 
     def window(self) -> SteadyWindow | None:
         return self._window
-
-
-class _Motion:
-    """What the commands asked the robot to do: the path, and the jumps from one to the next."""
-
-    def __init__(self, space: ActionSpace, period_ns: int, pacing: Pacing) -> None:
-        self._space = space
-        self._period_ns = period_ns
-        self._on_grid = pacing == "grid"
-        self._dims = motion_dims(space).tolist()
-        self._starts = array("q")
-        self._values = array("d")
-        self._previous: Sent | None = None
-        self.seams = Samples()
-        self.steps = Samples()
-
-    def add(self, command: Sent) -> None:
-        if len(self._starts) < SAMPLE_LIMIT:
-            self._starts.append(command.due_ns if self._on_grid else command.t_ns)
-            self._values.extend(command.values)
-        if command.source != "policy":
-            return
-        previous, self._previous = self._previous, command
-        if previous is not None:
-            jump = math.dist(self._pick(command.values), self._pick(previous.values))
-            same = command.generation == previous.generation
-            (self.steps if same else self.seams).add(jump)
-
-    def smoothness(self) -> Smoothness:
-        starts = np.array(self._starts, dtype=np.int64)
-        values = np.array(self._values).reshape(len(starts), self._space.dim)
-        velocity = commanded_velocity(starts, values, self._period_ns, self._space)
-        return smoothness(velocity, self._period_ns / NS_PER_S)
-
-    def _pick(self, values: Sequence[float]) -> list[float]:
-        return [values[dim] for dim in self._dims]
 
 
 def _figures(runs: Sequence[RunMetrics]) -> dict[str, Any]:
