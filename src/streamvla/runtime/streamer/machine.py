@@ -25,7 +25,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart
-from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
+from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift, merged
 from streamvla.runtime.executors.base import (
     Capture,
     Executor,
@@ -275,7 +275,7 @@ class Streamer:
             send = self._send_action(action, ruling, event.now_ns, event.due_ns, event.tick)
         else:
             if action is not None:
-                self._drop(event.now_ns, action.generation, action.index, "refused")
+                self._drop(event.now_ns, action, "refused")
             send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
         self._supplied = ruling.source == "policy"
         self._note_health(event, supplied=self._supplied)
@@ -302,12 +302,12 @@ class Streamer:
         while True:
             action, late = self._buffer.pop(tick)
             for dropped in late:
-                self._drop(now_ns, dropped.generation, dropped.index, "past due")
+                self._drop(now_ns, dropped, "past due")
             if action is None or action.valid_until_ns is None:
                 return action
             if now_ns <= action.valid_until_ns:
                 return action
-            self._drop(now_ns, action.generation, action.index, "expired")
+            self._drop(now_ns, action, "expired")
 
     def _note_health(self, event: Tick, *, supplied: bool) -> None:
         transition = self._health.tick(
@@ -356,6 +356,7 @@ class Streamer:
                 len(self._buffer),
                 tuple(values.tolist()),
                 -1 if action.valid_until_ns is None else action.valid_until_ns,
+                action.parents,
             )
         )
         return Send(values, action.valid_until_ns)
@@ -429,7 +430,7 @@ class Streamer:
         """The newest context plans anew behind the first `keep` actions of the buffer."""
         commands = self._abandon_generation(now_ns, "replaced by a newer context")
         for action in self._buffer.keep_first(keep):
-            self._drop(now_ns, action.generation, action.index, "replaced by a newer context")
+            self._drop(now_ns, action, "replaced by a newer context")
         started = self._generate_if_possible(now_ns)
         if commands and self._generation is not None:
             self._generation.replaces = True
@@ -501,7 +502,7 @@ class Streamer:
     def _on_generated(self, event: Generated) -> list[Command]:
         generation = self._generation
         if generation is None or event.generation != generation.number:
-            self._drop(event.now_ns, event.generation, event.index, "cancelled")
+            self._trace.record(Dropped(event.now_ns, event.generation, event.index, "cancelled"))
             return []
         if event.index != generation.next_index:
             raise ValueError(
@@ -555,11 +556,13 @@ class Streamer:
         being executed then. So what comes late starts at the elapsed index."""
         if placement.drop_older is not None:
             for action in self._buffer.clear():
-                self._drop(now_ns, action.generation, action.index, placement.drop_older)
-        placed = set()
+                self._drop(now_ns, action, placement.drop_older)
+        placed = {id(merge.action) for merge in placement.merge}
+        for merge in placement.merge:
+            self._buffer.exchange(merge.into, merged(merge.action, merge.into, merge.weight))
         for action, reason in placement.discard:
             placed.add(id(action))
-            self._drop(now_ns, action.generation, action.index, reason)
+            self._drop(now_ns, action, reason)
         for action in placement.append:
             placed.add(id(action))
             self._buffer.push(self._due(action, generation) if self._by_tick else action)
@@ -612,7 +615,7 @@ class Streamer:
         self._governor.stop(cause)
         self._latched = True
         for action in self._buffer.clear():
-            self._drop(now_ns, action.generation, action.index, reason)
+            self._drop(now_ns, action, reason)
         self._ready = None
         self._decisions.stopped()
         self._outdated = self._encoding
@@ -624,7 +627,7 @@ class Streamer:
         if generation is None:
             return []
         for action in generation.held:
-            self._drop(now_ns, action.generation, action.index, reason)
+            self._drop(now_ns, action, reason)
         return [CancelGenerate(generation.number)]
 
     def _on_interrupted(self, event: Interrupted) -> list[Command]:
@@ -655,8 +658,9 @@ class Streamer:
         ruling = self._governor.rule(None, self._action_state)
         return [self._send_governed(ruling, now_ns, due_ns, self._sent), Stop(self._failure)]
 
-    def _drop(self, now_ns: int, generation: int, index: int, reason: str) -> None:
-        self._trace.record(Dropped(now_ns, generation, index, reason))
+    def _drop(self, now_ns: int, action: PlannedAction, reason: str) -> None:
+        for source in action.sources:
+            self._trace.record(Dropped(now_ns, source.generation, source.index, reason))
 
 
 class _View:
