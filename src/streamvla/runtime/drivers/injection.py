@@ -25,6 +25,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    goal_of,
     places_of,
     require_anticipation,
     standing_at,
@@ -131,6 +132,9 @@ class FaultyPolicy:
     def contextualise(self, sight: Any, change: Any = None) -> Any:
         self._misbehave()
         return require_anticipation(self._policy).contextualise(sight, change)
+
+    def goal(self, context: Any) -> np.ndarray | None:
+        return goal_of(self._policy, context)
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):

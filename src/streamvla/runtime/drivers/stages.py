@@ -170,11 +170,15 @@ class StageWork:
         """The result of an observe stage that is over."""
         if isinstance(sighting, StageError):
             return sighting
-        if not sighting.refused:
-            self._contexts[observation] = sighting.context
-        goal = goal_of(sighting.context)
-        refused = sighting.refused
-        return ContextReady(observation, goal, sighting.frozen, sighting.saliency, refused)
+        context, frozen, saliency = sighting.context, sighting.frozen, sighting.saliency
+        if sighting.refused:
+            return ContextReady(observation, None, frozen, saliency, refused=True)
+        try:
+            goal = goal_of(self._policy, context)
+        except Exception as error:
+            return StageError("observe", describe(error))
+        self._contexts[observation] = context
+        return ContextReady(observation, goal, frozen, saliency)
 
     def begin(self, command: StartGenerate) -> Flow:
         """A generation from a context that was reported ready; nothing is computed yet."""
