@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -36,8 +36,13 @@ class Hold:
     """Stay where the last command put the robot: zero deltas, the last absolute commands.
     Implements `Fallback`."""
 
-    factor: ClassVar[float] = 0.0
-    floor: ClassVar[float] = 0.0
+    @property
+    def factor(self) -> float:
+        return 0.0
+
+    @property
+    def floor(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)
