@@ -59,18 +59,18 @@ def run_simulated(
     """
     require_in_process(episode, faults)
     clock = clock or VirtualClock()
-    start_ns, told = clock.now_ns(), clock
+    start_ns = clock.now_ns()
+    timing = Timing(clock, clock, latency.execute_ns)
     if faults:
         struck = FaultClock(faults, clock, start_ns, lambda _: None)
         episode, latency = inject(episode, struck), FaultyLatency(latency, struck)
-        told = JumpingClock(clock, faults, start_ns)
-    stages = _SimulatedStages(episode, latency, clock, told)
-    timing = Timing(
-        clock,
-        told,
-        latency.execute_ns,
-        held_up_ns=lambda due_ns: faults.command_delay_ns(due_ns - start_ns),
-    )
+        timing = Timing(
+            clock,
+            JumpingClock(clock, faults, start_ns),
+            latency.execute_ns,
+            held_up_ns=lambda due_ns: faults.command_delay_ns(due_ns - start_ns),
+        )
+    stages = _SimulatedStages(episode, latency, clock, timing.told)
     return ControlLoop(episode, timing, stages, start_ns).run()
 
 
