@@ -309,6 +309,24 @@ class Accelerator:
             worker.close()
 
 
+def measure(
+    accelerator: Accelerator,
+    clock: Clock,
+    robot: Robot,
+    policy: Policy,
+    capture: Callable[[], Any],
+    instruction: str,
+    repeats: int,
+) -> list[StageTimes]:
+    """Run every stage `repeats` times (`measure_once`) on the thread where it will run."""
+    times: list[StageTimes] = []
+    for _ in range(repeats):
+        accelerator.encoder.call_and_wait(
+            lambda: times.append(measure_once(clock, robot, policy, capture(), instruction))
+        )
+    return times
+
+
 class StageRunner:
     """Runs the stages of one episode on an accelerator, one flow step or chunk a job.
 

@@ -27,7 +27,7 @@ from streamvla.runtime.drivers.stages import (
     StageResult,
     StageRunner,
     StageTimes,
-    measure_once,
+    measure,
 )
 from streamvla.runtime.faults.plan import NO_FAULTS, FaultPlan
 from streamvla.runtime.streamer.messages import StartObserve
@@ -75,14 +75,9 @@ class RealtimeDriver:
 
         The robot must have been reset. Cold starts fall into the first entry.
         """
-        times: list[StageTimes] = []
-        for _ in range(repeats):
-            self._accelerator.encoder.call_and_wait(
-                lambda: times.append(
-                    measure_once(self._clock, robot, policy, robot.capture(), robot.instruction)
-                )
-            )
-        return times
+        return measure(
+            self._accelerator, self._clock, robot, policy, robot.capture, robot.instruction, repeats
+        )
 
     def run(
         self, episode: Episode, start_ns: int | None = None, *, faults: FaultPlan = NO_FAULTS
