@@ -48,7 +48,7 @@ class ContextReady:
     """The context of the observation is there, with the goal (d,) it states, if any, and the views
     that are frozen.
 
-    Or the observation was `refused`; `saliency` is that of `early.Sighting`.
+    Or the observation was `refused`; `saliency` is that of `observing.Sighting`.
     """
 
     observation: int

@@ -1,13 +1,16 @@
 """The streamer: one pure state machine that decides when to observe, generate and send.
 
-It takes timed events and returns commands; it owns no thread, no socket, no clock. Two drivers
-run it: `simulated` (virtual time) and `realtime` (the system clock), so what is studied in
-simulation is what runs on the robot.
+It takes timed events and returns commands; it owns no thread, no socket, no clock. One control loop
+(`drivers.loop`) runs it in virtual time and on the system clock, so what is studied in simulation
+is what runs on the robot.
 
     events in   Started  Tick | Free   Observed   Generated
                 StageFailed   Interrupted   SafeStop   Rearm
     commands    StartObserve   StartGenerate   CancelGenerate   Send   Stop
     out
+
+An event goes from here to the executor (what to do), to the plan (what is due) and to the governor
+(what leaves), once each.
 
 Every observation leads to at most one generation. A generation starts where the plan before it
 ends, so the actions of consecutive generations form one continuous flow.
