@@ -8,6 +8,7 @@ import pytest
 from streamvla.model.methods.registry import METHODS
 from streamvla.policy import load_policy, resolve_checkpoint
 from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, unit_space
+from streamvla.testing.fakes import GoalPolicy
 from streamvla.testing.policy_contract import PolicyContract
 
 LOADED = {}
@@ -34,6 +35,26 @@ class TestScripted(PolicyContract):
 class TestAnticipating(PolicyContract):
     def policy(self):
         return AnticipatingPolicy(unit_space(3), 8, 50_000_000)
+
+
+class TestGoal(PolicyContract):
+    def policy(self):
+        return GoalPolicy(unit_space(3), 8, 50_000_000, lambda observation: np.ones(3))
+
+
+def test_a_goal_that_is_not_declared_is_found():
+    """A policy with a method `goal` whose spec does not say so fails."""
+
+    class Undeclared(ScriptedPolicy):
+        def goal(self, context):
+            return None
+
+    class Contract(PolicyContract):
+        def policy(self):
+            return Undeclared(unit_space(2), 4, 50_000_000)
+
+    with pytest.raises(AssertionError):
+        Contract().test_a_goal_is_declared_and_is_an_action_state()
 
 
 def test_an_action_that_is_written_over_is_found():

@@ -25,9 +25,8 @@ from streamvla.runtime.executors.early import (
     AtRandom,
     EarlyRule,
     Never,
-    pending_motions,
-    smaller_lead,
 )
+from streamvla.runtime.executors.early_observer import pending_motions, smaller_lead
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import Observed, SafeStop, Started, StartObserve, Tick
 from streamvla.runtime.timing.estimates import WindowQuantile

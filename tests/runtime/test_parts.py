@@ -77,14 +77,16 @@ def test_replace_needs_a_due_tick():
 
 
 def test_blend_mixes_a_late_action_into_the_one_due_now():
-    """Blend: a7, a tick late, adds 0.3 of itself to 0.7 of a8; a6 before it is dropped."""
+    """Blend: a7, a tick late, adds 0.3 of itself to 0.7 of a8; a6 before it is dropped, and a7 is
+    not: it is a parent of what is sent."""
     buffer = RollingBuffer(Blend())
     for index in (6, 7, 8, 9):
         buffer.push(planned(index, due_tick=index))
     action, late = buffer.pop(8)
     assert action is not None
     assert (action.index, action.values[0]) == (8, pytest.approx(0.7 * 8 + 0.3 * 7))
-    assert [dropped.index for dropped in late] == [6, 7]
+    assert [dropped.index for dropped in late] == [6]
+    assert [parent.index for parent in action.parents] == [7, 8]
     following, _ = buffer.pop(9)
     assert following is not None
     assert following.values[0] == 9

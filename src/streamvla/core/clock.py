@@ -20,10 +20,27 @@ def ms_to_ns(milliseconds: float) -> int:
 
 
 class Clock(Protocol):
-    """A monotonic clock: where time comes from for everything else."""
+    """A monotonic clock: where time comes from for everything else.
+
+    All waiting for an instant is `sleep_until_ns`, to an absolute deadline `t0 + i · period`: what
+    one sleep oversleeps does not add to the next. How a clock meets it:
+
+    | clock | it returns | by |
+    | --- | --- | --- |
+    | `SystemClock`, 64-bit Linux | at the deadline or later | `clock_nanosleep(TIMER_ABSTIME)` |
+    | `SystemClock` elsewhere | at the deadline or later | relative sleeps, read anew after each |
+    | `VirtualClock` | at the deadline exactly | jumping there |
+    """
 
     def now_ns(self) -> int:
         """The present instant, integer nanoseconds; never goes back."""
+        ...
+
+    def sleep_until_ns(self, deadline_ns: int) -> None:
+        """Return once `now_ns()` is the deadline or more, never before; at once if it is already.
+
+        Interrupted by a signal, it handles that at once (which may raise) and sleeps on.
+        """
         ...
 
 
@@ -48,7 +65,8 @@ _clock_nanosleep: Any = _find_clock_nanosleep()
 
 
 class SystemClock:
-    """The machine's monotonic clock (`CLOCK_MONOTONIC`), the same for all its processes."""
+    """The machine's monotonic clock (`CLOCK_MONOTONIC`), the same for all its processes.
+    Implements `Clock`."""
 
     __slots__ = ()
 
@@ -82,7 +100,8 @@ class SystemClock:
 
 
 class VirtualClock:
-    """A clock that stands still until it is moved: time for deterministic runs."""
+    """A clock that stands still until it is moved: time for deterministic runs. Implements
+    `Clock`."""
 
     __slots__ = ("_now_ns",)
 
@@ -101,6 +120,10 @@ class VirtualClock:
         if instant_ns < self._now_ns:
             raise ValueError(f"virtual time cannot go back from {self._now_ns} to {instant_ns} ns")
         self._now_ns = instant_ns
+
+    def sleep_until_ns(self, deadline_ns: int) -> None:
+        """Jump to the deadline; stay if it has passed."""
+        self._now_ns = max(self._now_ns, deadline_ns)
 
 
 def wall_date() -> str:

@@ -237,6 +237,7 @@ class PolicySpec:
             that gives the whole chunk after n passes. Drivers then run a generation as one job of
             n passes instead of H jobs of one.
         anticipates: whether it is an `AnticipatingPolicy`.
+        tells_goal: whether it is a `GoalPolicy`.
         thresholds: η of every view, up to which a saliency counts as none, as its predictor was
             calibrated; empty if it was not.
         longest_lead: the longest lead it was calibrated at; None: it was not.
@@ -252,6 +253,7 @@ class PolicySpec:
     control_period_ns: int
     chunk_passes: int = 0
     anticipates: bool = False
+    tells_goal: bool = False
     thresholds: tuple[float, ...] = ()
     longest_lead: int | None = None
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -327,13 +329,32 @@ NO_ANTICIPATION = (
 )
 
 
-def goal_of(context: Any) -> np.ndarray | None:
-    """(d,) where a context says the motion should end, as an action state; None if it does not.
+class GoalPolicy(Policy, Protocol):
+    """A policy that tells where the motion should end."""
 
-    A context states it by an attribute `goal`. A fallback controller may drive there when the
-    policy falls silent.
+    def goal(self, context: Any) -> np.ndarray | None:
+        """(d,) the action state where, by this context, the motion should end; None: it does not
+        know. A fallback controller may drive there when the policy falls silent."""
+        ...
+
+
+def goal_of(policy: Policy, context: Any) -> np.ndarray | None:
+    """(d,) what a `GoalPolicy` tells of a context; None of other policies.
+
+    Raises:
+        SpecMismatchError: what it tells is not `d` finite numbers.
     """
-    return getattr(context, "goal", None)
+    if not policy.spec.tells_goal:
+        return None
+    told = cast(GoalPolicy, policy).goal(context)
+    if told is None:
+        return None
+    goal, dim = np.asarray(told, dtype=float), policy.spec.action_space.dim
+    if goal.shape != (dim,) or not np.isfinite(goal).all():
+        raise SpecMismatchError(
+            f"the policy tells the goal {told}: expected {dim} finite numbers, an action state"
+        )
+    return goal
 
 
 def standing_at(robot: Robot) -> np.ndarray:

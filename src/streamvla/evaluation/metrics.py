@@ -24,7 +24,9 @@ With fewer than two generations there is no window, and its figures are None.
 - `starved_ticks`: control ticks spent without an action of the policy: on the grid the same
   ticks, on which the governor's fallback went out; under event pacing Σ ⌊wait / period⌋.
 - `longest_halt_ms`: the longest uninterrupted idle time.
-- `action_age_ms`: instant of sending − instant of capture of the observation behind the action.
+- `action_age_ms`: instant of sending − instant of capture of the observation behind the action;
+  of the oldest one where a command was merged from several actions. Its generation (steady state,
+  seams) and what it reacts to (`reaction_ms`) go by the youngest.
 - `loop_time_ms`: between successive observation requests.
 - `observe_ms`, `observe_wait_ms`: encoding, and waiting in the accelerator's queue before it.
 - `generate_ms`: one flow step, that is, one action.
@@ -343,7 +345,8 @@ class MetricsAccumulator:
 
     def _on_policy_command(self, event: Sent) -> None:
         self._counts["actions"] += 1
-        self._sample("action_age_ms", event.t_ns - event.captured_ns)
+        oldest_ns = event.parents[0].captured_ns if event.parents else event.captured_ns
+        self._sample("action_age_ms", event.t_ns - oldest_ns)
         if self._stimulus_ns is not None and event.captured_ns >= self._stimulus_ns:
             self._sample("reaction_ms", event.t_ns - self._stimulus_ns)
             self._counts["unanswered_stimuli"] -= 1

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamvla.core.errors import ConfigError
+from streamvla.trace import Parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class PlannedAction:
         captured_ns: when that observation was captured.
         due_tick: the control tick it was planned for; None when only its order matters.
         valid_until_ns: it is never sent after this instant; None for no such instant.
+        parents: of a merged action (`merged`), all the generated ones in it, the oldest capture
+            first; it then goes by the name of the youngest. Empty otherwise.
     """
 
     values: np.ndarray
@@ -32,6 +35,36 @@ class PlannedAction:
     captured_ns: int
     due_tick: int | None = None
     valid_until_ns: int | None = None
+    parents: tuple[Parent, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Parent, ...]:
+        """Every generated action in it, the oldest capture first; itself if it was not merged."""
+        if self.parents:
+            return self.parents
+        return (Parent(self.observation, self.generation, self.index, self.captured_ns),)
+
+
+def merged(action: PlannedAction, into: PlannedAction, weight: float) -> PlannedAction:
+    """`weight · action + (1 − weight) · into`, in the place of `into`.
+
+    It has the parents of both. It is as valid as the older one, and carries the name of the
+    younger: that is how old it may be, and what the robot reacts to with it.
+    """
+    younger = action if _youth(action) >= _youth(into) else into
+    windows = [each.valid_until_ns for each in (action, into) if each.valid_until_ns is not None]
+    parents = sorted((*into.sources, *action.sources), key=lambda parent: parent.captured_ns)
+    return replace(
+        younger,
+        values=weight * action.values + (1 - weight) * into.values,
+        due_tick=into.due_tick,
+        valid_until_ns=min(windows, default=None),
+        parents=tuple(parents),
+    )
+
+
+def _youth(action: PlannedAction) -> tuple[int, int, int]:
+    return action.captured_ns, action.generation, action.index
 
 
 @dataclass(frozen=True)
@@ -119,6 +152,21 @@ class RollingBuffer:
             raise ValueError(f"{self._rule} needs the due_tick of every action")
         self._actions.append(action)
 
+    def exchange(self, planned: PlannedAction, by: PlannedAction) -> None:
+        """Put one action in the place of another.
+
+        Raises:
+            ValueError: `planned` is not in the buffer (any more).
+        """
+        for place, action in enumerate(self._actions):
+            if action is planned:
+                self._actions[place] = by
+                return
+        raise ValueError(
+            f"action {planned.index} of generation {planned.generation} is not planned: it was "
+            "sent, dropped or merged before"
+        )
+
     def clear(self) -> tuple[PlannedAction, ...]:
         """Take everything out, and say what it was."""
         actions = tuple(self._actions)
@@ -142,7 +190,8 @@ class RollingBuffer:
         due_now = bool(self._actions) and _due(self._actions[0]) == tick
         action = self._actions.popleft() if due_now else None
         if isinstance(self._rule, Blend) and late:
-            action = late.pop() if action is None else _blend(late[-1], action, self._rule.newer)
+            newest = late.pop()
+            action = newest if action is None else _blend(newest, action, self._rule.newer)
         return Popped(action, tuple(late))
 
 
@@ -152,4 +201,4 @@ def _due(action: PlannedAction) -> int:
 
 
 def _blend(late: PlannedAction, due: PlannedAction, newer: float) -> PlannedAction:
-    return replace(due, values=newer * due.values + (1 - newer) * late.values)
+    return replace(merged(due, late, newer), valid_until_ns=due.valid_until_ns)

@@ -3,8 +3,9 @@
     python -m streamvla.studies.same_traces BEFORE AFTER
 
 Both are folders that `eval --out` of either version filled with the same arguments. Compared is
-every line of every trace but its header: instants, kinds, sources, values and parents. The last
-line is JSON; the exit code is 1 if anything differs.
+every line of every trace but its header: instants, kinds, sources, values and parents. A field
+that only one version writes (`Sent.parents`, of merged commands alone) counts as a difference:
+nothing is mapped. The last line is JSON; the exit code is 1 if anything differs.
 """
 
 from __future__ import annotations

@@ -66,16 +66,20 @@ class ExecutorContract:
                 elif isinstance(event, ActionReady):
                     assert event.observation in seen
                     made.add((event.generation, event.index))
-                elif isinstance(event, Sent) and event.source == "policy":
-                    assert event.observation in seen
-                    made.remove((event.generation, event.index))
+                elif isinstance(event, Sent):
+                    for source in event.sources:
+                        assert source.observation in seen
+                        made.remove((source.generation, source.index))
 
     def test_no_action_disappears(self) -> None:
         """What was made was sent, was dropped with a reason, or was still planned at the end."""
         for pacing in ("grid", "event"):
             events = self.drive(pacing)
             made = {(e.generation, e.index) for e in events if isinstance(e, ActionReady)}
-            gone = {(e.generation, e.index) for e in events if isinstance(e, Sent | Dropped)}
+            gone = {(e.generation, e.index) for e in events if isinstance(e, Dropped)}
+            for event in events:
+                if isinstance(event, Sent):
+                    gone |= {(each.generation, each.index) for each in event.sources}
             assert len(made - gone) <= 2 * _HORIZON
             assert all(e.reason for e in events if isinstance(e, Dropped))
 

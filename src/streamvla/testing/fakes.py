@@ -124,6 +124,29 @@ class ScriptedPolicy:
             yield self._script(context, start, index)
 
 
+class GoalPolicy(ScriptedPolicy):
+    """A scripted policy that tells where the motion should end.
+
+    Args:
+        goal: the context, which is the observation → (d,) action state, or None.
+    """
+
+    def __init__(
+        self,
+        space: ActionSpace,
+        horizon: int,
+        period_ns: int,
+        goal: Callable[[Observation], np.ndarray | None],
+        script: Script | None = None,
+    ) -> None:
+        super().__init__(space, horizon, period_ns, script)
+        self.spec = replace(self.spec, tells_goal=True)
+        self._goal = goal
+
+    def goal(self, context: Observation) -> np.ndarray | None:
+        return self._goal(context)
+
+
 SaliencyScript = Callable[[Observation, np.ndarray], Sequence[float]]
 """(observation, motion (d,)) → ‖Δ‖ of every view."""
 

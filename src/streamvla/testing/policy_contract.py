@@ -20,6 +20,7 @@ from streamvla.core.interfaces import (
     FlowStart,
     Observation,
     Policy,
+    goal_of,
 )
 
 
@@ -120,6 +121,13 @@ class PolicyContract:
         assert len(foreseen.changes) == 3
         context = foresees.contextualise(sight, foreseen.changes[0])
         assert len(list(policy.generate(context, self.start(policy)))) == policy.spec.horizon
+
+    def test_a_goal_is_declared_and_is_an_action_state(self) -> None:
+        """A policy with a method `goal` says so in its spec, and tells d finite numbers or None."""
+        policy = self.policy()
+        assert policy.spec.tells_goal == callable(getattr(policy, "goal", None))
+        goal = goal_of(policy, policy.encode(self.observation(policy)))
+        assert goal is None or np.isfinite(goal).all()
 
     def test_horizon_and_passes_make_sense(self) -> None:
         """At least one action a generation, and no negative number of passes."""

@@ -106,6 +106,15 @@ class ActionReady(NamedTuple):
     index: int
 
 
+class Parent(NamedTuple):
+    """A generated action that a command was made from, and when its observation was captured."""
+
+    observation: int
+    generation: int
+    index: int
+    captured_ns: int
+
+
 class Sent(NamedTuple):
     """One command went to the robot.
 
@@ -115,6 +124,10 @@ class Sent(NamedTuple):
     and `index` are −1 and `captured_ns` is −1. `depth` is how many actions stay in the buffer
     behind it. `valid_until_ns` is the last instant at which the command might have been sent; −1
     where it has no such instant.
+
+    A command merged from several actions names them all in `parents`, the oldest capture first;
+    `generation`, `observation`, `index` and `captured_ns` are then those of the youngest. One that
+    was not merged has no `parents` (nor the field, in a file): see `sources`.
     """
 
     t_ns: int
@@ -128,6 +141,15 @@ class Sent(NamedTuple):
     depth: int
     values: tuple[float, ...]
     valid_until_ns: int = -1
+    parents: tuple[Parent, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Parent, ...]:
+        """Every generated action behind a policy command, the oldest capture first; of a command
+        that is the governor's own, none."""
+        if self.parents or self.generation < 0:
+            return self.parents
+        return (Parent(self.observation, self.generation, self.index, self.captured_ns),)
 
 
 class Finished(NamedTuple):

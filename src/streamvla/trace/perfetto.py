@@ -1,7 +1,8 @@
 """Traces as a Chrome JSON trace: open the file at https://ui.perfetto.dev or chrome://tracing.
 
 One process per run, with one track each for the stages and the governor, an arrow from every
-observation to its first action and from every generated action to its execution, and a counter:
+observation to its first action and from every generated action to its execution (several where a
+command was merged), and a counter:
 
     observe    [  obs 1   ]─╮
     generate                ╰►[1.0][1.1][1.2]…
@@ -104,9 +105,12 @@ def _slices_and_flows(run: PerfettoRun, process: int, flows: Iterator[int]) -> I
         if span.source != "policy":
             yield _slice(process, "governor", span.source, span, begin_ns)
             continue
-        yield _slice(process, "execute", f"{span.generation}.{span.index}", span, begin_ns)
-        source = made.get((span.generation, span.index))
-        if source is not None:
+        actions = [(each.generation, each.index) for each in span.parents] or [
+            (span.generation, span.index)
+        ]
+        name = " + ".join(f"{generation}.{index}" for generation, index in actions)
+        yield _slice(process, "execute", name, span, begin_ns)
+        for source in (made[action] for action in actions if action in made):
             yield from _arrow(process, next(flows), "generate", source, "execute", span, begin_ns)
 
 

@@ -11,6 +11,7 @@ from streamvla.trace.events import (
     EarlyDecided,
     ObserveReady,
     ObserveStarted,
+    Parent,
     Sent,
     TraceEvent,
 )
@@ -23,7 +24,8 @@ class Span(NamedTuple):
     """One stretch of work, from `start_ns` to `end_ns`.
 
     `source` is "observe", "generate", "policy", or the governor's rung ("hold", "decelerate").
-    `generation`, `observation` and `index` are −1 where they do not apply.
+    `generation`, `observation` and `index` are −1 where they do not apply; `parents` are those of
+    a merged command (`Sent.parents`).
     """
 
     start_ns: int
@@ -32,6 +34,7 @@ class Span(NamedTuple):
     generation: int
     observation: int
     index: int
+    parents: tuple[Parent, ...] = ()
 
 
 class Halt(NamedTuple):
@@ -87,6 +90,7 @@ def command_spans(events: Iterable[TraceEvent], period_ns: int) -> Iterator[Span
             command.generation,
             command.observation,
             command.index,
+            command.parents,
         )
 
 

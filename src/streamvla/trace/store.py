@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from streamvla.core.errors import TraceError
-from streamvla.trace.events import EVENT_TYPES, Ended, TraceEvent
+from streamvla.trace.events import EVENT_TYPES, Ended, Parent, TraceEvent
 
 SCHEMA = "streamvla-trace/1"
 
@@ -172,7 +172,11 @@ def trace_lines(header: dict[str, Any], events: Iterable[TraceEvent]) -> list[st
 
 
 def _to_fields(event: TraceEvent) -> dict[str, Any]:
-    return {"event": type(event).__name__, **event._asdict()}
+    """Every field; but no `parents` where there are none, which is almost everywhere."""
+    fields = {"event": type(event).__name__, **event._asdict()}
+    if not fields.get("parents", True):
+        del fields["parents"]
+    return fields
 
 
 def _dumps(fields: dict[str, Any]) -> str:
@@ -199,6 +203,8 @@ def _parse_event(path: Path, number: int, line: str) -> TraceEvent:
         fields = json.loads(line)
         kind = EVENT_TYPES[fields.pop("event")]
         fields = {name: _tuples(value) for name, value in fields.items()}
+        if "parents" in fields:
+            fields["parents"] = tuple(Parent(*each) for each in fields["parents"])
         return kind(**fields)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise TraceError(f"{path}, line {number}: not a trace event ({error})") from error

@@ -188,10 +188,13 @@ class _Pen:
         return (self.scale(start / NS_PER_S), self.scale(end / NS_PER_S)) if start < end else None
 
     def _title(self, span: Span) -> str:
+        executing = f"executing action {span.index} of generation {span.generation}"
+        if span.parents:
+            executing += f", merged from {len(span.parents)}"
         what = {
             "observe": f"observation {span.observation}",
             "generate": f"generation {span.generation}, action {span.index}",
-        }.get(span.source, f"executing action {span.index} of generation {span.generation}")
+        }.get(span.source, executing)
         start, end = (
             (edge - self.run.begin_ns) / NS_PER_MS for edge in (span.start_ns, span.end_ns)
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from streamvla.core.clock import Clock, SystemClock
+from streamvla.core.clock import Clock
 from streamvla.core.interfaces import (
     Anticipation,
     Capture,
@@ -25,12 +25,13 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    goal_of,
     places_of,
     require_anticipation,
     standing_at,
     stimulus_of,
 )
-from streamvla.runtime.drivers.episode import Episode
+from streamvla.runtime.drivers.episode import Episode, Watch
 from streamvla.runtime.faults.plan import BAD_ACTIONS, Fault, FaultPlan
 from streamvla.runtime.timing.latency import LatencyModel
 from streamvla.trace import FaultInjected, TraceSink
@@ -64,23 +65,31 @@ class FaultClock:
                 self.sleep_until_ns(self.start_ns + fault.end_ns)
 
 
+def require_in_process(episode: Episode, faults: FaultPlan) -> None:
+    """Raise `ConfigError` for a fault that only a process can have, and for an executor that looks
+    ahead with a policy that cannot."""
+    faults.require_in_process()
+    if episode.streamer.anticipates:
+        require_anticipation(episode.policy)
+
+
 def inject(episode: Episode, faults: FaultClock) -> Episode:
     """The episode with faults that come from its policy and its robot, and them in its trace."""
-    start = FaultWatch(faults, episode.trace, episode.watch)
-    return replace(
-        episode,
-        policy=FaultyPolicy(episode.policy, faults),
-        robot=FaultyRobot(episode.robot, faults),
-        watch=start,
-    )
+    robot, watch = inject_control(episode.robot, episode.watch, episode.trace, faults)
+    return replace(episode, policy=FaultyPolicy(episode.policy, faults), robot=robot, watch=watch)
+
+
+def inject_control(
+    robot: Robot, watch: Watch | None, trace: TraceSink, faults: FaultClock
+) -> tuple[FaultyRobot, FaultWatch]:
+    """The part of `inject` that the control loop's side of an episode needs: robot and watch."""
+    return FaultyRobot(robot, faults), FaultWatch(faults, trace, watch)
 
 
 class FaultWatch:
     """Records every fault on the first control instant at which it is on."""
 
-    def __init__(
-        self, faults: FaultClock, trace: TraceSink, then: Callable[[int], None] | None
-    ) -> None:
+    def __init__(self, faults: FaultClock, trace: TraceSink, then: Watch | None) -> None:
         self._faults = faults
         self._trace = trace
         self._then = then
@@ -123,6 +132,9 @@ class FaultyPolicy:
     def contextualise(self, sight: Any, change: Any = None) -> Any:
         self._misbehave()
         return require_anticipation(self._policy).contextualise(sight, change)
+
+    def goal(self, context: Any) -> np.ndarray | None:
+        return goal_of(self._policy, context)
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):
@@ -262,8 +274,8 @@ class FaultyLatency:
         return duration_ns + self._faults.plan.stalled_ns(begin_ns, duration_ns, *kinds)
 
 
-class JumpingClock(SystemClock):
-    """A clock whose readings jump as planned, and never go back all the same.
+class JumpingClock:
+    """A clock whose readings jump as planned, and never go back all the same. Implements `Clock`.
 
     That is the promise of every `Clock`: after a jump ahead, or during one back, the reading stands
     still until the truth has caught up. Whoever reads it sees time stop, never run backwards.
@@ -289,3 +301,7 @@ class JumpingClock(SystemClock):
         with self._lock:
             self._latest_ns = max(self._latest_ns, reading_ns)
             return self._latest_ns
+
+    def sleep_until_ns(self, deadline_ns: int) -> None:
+        """Until the true deadline: what jumps is the reading, not the time."""
+        self._clock.sleep_until_ns(deadline_ns)

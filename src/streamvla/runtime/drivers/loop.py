@@ -1,17 +1,27 @@
-"""The control loop on the system clock: it owns robot and streamer, and never waits for a stage.
+"""The control loop, the only one: it owns robot and streamer, and never waits for a stage.
 
     results ──► streamer ◄── tick          tick i is due at start + i · period, an absolute instant
                    │
                    ▼
         robot.command   stages.observe / generate / cancel
 
-The same loop runs in the model's process (`realtime`) and in a process of its own (`process`);
-they differ in where the stages are.
+It holds what happens at a control instant, when a stage's result arrives, and how a run ends. Every
+driver runs it; they differ in the time it goes by (`Timing`) and in where the stages are:
+
+    simulated                    virtual time      an event heap
+    threads                      system clock      threads of this process
+    processes.executor_process   system clock      another process
+
+At one instant results come before the control tick: an action that is ready exactly when due is in
+time.
 """
 
 from __future__ import annotations
 
-from streamvla.core.clock import SystemClock
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamvla.core.clock import Clock
 from streamvla.core.interfaces import standing_at
 from streamvla.runtime.drivers.episode import (
     Controlled,
@@ -47,34 +57,81 @@ from streamvla.runtime.streamer.messages import (
     Stop,
     Tick,
 )
+from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import Failed, ObserveStarted
 
 
+@dataclass(frozen=True)
+class Timing:
+    """The time that a control loop goes by.
+
+    Attributes:
+        clock: the world and the deadlines go by it.
+        told: what streamer and trace are told it is; another one under a simulated clock fault.
+        execute_ns: how long the command that leaves now keeps the robot busy (event pacing).
+        held_up_ns: how long after this due instant the robot takes its command, as far as is known
+            beforehand (grid pacing). Where waiting is real, that is found out by waiting.
+        margin_ns: a tick that is due sooner than this after the loop comes back is left out.
+        idle_ns: how often to look at a robot that idles (event pacing); None: on results alone.
+    """
+
+    clock: Clock
+    told: Clock
+    execute_ns: Callable[[], int]
+    held_up_ns: Callable[[int], int] = lambda due_ns: 0
+    margin_ns: int = 0
+    idle_ns: int | None = None
+
+    @classmethod
+    def real(cls, clock: Clock, profile: LatencyProfile) -> Timing:
+        """The robot is as fast as the profile says, and looked at once a period; half a period
+        between two commands is the least."""
+        period_ns = profile.execute_ns
+        return cls(clock, clock, lambda: period_ns, margin_ns=period_ns // 2, idle_ns=period_ns)
+
+
 class ControlLoop:
-    """One episode on the system clock.
+    """One episode.
 
     Args:
         start_ns: the instant of tick 0; the robot was reset for it.
-
-    Attributes:
-        ticks: when every control tick was due, served and done (grid pacing).
+        ticks: gets when every control tick was due, served and done (grid pacing).
     """
 
     def __init__(
-        self, episode: Controlled, clock: SystemClock, stages: Stages, start_ns: int
+        self,
+        episode: Controlled,
+        timing: Timing,
+        stages: Stages,
+        start_ns: int,
+        ticks: TickLog | None = None,
     ) -> None:
-        self.ticks = TickLog()
         self._episode = episode
+        self._robot = episode.robot
+        self._streamer = episode.streamer
+        self._trace = episode.trace
         self._stimuli = StimulusLog(episode.robot, episode.trace)
-        self._clock = clock
+        self._timing = timing
+        self._clock = timing.clock
+        self._told = timing.told
         self._stages = stages
+        self._ticks = ticks
         self._start_ns = start_ns
+        self._on_grid = episode.pacing == "grid"
         self._period_ns = episode.profile.execute_ns
-        self._deadline_ns: int | None = None  # of the next control instant
+        self._limit_ns = self._own_limit_ns()
+        self._due_ns: int | None = None  # when the next control instant is due
+        self._wake_ns: int | None = None  # and when it can be served
+        self._held_up_ns = 0
         self._tick = 0
         self._sent_ns = start_ns  # of the latest command
         self._over: EndReason | None = None
         self._error: Exception | None = None
+
+    def _own_limit_ns(self) -> int | None:
+        """Event pacing has no ticks to notice the time limit on while the robot waits."""
+        duration_ns = self._episode.limits.duration_ns
+        return None if self._on_grid or duration_ns is None else self._start_ns + duration_ns
 
     def run(self) -> EpisodeResult:
         """Run the episode to its end.
@@ -86,27 +143,33 @@ class ControlLoop:
         try:
             self._clock.sleep_until_ns(self._start_ns)
         except KeyboardInterrupt:  # nothing was sent, the robot stands: there is nothing to stop
-            close_trace(self._episode, self._clock.now_ns(), self._start_ns, "interrupted")
+            self._close("interrupted")
             raise
         try:
-            if self._episode.pacing == "grid":
-                self._deadline_ns = self._start_ns
-            standing = standing_at(self._episode.robot)
-            self._handle(Started(self._clock.now_ns(), standing))
-            while self._over is None:
-                self._step()
+            over = self._until_over()
         except KeyboardInterrupt:
             self._come_to_rest()
-            close_trace(self._episode, self._clock.now_ns(), self._start_ns, "interrupted")
+            self._close("interrupted")
             raise
         except Exception as error:  # the robot itself, or a fault in the runtime: no way to stop
-            self._episode.trace.record(Failed(self._clock.now_ns(), "control", describe(error)))
-            close_trace(self._episode, self._clock.now_ns(), self._start_ns, "failed")
+            self._trace.record(Failed(self._told.now_ns(), "control", describe(error)))
+            self._close("failed")
             raise
-        result = close_trace(self._episode, self._clock.now_ns(), self._start_ns, self._over)
+        result = self._close(over)
         if self._error is not None:
             raise self._error
         return result
+
+    def _close(self, reason: EndReason) -> EpisodeResult:
+        return close_trace(self._episode, self._told.now_ns(), self._start_ns, reason)
+
+    def _until_over(self) -> EndReason:
+        if self._on_grid:
+            self._plan_tick(0)
+        self._handle(Started(self._told.now_ns(), standing_at(self._robot)))
+        while self._over is None:
+            self._step()
+        return self._over
 
     def _step(self) -> None:
         """Take every result that is there; serve the control instant when it is due; else wait."""
@@ -115,28 +178,50 @@ class ControlLoop:
             self._on_result(result)
             return
         now_ns = self._clock.now_ns()
-        if self._deadline_ns is not None and now_ns >= self._deadline_ns:
-            self._control(self._deadline_ns)
-            return
-        if self._deadline_ns is None and self._look_for_end(now_ns):
-            return
-        self._flush_trace(now_ns)
-        idle_until_ns = now_ns + self._period_ns
-        self._stages.wait(idle_until_ns if self._deadline_ns is None else self._deadline_ns)
+        if self._due_ns is not None and self._wake_ns is not None and now_ns >= self._wake_ns:
+            self._control(self._due_ns)
+        elif not self._over_between(now_ns):
+            self._flush_trace(now_ns)
+            self._stages.wait(self._next_ns(now_ns))
+
+    def _over_between(self, now_ns: int) -> bool:
+        """Event pacing: the end comes between control instants whenever an idle robot is looked
+        at, when nothing is left to do, and at the time limit. On a grid the next tick finds it."""
+        if self._on_grid:
+            return False
+        if self._due_ns is None and self._timing.idle_ns is not None:
+            return self._look_for_end(now_ns)
+        if self._streamer.finished:
+            self._over = "observations"
+            return True
+        return (
+            self._limit_ns is not None and now_ns >= self._limit_ns and self._look_for_end(now_ns)
+        )
+
+    def _next_ns(self, now_ns: int) -> int | None:
+        """When to wake at the latest; None: with the next result."""
+        if self._on_grid:
+            return self._wake_ns
+        wake_ns, limit_ns = self._wake_ns, self._limit_ns
+        if wake_ns is None and self._timing.idle_ns is not None:
+            wake_ns = now_ns + self._timing.idle_ns
+        if wake_ns is None or limit_ns is None:
+            return limit_ns if wake_ns is None else wake_ns
+        return min(wake_ns, limit_ns)
 
     def _flush_trace(self, now_ns: int) -> None:
         """Write the trace when there is time for it: more than half a period to the deadline."""
-        slack_ns = self._period_ns if self._deadline_ns is None else self._deadline_ns - now_ns
+        slack_ns = self._period_ns if self._wake_ns is None else self._wake_ns - now_ns
         if slack_ns > self._period_ns // 2:
-            self._episode.trace.flush()
+            self._trace.flush()
 
     # --- results -------------------------------------------------------------------------------
 
     def _on_result(self, result: StageResult) -> None:
-        now_ns = self._clock.now_ns()
+        now_ns = self._told.now_ns()
         match result:
             case ObserveBegun():
-                self._episode.trace.record(ObserveStarted(now_ns, result.observation))
+                self._trace.record(ObserveStarted(now_ns, result.observation))
             case ContextReady():
                 self._handle(
                     Observed(
@@ -163,47 +248,58 @@ class ControlLoop:
         served_ns = self._clock.now_ns()
         if self._look_for_end(served_ns):
             return
-        if self._episode.pacing == "event":
-            self._deadline_ns = None
-            self._handle(Free(self._clock.now_ns(), due_ns))
+        if not self._on_grid:
+            self._due_ns = self._wake_ns = None
+            now_ns = self._told.now_ns()
+            self._handle(Free(now_ns, min(due_ns, now_ns)))
             return
-        self._serve_tick(self._clock.now_ns())
-        self.ticks.append(due_ns, served_ns, self._sent_ns, self._clock.now_ns())
+        self._serve_tick(self._clock.now_ns())  # looking for the end takes time
+        if self._ticks is not None:
+            self._ticks.append(due_ns, served_ns, self._sent_ns, self._clock.now_ns())
 
     def _serve_tick(self, now_ns: int) -> None:
         """Serve the tick that `now_ns` belongs to, and plan the next.
 
         Ticks that went by while this loop was held up are skipped, never served in a burst: two
-        commands at once would cut the first one's motion short. So is a next tick that is less
-        than half a period away. Gaps in tick numbers stay in the trace, and count as halted.
+        commands at once would cut the first one's motion short. So is a next tick that comes too
+        soon (`Timing.margin_ns`). Gaps in tick numbers stay in the trace, and count as halted.
         """
         elapsed_ns = now_ns - self._start_ns
-        tick = max(self._tick, elapsed_ns // self._period_ns)
-        self._handle(Tick(now_ns, self._start_ns + tick * self._period_ns, tick))
-        self._tick = max(tick + 1, -((-elapsed_ns - self._period_ns // 2) // self._period_ns))
-        self._deadline_ns = self._start_ns + self._tick * self._period_ns
+        tick = max(self._tick, (elapsed_ns - self._held_up_ns) // self._period_ns)
+        due_ns = self._start_ns + tick * self._period_ns
+        self._handle(Tick(self._told.now_ns(), due_ns, tick))
+        self._plan_tick((elapsed_ns + self._timing.margin_ns) // self._period_ns + 1)
+
+    def _plan_tick(self, tick: int) -> None:
+        self._tick = tick
+        self._due_ns = self._start_ns + tick * self._period_ns
+        self._held_up_ns = self._timing.held_up_ns(self._due_ns)
+        self._wake_ns = self._due_ns + self._held_up_ns
 
     def _look_for_end(self, now_ns: int) -> bool:
-        self._episode.robot.advance_to(now_ns)
+        self._robot.advance_to(now_ns)
         self._stimuli.look()
         if self._episode.watch is not None:
-            self._episode.watch(now_ns)
+            self._episode.watch(self._told.now_ns())
         self._over = self._over or end_reason(self._episode, now_ns - self._start_ns)
         return self._over is not None
 
     def _come_to_rest(self) -> None:
         """One hold at once; a robot that a ladder must slow down first gets the ticks for that."""
-        at_rest = self._episode.streamer.at_rest
-        self._handle(Interrupted(self._clock.now_ns()))
-        while not at_rest and self._deadline_ns is not None:
-            self._clock.sleep_until_ns(self._deadline_ns)
-            self._serve_tick(self._clock.now_ns())
-            at_rest = self._episode.streamer.at_rest
+        at_rest = self._streamer.at_rest
+        self._handle(Interrupted(self._told.now_ns()))
+        while not at_rest and self._on_grid:
+            tick = (self._clock.now_ns() - self._start_ns) // self._period_ns + 1
+            due_ns = self._start_ns + tick * self._period_ns
+            self._clock.sleep_until_ns(due_ns)
+            self._robot.advance_to(self._clock.now_ns())
+            self._handle(Tick(self._told.now_ns(), due_ns, tick))
+            at_rest = self._streamer.at_rest
 
     # --- carrying commands out -----------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
-        for command in self._episode.streamer.handle(event):
+        for command in self._streamer.handle(event):
             self._carry_out(command)
 
     def _carry_out(self, command: Command) -> None:
@@ -220,10 +316,10 @@ class ControlLoop:
                 self._over, self._error = "failed", command.error
 
     def _observe(self, command: StartObserve) -> None:
-        captured_ns = self._clock.now_ns()
+        captured_ns = self._told.now_ns()
         try:
-            self._episode.robot.advance_to(captured_ns)
-            capture = self._episode.robot.capture()
+            self._robot.advance_to(self._clock.now_ns())  # a second look starts between two ticks
+            capture = self._robot.capture()
         except Exception as error:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))
             return
@@ -231,6 +327,6 @@ class ControlLoop:
 
     def _send(self, command: Send) -> None:
         self._sent_ns = self._clock.now_ns()
-        self._episode.robot.command(command.values, self._sent_ns)
-        if self._episode.pacing == "event":
-            self._deadline_ns = self._sent_ns + self._period_ns
+        self._robot.command(command.values, self._sent_ns)
+        if not self._on_grid:
+            self._due_ns = self._wake_ns = self._sent_ns + self._timing.execute_ns()

@@ -1,4 +1,4 @@
-"""Observing and generating on accelerator threads, and what comes out of them.
+"""Observing and generating: what the stages do, on which threads, and what comes out of them.
 
 Stage results carry no authority: whoever owns the streamer takes them, in its own time, and gives
 them to the streamer with the instant at which it saw them.
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from streamvla.core.actions import require_action
-from streamvla.core.clock import SystemClock
+from streamvla.core.clock import Clock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of, require_anticipation
 from streamvla.runtime.drivers.episode import (
@@ -49,7 +49,7 @@ class ContextReady:
     """The context of the observation is there, with the goal (d,) it states, if any, and the views
     that are frozen.
 
-    Or the observation was `refused`; `saliency` is that of `early.Sighting`.
+    Or the observation was `refused`; `saliency` is that of `observing.Sighting`.
     """
 
     observation: int
@@ -100,8 +100,8 @@ class Stages(Protocol):
         """The next result, or None."""
         ...
 
-    def wait(self, until_ns: int) -> None:
-        """Until a result is there or the instant has come."""
+    def wait(self, until_ns: int | None) -> None:
+        """Until a result is there or the instant has come; None: until a result is there."""
         ...
 
 
@@ -114,7 +114,7 @@ class StageTimes:
 
 
 def measure_once(
-    clock: SystemClock, robot: Robot, policy: Policy, capture: Any, instruction: str
+    clock: Clock, robot: Robot, policy: Policy, capture: Any, instruction: str
 ) -> StageTimes:
     """Run every stage once, here and now, on what `capture` shows.
 
@@ -140,7 +140,85 @@ def measure_once(
     return StageTimes(observe_ns, tuple(steps))
 
 
-# --- carrying them out -----------------------------------------------------------------------
+# --- what they do ----------------------------------------------------------------------------
+
+
+@dataclass
+class Flow:
+    """A generation under way, job by job: its next flow step, and where the actions come from."""
+
+    generation: int
+    index: int
+    actions: Iterator[np.ndarray]
+
+
+class StageWork:
+    """What the stages of one episode compute, whenever and on whatever thread. What they raise
+    becomes a result."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._contexts: dict[int, Any] = {}
+        self._cancelled: set[int] = set()
+
+    def sight(self, make: Callable[[], Sighting]) -> Sighting | StageError:
+        """Encode: `make` gives the context, or refuses."""
+        try:
+            return make()
+        except Exception as error:
+            return StageError("observe", describe(error))
+
+    def seen(self, observation: int, sighting: Sighting | StageError) -> StageResult:
+        """The result of an observe stage that is over."""
+        if isinstance(sighting, StageError):
+            return sighting
+        context, frozen, saliency = sighting.context, sighting.frozen, sighting.saliency
+        if sighting.refused:
+            return ContextReady(observation, None, frozen, saliency, refused=True)
+        try:
+            goal = goal_of(self._policy, context)
+        except Exception as error:
+            return StageError("observe", describe(error))
+        self._contexts[observation] = context
+        return ContextReady(observation, goal, frozen, saliency)
+
+    def begin(self, command: StartGenerate) -> Flow:
+        """A generation from a context that was reported ready; nothing is computed yet."""
+        context = self._contexts.pop(command.observation)
+        actions = lazily_generate(self._policy, context, command.start)
+        return Flow(command.generation, command.start.index, actions)
+
+    def cancel(self, generation: int) -> None:
+        """Begin no further job of this generation."""
+        self._cancelled.add(generation)
+
+    def cancelled(self, flow: Flow) -> bool:
+        return flow.generation in self._cancelled
+
+    def passes(self, flow: Flow) -> int:
+        """Of the expert, in the flow's next job."""
+        return generate_job(self._policy, flow.index)[0]
+
+    def step(self, flow: Flow, started_ns: int) -> list[StageResult]:
+        """Do the next job of a flow, begun at `started_ns`."""
+        count = generate_job(self._policy, flow.index)[1]
+        try:
+            made = [next(flow.actions) for _ in range(count)]
+        except Exception as error:
+            return [StageError("generate", describe(error))]
+        first, flow.index = flow.index, flow.index + count
+        return [
+            ActionMade(started_ns, flow.generation, index, values)
+            for index, values in enumerate(made, first)
+        ]
+
+    def goes_on(self, flow: Flow, results: list[StageResult]) -> bool:
+        """Whether another job follows the one that gave these."""
+        failed = isinstance(results[0], StageError)
+        return not failed and flow.index < self._policy.spec.horizon
+
+
+# --- on threads -------------------------------------------------------------------------------
 
 
 class Worker:
@@ -233,6 +311,24 @@ class Accelerator:
             worker.close()
 
 
+def measure(
+    accelerator: Accelerator,
+    clock: Clock,
+    robot: Robot,
+    policy: Policy,
+    capture: Callable[[], Any],
+    instruction: str,
+    repeats: int,
+) -> list[StageTimes]:
+    """Run every stage `repeats` times (`measure_once`) on the thread where it will run."""
+    times: list[StageTimes] = []
+    for _ in range(repeats):
+        accelerator.encoder.call_and_wait(
+            lambda: times.append(measure_once(clock, robot, policy, capture(), instruction))
+        )
+    return times
+
+
 class StageRunner:
     """Runs the stages of one episode on an accelerator, one flow step or chunk a job.
 
@@ -244,27 +340,22 @@ class StageRunner:
         self,
         policy: Policy,
         profile: LatencyProfile,
-        clock: SystemClock,
+        clock: Clock,
         accelerator: Accelerator,
         report: Callable[[StageResult], None],
     ) -> None:
-        self._policy = policy
+        self._work = StageWork(policy)
         self._profile = profile
         self._clock = clock
         self._encoder = accelerator.encoder
         self._generator = accelerator.generator
         self._report = report
-        self._contexts: dict[int, Any] = {}
-        self._cancelled: set[int] = set()
         self._abandoned = False
+        self.cancel = self._work.cancel
 
     def abandon(self) -> None:
         """Let no queued step of this episode start any more."""
         self._abandoned = True
-
-    def cancel(self, generation: int) -> None:
-        """Make no further action of this generation."""
-        self._cancelled.add(generation)
 
     def observe(self, observation: int, captured_ns: int, make: Callable[[], Sighting]) -> None:
         """Queue an observe stage: `make` gives the context, or refuses."""
@@ -274,52 +365,38 @@ class StageRunner:
                 return
             started_ns = max(captured_ns, self._encoder.free_ns)
             self._report(ObserveBegun(observation))
-            try:
-                made = make()
-            except Exception as error:
-                self._report(StageError("observe", describe(error)))
-                return
-            profile = self._profile
-            target_ns = profile.sighting_ns(profile.observe_ns, made.calls, refused=made.refused)
-            self._occupy(self._encoder, started_ns, target_ns)
-            if not made.refused:
-                self._contexts[observation] = made.context
-            goal = goal_of(made.context)
-            self._report(ContextReady(observation, goal, made.frozen, made.saliency, made.refused))
+            made = self._work.sight(make)
+            if isinstance(made, Sighting):
+                observe_ns = self._profile.observe_ns
+                target_ns = self._profile.sighting_ns(observe_ns, made.calls, refused=made.refused)
+                self._occupy(self._encoder, started_ns, target_ns)
+            self._report(self._work.seen(observation, made))
 
         self._encoder.submit(job)
 
     def generate(self, command: StartGenerate) -> None:
         """Queue the first job of a generation, from a context that was reported ready."""
-        context = self._contexts.pop(command.observation)
-        actions = lazily_generate(self._policy, context, command.start)
-        now_ns = self._clock.now_ns()
-        self._submit_job(command.generation, command.start.index, actions, now_ns)
+        self._submit_job(self._work.begin(command), self._clock.now_ns())
 
-    def _submit_job(
-        self, generation: int, index: int, actions: Iterator[np.ndarray], ready_ns: int
-    ) -> None:
+    def _submit_job(self, flow: Flow, ready_ns: int) -> None:
         """Queue one generate job, which can start at `ready_ns`.
 
         Each job queues the next, so an observation can come between.
         """
-        passes, count = generate_job(self._policy, index)
+        work = self._work
 
         def job() -> None:
-            if self._abandoned or generation in self._cancelled:
+            if self._abandoned or work.cancelled(flow):
                 return
             started_ns = max(ready_ns, self._generator.free_ns)
-            try:
-                made = [next(actions) for _ in range(count)]
-            except Exception as error:
-                self._report(StageError("generate", describe(error)))
-                return
-            self._occupy(self._generator, started_ns, passes * self._profile.generate_ns)
-            for i, values in enumerate(made, index):
-                self._report(ActionMade(started_ns, generation, i, values))
-            following = index + count
-            if following < self._policy.spec.horizon:
-                self._submit_job(generation, following, actions, self._generator.free_ns)
+            passes = work.passes(flow)
+            results = work.step(flow, started_ns)
+            if isinstance(results[0], ActionMade):
+                self._occupy(self._generator, started_ns, passes * self._profile.generate_ns)
+            for result in results:
+                self._report(result)
+            if work.goes_on(flow, results):
+                self._submit_job(flow, self._generator.free_ns)
 
         self._generator.submit(job)
 

@@ -14,20 +14,20 @@ import queue
 from types import TracebackType
 from typing import Any
 
-from streamvla.core.clock import NS_PER_S, SystemClock
+from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Policy, Robot, require_anticipation
+from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.drivers.cameras import CameraWatch
 from streamvla.runtime.drivers.episode import Episode, EpisodeResult, make_sighting
-from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject
-from streamvla.runtime.drivers.loop import ControlLoop
+from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject, require_in_process
+from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import TickLog
 from streamvla.runtime.drivers.stages import (
     Accelerator,
     StageResult,
     StageRunner,
     StageTimes,
-    measure_once,
+    measure,
 )
 from streamvla.runtime.faults.plan import NO_FAULTS, FaultPlan
 from streamvla.runtime.streamer.messages import StartObserve
@@ -75,14 +75,9 @@ class RealtimeDriver:
 
         The robot must have been reset. Cold starts fall into the first entry.
         """
-        times: list[StageTimes] = []
-        for _ in range(repeats):
-            self._accelerator.encoder.call_and_wait(
-                lambda: times.append(
-                    measure_once(self._clock, robot, policy, robot.capture(), robot.instruction)
-                )
-            )
-        return times
+        return measure(
+            self._accelerator, self._clock, robot, policy, robot.capture, robot.instruction, repeats
+        )
 
     def run(
         self, episode: Episode, start_ns: int | None = None, *, faults: FaultPlan = NO_FAULTS
@@ -104,20 +99,18 @@ class RealtimeDriver:
                 f"the episode wants serial={episode.serial}, this driver has it otherwise; make "
                 f"it with RealtimeDriver(serial={episode.serial})"
             )
-        if episode.streamer.anticipates:
-            require_anticipation(episode.policy)
+        require_in_process(episode, faults)
         start_ns = self._clock.now_ns() if start_ns is None else start_ns
-        clock = self._clock
+        clock: Clock = self._clock
         if faults:
-            faults.require_in_process()
             sleep_until_ns = self._clock.sleep_until_ns
             episode = inject(episode, FaultClock(faults, self._clock, start_ns, sleep_until_ns))
             clock = JumpingClock(self._clock, faults, start_ns)
         stages = _ThreadStages(episode, clock, self._accelerator)
-        loop = ControlLoop(episode, clock, stages, start_ns)
-        self.ticks = loop.ticks
+        self.ticks = TickLog()
+        timing = Timing.real(clock, episode.profile)
         try:
-            return loop.run()
+            return ControlLoop(episode, timing, stages, start_ns, self.ticks).run()
         finally:
             stages.abandon()
             self._accelerator.wait_idle()
@@ -132,7 +125,7 @@ def run_realtime(episode: Episode, clock: SystemClock | None = None) -> EpisodeR
 class _ThreadStages:
     """Stages on threads of this process, results in a queue."""
 
-    def __init__(self, episode: Episode, clock: SystemClock, accelerator: Accelerator) -> None:
+    def __init__(self, episode: Episode, clock: Clock, accelerator: Accelerator) -> None:
         self._episode = episode
         self._clock = clock
         self._inbox: queue.SimpleQueue[StageResult] = queue.SimpleQueue()
@@ -161,8 +154,10 @@ class _ThreadStages:
         except queue.Empty:
             return None
 
-    def wait(self, until_ns: int) -> None:
-        timeout_s = max(0, until_ns - self._clock.now_ns()) / NS_PER_S
+    def wait(self, until_ns: int | None) -> None:
+        timeout_s = None
+        if until_ns is not None:
+            timeout_s = max(0, until_ns - self._clock.now_ns()) / NS_PER_S
         try:
             self._waited_for = self._inbox.get(timeout=timeout_s)
         except queue.Empty:

@@ -39,11 +39,10 @@ from streamvla.runtime.executors.early import (
     Adaptive,
     Always,
     AtRandom,
-    EarlyObserver,
     EarlyRule,
     Never,
-    smaller_lead,
 )
+from streamvla.runtime.executors.early_observer import EarlyObserver, smaller_lead
 from streamvla.runtime.executors.lead import LeadPlanner
 from streamvla.runtime.executors.options import (
     AUTO,

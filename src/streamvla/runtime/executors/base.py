@@ -172,6 +172,29 @@ class Takeover:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """A made action becomes part of one that is planned, and leaves at its place.
+
+    Attributes:
+        into: of `Plan.buffered`, at most once a placement. With the rule `Shift` the j-th of them
+            leaves with the j-th next command, which is how an executor finds it.
+        weight: in (0, 1), of the made action; the planned one keeps the rest. The mean of all that
+            is due then: 1 / (1 + len(into.sources)).
+    """
+
+    action: PlannedAction
+    into: PlannedAction
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < 1:
+            raise ValueError(
+                f"merge: weight {self.weight} must lie strictly between 0 and 1; append or discard "
+                "an action instead"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """What becomes of the actions a generation has made and not placed yet.
 
@@ -179,11 +202,17 @@ class Placement:
         append: these go behind the plan, in order.
         discard: these never go out; with the reason, for the trace.
         drop_older: the plan of earlier generations makes room first; the reason, or None.
+        merge: these are mixed with what is due then; every parent stands in the trace.
+
+        plan          a5   a6   a7            merge b0 into a6 and b1 into a7, append b2
+        generation         b0   b1   b2
+        plan then     a5   a6b0 a7b1 b2       what was sent before a5 cannot be merged into
     """
 
     append: Sequence[PlannedAction] = ()
     discard: Sequence[tuple[PlannedAction, str]] = ()
     drop_older: str | None = None
+    merge: Sequence[Merge] = ()
 
 
 class Decisions(ABC):

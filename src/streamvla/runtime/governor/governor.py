@@ -2,7 +2,7 @@
 
 `Governor` is the interface; the rule of a run is one of three frozen dataclasses:
 
-- `Hold`, `Decelerate`: clip to the action space, and fill a tick that has no action;
+- `Hold`, `Decelerate` (`Fallback`): clip to the action space, and fill a tick that has no action;
 - `runtime.governor.ladder.Ladder`: declared motion limits, and rungs down to a safe stop.
 """
 
@@ -17,14 +17,38 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
 
 
+class Fallback(Protocol):
+    """What fills a tick without an action: the last delta, faded, and in the end a hold."""
+
+    @property
+    def factor(self) -> float:
+        """The share of the last delta that the next such tick sends; 0: hold at once."""
+        ...
+
+    @property
+    def floor(self) -> float:
+        """The fraction of the action limit under which a fading delta becomes zero."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hold:
-    """Stay where the last command put the robot: zero deltas, the last absolute commands."""
+    """Stay where the last command put the robot: zero deltas, the last absolute commands.
+    Implements `Fallback`."""
+
+    @property
+    def factor(self) -> float:
+        return 0.0
+
+    @property
+    def floor(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)
 class Decelerate:
     """Fade the last delta out instead of cutting it: each fallback tick sends `factor` of it.
+    Implements `Fallback`.
 
     Attributes:
         factor: in (0, 1); below `floor` of the limit the robot holds.
@@ -39,9 +63,6 @@ class Decelerate:
             raise ConfigError(f"decelerate: factor {self.factor} must lie strictly between 0 and 1")
         if not 0 < self.floor < 1:
             raise ConfigError(f"decelerate: floor {self.floor} must lie strictly between 0 and 1")
-
-
-Fallback = Hold | Decelerate
 
 
 class Intervention(NamedTuple):
@@ -130,7 +151,7 @@ class SimpleGovernor:
         self._space = space
         self._rule = fallback
         self._is_delta = space.is_delta()
-        self._floor = np.asarray(space.high) * getattr(fallback, "floor", 0.0)
+        self._floor = np.asarray(space.high) * fallback.floor
         self._last = np.zeros(space.dim)
         self._latched = False
 
@@ -153,7 +174,7 @@ class SimpleGovernor:
             self._last = self._space.clip(action)
             return Ruling("policy", self._last)
         hold = self._space.hold(state)
-        if may_move and isinstance(self._rule, Decelerate) and not self._latched:
+        if may_move and self._rule.factor and not self._latched:
             faded = np.where(self._is_delta, self._last * self._rule.factor, hold)
             if (np.abs(faded[self._is_delta]) > self._floor[self._is_delta]).any():
                 self._last = faded

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
+from streamvla.core.clock import NS_PER_S, Clock, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import Robot, RobotSpec
 from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watch
-from streamvla.runtime.drivers.injection import FaultClock, FaultWatch, FaultyRobot, JumpingClock
-from streamvla.runtime.drivers.loop import ControlLoop
+from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject_control
+from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
 from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult
 from streamvla.runtime.processes.channel import Channel
@@ -229,14 +229,17 @@ class _ProcessStages:
             self._death_told = True
             self._results.append(StageError("model", MODEL_DIED))
 
-    def wait(self, until_ns: int) -> None:
+    def wait(self, until_ns: int | None) -> None:
         """Doze until something comes or the deadline is near, then sleep to the very instant."""
+        if until_ns is None:
+            self._doze(None)
+            return
         coarse_ns = until_ns - _FINE_NS - self._clock.now_ns()
         if coarse_ns > 0 and self._doze(coarse_ns / NS_PER_S):
             return
         self._clock.sleep_until_ns(until_ns)
 
-    def _doze(self, timeout_s: float) -> bool:
+    def _doze(self, timeout_s: float | None) -> bool:
         """Whether something came up."""
         readers = [self._owner] if self._channel.closed else [self._owner, self._channel]
         writers = [self._channel] if self._channel.pending else []
@@ -342,19 +345,20 @@ class _Executor:
         self._robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
         film = _Film(self._robot, captures) if plan.film else None
         hosted, clock = self._host(plan, trace, film, start_ns)
-        loop = ControlLoop(hosted, clock, stages, start_ns)
+        ticks = TickLog()
+        loop = ControlLoop(hosted, Timing.real(clock, plan.profile), stages, start_ns, ticks)
         with _no_collections():
             result = loop.run()
-        return self._result(result, loop.ticks, plan)
+        return self._result(result, ticks, plan)
 
     def _host(
         self, plan: EpisodePlan, trace: TraceSink, film: _Film | None, start_ns: int
-    ) -> tuple[_Hosted, SystemClock]:
+    ) -> tuple[_Hosted, Clock]:
         """What the control loop runs, and by which clock: the faulty ones if faults are planned."""
         robot, watch, clock = self._robot, film, self._clock
         if plan.faults:
             faults = FaultClock(plan.faults, clock, start_ns, clock.sleep_until_ns)
-            robot, watch = FaultyRobot(robot, faults), FaultWatch(faults, trace, film)
+            robot, watch = inject_control(robot, film, trace, faults)
             clock = JumpingClock(clock, plan.faults, start_ns)
         streamer = plan.streamer(trace)
         hosted = _Hosted(robot, streamer, trace, plan.pacing, plan.profile, plan.limits, watch)

@@ -19,11 +19,7 @@ from streamvla.runtime.drivers.cameras import CameraWatch
 from streamvla.runtime.drivers.episode import observation_of, watched_sighting
 from streamvla.runtime.drivers.injection import FaultClock, FaultyPolicy, FaultyRobot
 from streamvla.runtime.drivers.observing import Sighting
-from streamvla.runtime.drivers.stages import (
-    Accelerator,
-    StageRunner,
-    measure_once,
-)
+from streamvla.runtime.drivers.stages import Accelerator, StageRunner, measure
 from streamvla.runtime.faults.processes import hog
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (
@@ -180,13 +176,13 @@ class _ModelServer:
             self._episode = None
 
     def _measure(self, request: MeasureRequest) -> None:
-        clock, times = self._outlet.clock, []
-        for _ in range(request.repeats):
-            self._accelerator.encoder.call_and_wait(
-                lambda: times.append(
-                    measure_once(
-                        clock, self._robot, self._policy, request.capture, request.instruction
-                    )
-                )
-            )
+        times = measure(
+            self._accelerator,
+            self._outlet.clock,
+            self._robot,
+            self._policy,
+            lambda: request.capture,
+            request.instruction,
+            request.repeats,
+        )
         self._owner.send(times)

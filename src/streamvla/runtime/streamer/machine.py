@@ -1,13 +1,16 @@
 """The streamer: one pure state machine that decides when to observe, generate and send.
 
-It takes timed events and returns commands; it owns no thread, no socket, no clock. Two drivers
-run it: `simulated` (virtual time) and `realtime` (the system clock), so what is studied in
-simulation is what runs on the robot.
+It takes timed events and returns commands; it owns no thread, no socket, no clock. One control loop
+(`drivers.loop`) runs it in virtual time and on the system clock, so what is studied in simulation
+is what runs on the robot.
 
     events in   Started  Tick | Free   Observed   Generated
                 StageFailed   Interrupted   SafeStop   Rearm
     commands    StartObserve   StartGenerate   CancelGenerate   Send   Stop
     out
+
+An event goes from here to the executor (what to do), to the plan (what is due) and to the governor
+(what leaves), once each.
 
 Every observation leads to at most one generation. A generation starts where the plan before it
 ends, so the actions of consecutive generations form one continuous flow.
@@ -15,24 +18,13 @@ ends, so the actions of consecutive generations form one continuous flow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import islice
-
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StageFailedError
-from streamvla.core.interfaces import FlowStart
-from streamvla.runtime.buffer import LateRule, PlannedAction, RollingBuffer, Shift
-from streamvla.runtime.executors.base import (
-    Capture,
-    Executor,
-    Generation,
-    Placement,
-    Plan,
-)
+from streamvla.runtime.buffer import LateRule, PlannedAction, Shift
+from streamvla.runtime.executors.base import Capture, Executor, Generation
 from streamvla.runtime.governor.governor import (
     Fallback,
     Governor,
@@ -44,6 +36,7 @@ from streamvla.runtime.governor.governor import (
 from streamvla.runtime.governor.health import Health, HealthState, HealthThresholds
 from streamvla.runtime.governor.interventions import InterventionLog
 from streamvla.runtime.governor.ladder import Ladder, LadderGovernor
+from streamvla.runtime.streamer.execution import Execution
 from streamvla.runtime.streamer.messages import (
     CancelGenerate,
     Command,
@@ -62,6 +55,7 @@ from streamvla.runtime.streamer.messages import (
     Stop,
     Tick,
 )
+from streamvla.runtime.streamer.plan import RollingPlan
 from streamvla.trace import (
     ActionReady,
     CameraFrozen,
@@ -132,38 +126,27 @@ class Streamer:
         executor.require_late_rule(late)
         self._space = space
         self._horizon = horizon
-        self._anticipates = executor.anticipates
-        self._executed = executor.executed(horizon)
-        self._decisions = executor.begin(space, horizon, trace)
-        self._plan: Plan = _View(self)
         self._pacing: Pacing = pacing
         self._trace = trace
-        self._governor = _make_governor(space, fallback or Hold(), pacing)
+        self._anticipates = executor.anticipates
         self._max_observations = max_observations
 
-        self._by_tick = not isinstance(late, Shift)
-        self._validity_ns = validity_ns
+        self._decisions = executor.begin(space, horizon, trace)
+        self._execution = Execution(space, pacing)
+        executed = executor.executed(horizon)
+        self._plan = RollingPlan(
+            space, horizon, executed, pacing, late, validity_ns, self._execution, trace
+        )
+        self._governor = _make_governor(space, fallback or Hold(), pacing)
         self._health = Health(health or HealthThresholds())
         self._interventions = InterventionLog(trace)
 
-        self._buffer = RollingBuffer(late)
-        self._next_tick = 0
-        self._planned_until = 0  # the first control tick that no action was planned for yet
-        self._action_state = space.initial_state()  # (d,) after everything sent
-        self._actions_sent = 0  # of the policy
-        self._observations = 0
         self._refused = 0  # observations that were looked at and refused
         self._captures: dict[int, Capture] = {}
-        self._last_due: tuple[int, int] | None = None  # tick and instant of the tick before
         self._encoding: int | None = None  # the observation being encoded
         self._ready: int | None = None  # the observation whose context waits to be used
-        self._generation: Generation | None = None
-        self._generations = 0
         self._bad_generations = 0
         self._bad_since_ns = 0
-        self._free_since_ns: int | None = None  # event pacing: idle since then; None: executing
-        self._sent = 0
-        self._sent_ns = 0  # of the latest action
         self._failure: StageFailedError | None = None
         self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
         self._latched = False  # the safe stop is on; only `Rearm` ends it
@@ -193,30 +176,23 @@ class Streamer:
     @property
     def action_state(self) -> np.ndarray:
         """(d,) the action state after every command sent so far."""
-        return self._action_state
+        return self._execution.action_state
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do: the observation limit is reached, all was executed."""
-        executing = self._pacing == "event" and self._free_since_ns is None
         return (
-            not executing
+            not self._execution.executing
             and self._max_observations is not None
-            and self._observations - self._refused >= self._max_observations
+            and self._plan.next_observation - self._refused >= self._max_observations
             and self._encoding is None
             and self._ready is None
-            and self.pending() == 0
+            and self._plan.pending == 0
         )
 
     def pending(self) -> int:
         """Actions of the present plan that were not sent yet, made or still to be made."""
-        unmade = 0
-        if self._generation is not None:
-            waiting = len(self._generation.held)
-            unmade = max(0, self._executed - self._generation.next_index) + waiting
-            if self._generation.closing:
-                unmade = 1
-        return len(self._buffer) + unmade
+        return self._plan.pending
 
     def handle(self, event: Event) -> list[Command]:
         """Take one event and return what to do now, in order.
@@ -246,10 +222,10 @@ class Streamer:
 
     def _on_started(self, event: Started) -> list[Command]:
         if event.action_state is not None:
-            self._action_state = event.action_state
-        self._governor.begin(self._action_state)
+            self._execution.action_state = event.action_state
+        self._governor.begin(self._execution.action_state)
         if self._pacing == "event":
-            self._free_since_ns = event.now_ns
+            self._execution.free_since_ns = event.now_ns
         return self._observe_if_wanted(event.now_ns)
 
     def close(self, now_ns: int) -> None:
@@ -260,22 +236,25 @@ class Streamer:
 
     def _on_tick(self, event: Tick) -> list[Command]:
         """Exactly one command leaves, whatever the model does."""
-        self._note_period(event)
+        period_ns = self._execution.period_ns(event.tick, event.due_ns)
+        if period_ns is not None:
+            self._decisions.command_took(period_ns)
         observe = self._observe_if_wanted(event.now_ns)
-        self._next_tick = event.tick + 1
-        action = self._next_action(event.now_ns, event.tick)
-        before = self._action_state
+        self._execution.next_tick = event.tick + 1
+        action = self._plan.take(event.now_ns, event.tick)
+        before = self._execution.action_state
         ruling = self._governor.rule(
             None if action is None else action.values,
             before,
-            may_move=self._generation is None,  # a generation starts from the state as it is now
+            may_move=self._plan.generation
+            is None,  # a generation starts from the state as it is now
         )
         self._interventions.note(event.now_ns, event.tick, ruling.interventions)
         if action is not None and ruling.source == "policy":
             send = self._send_action(action, ruling, event.now_ns, event.due_ns, event.tick)
         else:
             if action is not None:
-                self._drop(event.now_ns, action.generation, action.index, "refused")
+                self._plan.drop(event.now_ns, action, "refused")
             send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
         self._supplied = ruling.source == "policy"
         self._note_health(event, supplied=self._supplied)
@@ -287,27 +266,8 @@ class Streamer:
             observe += self._abandon_generation(event.now_ns, "a fallback controller took over")
         return [send, *observe]
 
-    def _note_period(self, event: Tick) -> None:
-        if self._last_due is not None:
-            tick, due_ns = self._last_due
-            if event.tick > tick:
-                self._decisions.command_took((event.due_ns - due_ns) // (event.tick - tick))
-        self._last_due = event.tick, event.due_ns
-
     def _moved_from(self, state: np.ndarray) -> bool:
-        return not np.allclose(self._action_state, state, rtol=0, atol=_STILL)
-
-    def _next_action(self, now_ns: int, tick: int) -> PlannedAction | None:
-        """The action for a control instant; what is late or expired on the way is dropped."""
-        while True:
-            action, late = self._buffer.pop(tick)
-            for dropped in late:
-                self._drop(now_ns, dropped.generation, dropped.index, "past due")
-            if action is None or action.valid_until_ns is None:
-                return action
-            if now_ns <= action.valid_until_ns:
-                return action
-            self._drop(now_ns, action.generation, action.index, "expired")
+        return not np.allclose(self._execution.action_state, state, rtol=0, atol=_STILL)
 
     def _note_health(self, event: Tick, *, supplied: bool) -> None:
         transition = self._health.tick(
@@ -319,30 +279,30 @@ class Streamer:
     def _on_free(self, event: Free) -> list[Command]:
         """The robot takes the next action if there is one, and idles otherwise."""
         self._trace.record(Finished(event.now_ns))
-        self._free_since_ns = event.due_ns
-        self._decisions.command_took(event.now_ns - self._sent_ns)
+        self._execution.free_since_ns = event.due_ns
+        self._decisions.command_took(self._execution.took_ns(event.now_ns))
         if self._failure is not None:
             return self._stop_at_once(event.now_ns, event.due_ns)
         observe = self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *observe]
 
     def _send_if_free(self, now_ns: int) -> list[Command]:
-        if self._free_since_ns is None:
+        execution = self._execution
+        due_ns = execution.free_since_ns
+        if due_ns is None:
             return []
-        action = self._next_action(now_ns, self._sent)
+        action = self._plan.take(now_ns, execution.sent)
         if action is None:
             return self._observe_if_wanted(now_ns)  # all that was pending may just have expired
-        due_ns, self._free_since_ns = self._free_since_ns, None
-        ruling = self._governor.rule(action.values, self._action_state)
-        return [self._send_action(action, ruling, now_ns, due_ns, self._sent)]
+        execution.free_since_ns = None
+        ruling = self._governor.rule(action.values, execution.action_state)
+        return [self._send_action(action, ruling, now_ns, due_ns, execution.sent)]
 
     def _send_action(
         self, action: PlannedAction, ruling: Ruling, now_ns: int, due_ns: int, tick: int
     ) -> Send:
         values = ruling.values
-        self._commit(values)
-        self._actions_sent += 1
-        self._sent_ns = now_ns
+        self._execution.commit_action(values, now_ns)
         self._trace.record(
             Sent(
                 now_ns,
@@ -353,9 +313,10 @@ class Streamer:
                 action.observation,
                 action.index,
                 action.captured_ns,
-                len(self._buffer),
+                len(self._plan),
                 tuple(values.tolist()),
                 -1 if action.valid_until_ns is None else action.valid_until_ns,
+                action.parents,
             )
         )
         return Send(values, action.valid_until_ns)
@@ -363,15 +324,11 @@ class Streamer:
     def _send_governed(self, ruling: Ruling, now_ns: int, due_ns: int, tick: int) -> Send:
         """Send a command that is the governor's own, not the policy's."""
         rung, values, _ = ruling
-        self._commit(values)
-        depth = len(self._buffer)
+        self._execution.commit(values)
+        depth = len(self._plan)
         sent = Sent(now_ns, due_ns, tick, rung, -1, -1, -1, -1, depth, tuple(values.tolist()))
         self._trace.record(sent)
         return Send(values)
-
-    def _commit(self, values: np.ndarray) -> None:
-        self._action_state = self._space.advance(self._action_state, values)
-        self._sent += 1
 
     # --- observing -----------------------------------------------------------------------------
 
@@ -379,25 +336,24 @@ class Streamer:
         """Observe when no context is due already, and the executor wants to look now."""
         if self._latched or self._encoding is not None or self._ready is not None:
             return []
-        made = self._observations - self._refused
+        made = self._plan.next_observation - self._refused
         if self._max_observations is not None and made >= self._max_observations:
             return []
         look = self._decisions.look(self._plan, now_ns)
         if look is None:
             return []
         stop: list[Command] = []
-        if look.stop_generating and self._generation is not None:
-            self._generation.closing = True
-            stop = [CancelGenerate(self._generation.number)]
-        number, pending = self._observations, self.pending()
-        self._observations += 1
+        if look.stop_generating and self._plan.generation is not None:
+            self._plan.generation.closing = True
+            stop = [CancelGenerate(self._plan.generation.number)]
+        number, pending = self._plan.next_observation, self._plan.pending
+        state, sent = self._execution.action_state, self._execution.actions_sent
+        self._plan.next_observation += 1
         self._encoding = number
-        self._captures[number] = Capture(
-            number, now_ns, self._action_state, self._actions_sent, pending
-        )
+        self._captures[number] = Capture(number, now_ns, state, sent, pending)
         self._decisions.looked(self._plan)
         self._trace.record(ObserveRequested(now_ns, number, pending, look.again))
-        return [*stop, StartObserve(number, self._action_state, look.foresee)]
+        return [*stop, StartObserve(number, state, look.foresee)]
 
     def _on_observed(self, event: Observed) -> list[Command]:
         capture = self._captures[event.observation]
@@ -422,27 +378,17 @@ class Streamer:
         """Look again at once only if the robot is idle: the next look is on a control instant."""
         self._refused += 1
         self._decisions.refused(self._plan, capture, event.saliency, event.now_ns)
-        idle = not self._supplied if self._pacing == "grid" else self._free_since_ns is not None
+        idle = not self._supplied if self._pacing == "grid" else not self._execution.executing
         return self._observe_if_wanted(event.now_ns) if idle or outdated else []
 
     def _take_over(self, now_ns: int, keep: int) -> list[Command]:
         """The newest context plans anew behind the first `keep` actions of the buffer."""
         commands = self._abandon_generation(now_ns, "replaced by a newer context")
-        for action in self._buffer.keep_first(keep):
-            self._drop(now_ns, action.generation, action.index, "replaced by a newer context")
+        self._plan.keep_first(now_ns, keep, "replaced by a newer context")
         started = self._generate_if_possible(now_ns)
-        if commands and self._generation is not None:
-            self._generation.replaces = True
+        if commands and self._plan.generation is not None:
+            self._plan.generation.replaces = True
         return [*commands, *started]
-
-    def until_next_ns(self, now_ns: int, period_ns: int) -> int:
-        """How long until the robot takes its next action."""
-        if self._pacing == "grid" and self._last_due is not None:
-            tick, due_ns = self._last_due
-            next_ns = due_ns + period_ns if self._next_tick > tick else due_ns
-        else:
-            next_ns = now_ns if self._free_since_ns is not None else self._sent_ns + period_ns
-        return max(0, next_ns - now_ns)
 
     def _note_cameras(self, event: Observed) -> None:
         for view in event.frozen:
@@ -457,51 +403,21 @@ class Streamer:
 
     def _generate_if_possible(self, now_ns: int) -> list[Command]:
         """Start on the waiting context once the generation before it has made its last action."""
-        if self._ready is None or self._generation is not None:
+        if self._ready is None or self._plan.generation is not None:
             return []
         observation, self._ready = self._ready, None
-        number = self._generations
-        self._generations += 1
         capture = self._captures.pop(observation)
         start = self._decisions.start(self._plan, capture, now_ns)
-        index = start.index
-        prefix, ticks = self._prefix(start)
-        self._generation = Generation(
-            number, observation, capture.now_ns, now_ns, start, index, [], now_ns, prefix, ticks
-        )
-        self._generation.requested_tick = max(self._next_tick, self._planned_until)
-        self._trace.record(GenerateRequested(now_ns, number, observation, index, len(self._buffer)))
+        number = self._plan.begin(capture, start, now_ns).number
+        depth = len(self._plan)
+        self._trace.record(GenerateRequested(now_ns, number, observation, start.index, depth))
         self._decisions.begun(now_ns)
         return [StartGenerate(number, observation, start)]
 
-    def _prefix(self, start: FlowStart) -> tuple[tuple[PlannedAction, ...], tuple[int, ...] | None]:
-        """The planned actions that a generation takes as given, and the ticks they are due on."""
-        count = 0 if start.prefix is None else len(start.prefix)
-        if count > min(len(self._buffer), self._horizon):
-            raise ValueError(
-                f"a prefix of {count} actions: {len(self._buffer)} are pending, and a generation "
-                f"has {self._horizon}; take it from Plan.buffered (prefix_of)"
-            )
-        prefix = tuple(islice(self._buffer, count))
-        if self._pacing == "event":
-            return prefix, None
-        ordered = range(self._next_tick, self._next_tick + count)
-        return prefix, tuple(
-            tick if each.due_tick is None else each.due_tick
-            for tick, each in zip(ordered, prefix, strict=True)
-        )
-
-    def _planned_state(self) -> np.ndarray:
-        """(d,) the action state after everything sent and everything buffered."""
-        state = self._action_state
-        for action in self._buffer:
-            state = self._space.advance(state, self._space.clip(action.values))
-        return state
-
     def _on_generated(self, event: Generated) -> list[Command]:
-        generation = self._generation
+        generation = self._plan.generation
         if generation is None or event.generation != generation.number:
-            self._drop(event.now_ns, event.generation, event.index, "cancelled")
+            self._trace.record(Dropped(event.now_ns, event.generation, event.index, "cancelled"))
             return []
         if event.index != generation.next_index:
             raise ValueError(
@@ -524,52 +440,17 @@ class Streamer:
 
     def _accept(self, event: Generated, generation: Generation) -> list[Command]:
         self._decisions.made(generation, event.started_ns, event.now_ns)
-        generation.next_index += 1
-        generation.step_since_ns = event.now_ns
+        self._plan.hold(generation, event)
         last = generation.closing or generation.next_index == self._horizon
-        generation.held.append(self._planned(event, generation))
         placement = self._decisions.place(self._plan, generation, last=last)
-        self._place(event.now_ns, generation, placement)
+        self._plan.place(event.now_ns, generation, placement)
         if last:
-            self._generation = None
+            self._plan.generation = None
             self._bad_generations = 0
         generate = self._generate_if_possible(event.now_ns) if last else []
         if self._decisions.looks_between:
             generate += self._observe_if_wanted(event.now_ns)
         return [*self._send_if_free(event.now_ns), *generate]
-
-    def _planned(self, event: Generated, generation: Generation) -> PlannedAction:
-        captured_ns, window_ns = generation.captured_ns, self._validity_ns
-        return PlannedAction(
-            np.array(event.values, dtype=float),  # a policy may use its array again
-            generation.number,
-            event.index,
-            generation.observation,
-            captured_ns,
-            valid_until_ns=None if window_ns is None else captured_ns + window_ns,
-        )
-
-    def _place(self, now_ns: int, generation: Generation, placement: Placement) -> None:
-        """Do with the actions made what the executor says. By-tick rules: action i is due i ticks
-        after the first one, which is due on the tick after the request, or behind the plan that is
-        being executed then. So what comes late starts at the elapsed index."""
-        if placement.drop_older is not None:
-            for action in self._buffer.clear():
-                self._drop(now_ns, action.generation, action.index, placement.drop_older)
-        placed = set()
-        for action, reason in placement.discard:
-            placed.add(id(action))
-            self._drop(now_ns, action.generation, action.index, reason)
-        for action in placement.append:
-            placed.add(id(action))
-            self._buffer.push(self._due(action, generation) if self._by_tick else action)
-        generation.held[:] = [each for each in generation.held if id(each) not in placed]
-
-    def _due(self, action: PlannedAction, generation: Generation) -> PlannedAction:
-        if generation.first_tick is None:
-            generation.first_tick = generation.requested_tick - generation.first_index
-        self._planned_until = generation.first_tick + action.index + 1
-        return replace(action, due_tick=generation.first_tick + action.index)
 
     def _reject(self, event: Generated, cause: str) -> list[Command]:
         """Drop the rest of a generation that gave an unusable action, and look again."""
@@ -589,7 +470,7 @@ class Streamer:
 
     def _observe_when_idle(self, now_ns: int) -> list[Command]:
         """In event pacing an idle robot brings no `Free` to look again on: look at once."""
-        return self._observe_if_wanted(now_ns) if self._free_since_ns is not None else []
+        return self._observe_if_wanted(now_ns) if self._execution.free_since_ns is not None else []
 
     # --- failing -------------------------------------------------------------------------------
 
@@ -603,16 +484,16 @@ class Streamer:
             "the trace has every event up to here"
         )
         cancel = self._latch(event.now_ns, f"{event.stage} stage failed", "stopped")
-        if self._free_since_ns is not None:
-            return [*cancel, *self._stop_at_once(event.now_ns, self._free_since_ns)]
+        idle_since_ns = self._execution.free_since_ns
+        if idle_since_ns is not None:
+            return [*cancel, *self._stop_at_once(event.now_ns, idle_since_ns)]
         return cancel
 
     def _latch(self, now_ns: int, cause: str, reason: str) -> list[Command]:
         """Give up the plan, for `reason`, and let the governor bring the robot to its safe stop."""
         self._governor.stop(cause)
         self._latched = True
-        for action in self._buffer.clear():
-            self._drop(now_ns, action.generation, action.index, reason)
+        self._plan.clear(now_ns, reason)
         self._ready = None
         self._decisions.stopped()
         self._outdated = self._encoding
@@ -620,20 +501,16 @@ class Streamer:
 
     def _abandon_generation(self, now_ns: int, reason: str) -> list[Command]:
         """Cancel the generation under way, if there is one; what it made and holds is dropped."""
-        generation, self._generation = self._generation, None
-        if generation is None:
-            return []
-        for action in generation.held:
-            self._drop(now_ns, action.generation, action.index, reason)
-        return [CancelGenerate(generation.number)]
+        generation = self._plan.abandon(now_ns, reason)
+        return [] if generation is None else [CancelGenerate(generation.number)]
 
     def _on_interrupted(self, event: Interrupted) -> list[Command]:
         """No plan any more, and one last hold; a robot that moves gets its stop tick by tick."""
         cancel = self._latch(event.now_ns, "interrupted", "interrupted")
         if not self._governor.at_rest:
             return cancel
-        ruling = self._governor.rule(None, self._action_state)
-        tick = max(self._next_tick, self._sent)  # event pacing counts commands
+        ruling = self._governor.rule(None, self._execution.action_state)
+        tick = max(self._execution.next_tick, self._execution.sent)  # event pacing counts commands
         self._interventions.note(event.now_ns, tick, ruling.interventions)
         return [*cancel, self._send_governed(ruling, event.now_ns, event.now_ns, tick)]
 
@@ -652,50 +529,11 @@ class Streamer:
     def _stop_at_once(self, now_ns: int, due_ns: int) -> list[Command]:
         """Event pacing: the hold, and the end."""
         assert self._failure is not None
-        ruling = self._governor.rule(None, self._action_state)
-        return [self._send_governed(ruling, now_ns, due_ns, self._sent), Stop(self._failure)]
-
-    def _drop(self, now_ns: int, generation: int, index: int, reason: str) -> None:
-        self._trace.record(Dropped(now_ns, generation, index, reason))
-
-
-class _View:
-    """The streamer's plan as executors see it. Implements `Plan`."""
-
-    def __init__(self, streamer: Streamer) -> None:
-        self._streamer = streamer
-        self.space = streamer._space
-        self.horizon = streamer._horizon
-
-    @property
-    def buffered(self) -> Sequence[PlannedAction]:
-        return tuple(self._streamer._buffer)
-
-    @property
-    def pending(self) -> int:
-        return self._streamer.pending()
-
-    @property
-    def generation(self) -> Generation | None:
-        return self._streamer._generation
-
-    @property
-    def next_observation(self) -> int:
-        return self._streamer._observations
-
-    @property
-    def sent(self) -> int:
-        return self._streamer._sent
-
-    @property
-    def actions_sent(self) -> int:
-        return self._streamer._actions_sent
-
-    def planned_state(self) -> np.ndarray:
-        return self._streamer._planned_state()
-
-    def until_next_ns(self, now_ns: int, period_ns: int) -> int:
-        return self._streamer.until_next_ns(now_ns, period_ns)
+        ruling = self._governor.rule(None, self._execution.action_state)
+        return [
+            self._send_governed(ruling, now_ns, due_ns, self._execution.sent),
+            Stop(self._failure),
+        ]
 
 
 def _check_settings(pacing: Pacing, late: LateRule, validity_ns: int | None) -> None:

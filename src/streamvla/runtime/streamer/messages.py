@@ -53,7 +53,7 @@ class Observed:
 
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
     `frozen` names the views whose camera is frozen (`runtime.drivers.cameras`).
-    `saliency` is that of `early.Sighting`.
+    `saliency` is that of `drivers.observing.Sighting`.
     """
 
     now_ns: int

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart
+from streamvla.core.interfaces import FlowStart, PolicySpec
 from streamvla.runtime.buffer import LateRule, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -23,6 +23,7 @@ from streamvla.runtime.executors.base import (
     Plan,
 )
 from streamvla.runtime.executors.options import Request
+from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import TraceSink
 
 
@@ -59,6 +60,12 @@ class Queue:
         if self.left >= horizon:
             raise ConfigError(f"queue:{self.left} needs a horizon above that, not {horizon}")
         return horizon
+
+    def fitted(
+        self, policy: PolicySpec, profile: LatencyProfile, *, shared_accelerator: bool = True
+    ) -> Queue:
+        self.executed(policy.horizon)
+        return self
 
     def require_late_rule(self, late: LateRule) -> None:
         """Actions that came late are still sent, later: `Shift`."""

@@ -1,0 +1,67 @@
+"""What the robot was sent, where that leaves it, and when it takes the next command."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamvla.core.action_space import ActionSpace
+from streamvla.trace.spans import Pacing
+
+
+class Execution:
+    """The commands of one episode, counted.
+
+    Attributes:
+        action_state: (d,) the action state after everything sent.
+        sent: commands so far, the governor's own included.
+        actions_sent: those of them that were the policy's.
+        next_tick: the control tick that comes next (grid pacing).
+        free_since_ns: event pacing: the robot idles since then; None: it executes.
+    """
+
+    def __init__(self, space: ActionSpace, pacing: Pacing) -> None:
+        self.action_state = space.initial_state()
+        self.sent = 0
+        self.actions_sent = 0
+        self.next_tick = 0
+        self.free_since_ns: int | None = None
+        self._space = space
+        self._pacing = pacing
+        self._action_sent_ns = 0  # of the latest action of the policy
+        self._last_due: tuple[int, int] | None = None  # tick and instant of the tick before
+
+    @property
+    def executing(self) -> bool:
+        """Event pacing: whether the robot is carrying a command out."""
+        return self._pacing == "event" and self.free_since_ns is None
+
+    def commit(self, values: np.ndarray) -> None:
+        """This command (d,) leaves."""
+        self.action_state = self._space.advance(self.action_state, values)
+        self.sent += 1
+
+    def commit_action(self, values: np.ndarray, now_ns: int) -> None:
+        """This command (d,) of the policy leaves."""
+        self.commit(values)
+        self.actions_sent += 1
+        self._action_sent_ns = now_ns
+
+    def period_ns(self, tick: int, due_ns: int) -> int | None:
+        """How far this tick is from the one before, per tick; None for the first."""
+        last, self._last_due = self._last_due, (tick, due_ns)
+        if last is None or tick <= last[0]:
+            return None
+        return (due_ns - last[1]) // (tick - last[0])
+
+    def took_ns(self, now_ns: int) -> int:
+        """How long the latest action of the policy took, if the robot is free now."""
+        return now_ns - self._action_sent_ns
+
+    def until_next_ns(self, now_ns: int, period_ns: int) -> int:
+        """How long until the robot takes its next action."""
+        if self._pacing == "grid" and self._last_due is not None:
+            tick, due_ns = self._last_due
+            next_ns = due_ns + period_ns if self.next_tick > tick else due_ns
+        else:
+            next_ns = now_ns if self.free_since_ns is not None else self._action_sent_ns + period_ns
+        return max(0, next_ns - now_ns)
