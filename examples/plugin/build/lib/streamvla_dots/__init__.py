@@ -1,1 +1,0 @@
-"""An example package: everything that `streamvla` takes from others, by entry points alone."""
