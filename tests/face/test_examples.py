@@ -1,0 +1,42 @@
+"""The examples run from start to end."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name: str):
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_policy_of_ones_own_drives_in_either_time(capsys):
+    """Two executors, two clocks, four lines."""
+    load("own_policy").main(seconds=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["synchronous", "simulate"],
+        ["synchronous", "run"],
+        ["action-flow", "simulate"],
+        ["action-flow", "run"],
+    ]
+
+
+@pytest.mark.render
+def test_a_chunk_policy_drives_a_gymnasium_robot(capsys):
+    """Its first command is where the joints stand; overlapped chunks starve fewer ticks."""
+    classic, overlapped = load("reacher").main(seconds=3)
+    first = next(e for e in classic.trace.events if type(e).__name__ == "Sent")
+    assert max(abs(value) for value in first.values) < 0.2
+    assert classic.metrics.starved_ticks > overlapped.metrics.starved_ticks
+    assert len((EXAMPLES / "reacher.py").read_text().splitlines()) < 60
