@@ -7,7 +7,7 @@ TASKS := reach push button-press-topdown drawer-open press-named-button window-o
 .PHONY: demo test test-slow test-robot-side test-all lint setup docs clean
 
 demo: setup  ## the shipped policy on a simulated robot: the classic way, then streaming
-	$(BIN)/streamvla run --task $(TASKS) --out runs/demo
+	$(BIN)/streamvla run --tasks $(TASKS) --out runs/demo
 
 test: setup  ## the fast test suite
 	$(BIN)/python -m pytest

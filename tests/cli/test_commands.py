@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from streamvla import __version__
 from streamvla.cli.main import execute
 from streamvla.core.provenance import commit
 
@@ -122,6 +123,22 @@ def test_a_checkpoint_of_another_robot_is_refused(capsys, tmp_path):
     code, _, err = run(capsys, "run", "--task", "point", "--checkpoint", "shipped", "--out", out)
     assert code == 2
     assert "another action space" in err
+
+
+def test_the_version_is_told(capsys):
+    """`streamvla --version` prints it and exits 0."""
+    code, out, _ = run(capsys, "--version")
+    assert (code, out) == (0, f"streamvla {__version__}\n")
+
+
+@pytest.mark.parametrize("flags", [("--tasks", "--policy"), ("--task", "--checkpoint")])
+def test_old_spellings_of_flags_are_understood(capsys, tmp_path, flags):
+    """A missing checkpoint is the error under either name, not an unknown flag."""
+    task, policy = flags
+    arguments = ("run", task, "reach", f"{policy}=missing.safetensors", "--out", str(tmp_path))
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "no checkpoint at missing.safetensors" in err
 
 
 def test_help_names_every_command(capsys):

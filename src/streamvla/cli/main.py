@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from streamvla import __version__
 from streamvla.cli.bench import Bench, bench
 from streamvla.cli.collect import Collect, collect_command
 from streamvla.cli.export import Export, export
@@ -35,6 +36,13 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "results": (Results, results),
 }
 
+_OLD_SPELLINGS = {
+    "run": {"--checkpoint": "--policy", "--task": "--tasks", "--methods": "--executors"},
+    "eval": {"--checkpoint": "--policy"},
+    "grid": {"--checkpoint": "--policy"},
+}
+"""Flags as they were called before; still understood."""
+
 _INTERRUPTED = 130
 
 
@@ -45,8 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; the exit code. Wrong flags exit through `SystemExit`, as argparse does."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"streamvla {__version__}")
+        return 0
     try:
-        command = _parse(arguments)
+        command = _parse(_spelled(arguments))
         action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
         action(command)
     except StreamVLAError as error:
@@ -60,7 +72,18 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> object:
+def _spelled(arguments: list[str]) -> list[str]:
+    """With the present names of flags.
+
+    >>> _spelled(["run", "--task", "reach", "--task=push"])
+    ['run', '--tasks', 'reach', '--tasks=push']
+    """
+    names = _OLD_SPELLINGS.get(arguments[0], {}) if arguments else {}
+    split = (argument.partition("=") for argument in arguments)
+    return [names.get(flag, flag) + equals + value for flag, equals, value in split]
+
+
+def _parse(arguments: Sequence[str]) -> object:
     union: Any = None
     for name, (kind, _) in _COMMANDS.items():
         option = Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]

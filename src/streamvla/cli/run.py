@@ -65,13 +65,13 @@ class Run:
     """Run the policy on the robot in real time, the classic way and streaming, and compare.
 
     Attributes:
-        checkpoint: the policy: a file, or another source (docs/how-to/policies.md); default the
+        policy: a file, or another source (docs/how-to/policies.md); default the
             one of the first task's suite, which for ours is the one that ships.
-        task: tasks to run, in turn; default all the policy was trained on.
+        tasks: to run, in turn; default all the policy was trained on.
         instruction: say this to the policy instead of the task's own phrasing.
-        early: of the action-flow executors among the methods.
-        methods: synchronous[:h] or action-flow[:lead|:auto], compared in this order; the first is
-            what ratios refer to.
+        early: of the action-flow executors among them.
+        executors: synchronous[:h], action-flow[:lead|:auto], async-chunks[:left], or one of a
+            package; compared in this order, the first is what ratios refer to.
         profile: paper-20hz, paper-a800, edge-20hz (emulated: stages padded), or measured.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         fallback: what goes out on a tick without an action, under the basic governor.
@@ -94,10 +94,10 @@ class Run:
         json: print the figures as one JSON object on the last line.
     """
 
-    checkpoint: str | None = None
-    task: tuple[str, ...] = ()
+    policy: str | None = None
+    tasks: tuple[str, ...] = ()
     instruction: str | None = None
-    methods: tuple[str, ...] = ("synchronous", "synchronous:5", f"action-flow:{AUTO}")
+    executors: tuple[str, ...] = ("synchronous", "synchronous:5", f"action-flow:{AUTO}")
     early: EarlyOptions = field(default_factory=EarlyOptions)
     profile: str = "paper-20hz"
     pacing: Pacing = "grid"
@@ -147,7 +147,7 @@ def run(command: Run) -> None:
 
     if command.profile != MEASURED:
         named_profile(command.profile)  # a wrong name is said before the model is loaded
-    source, tasks = policy_and_tasks(command.checkpoint, command.task)
+    source, tasks = policy_and_tasks(command.policy, command.tasks)
     for task in tasks:
         if task not in task_names():
             raise did_you_mean("task", task, task_names())
@@ -206,11 +206,11 @@ class _Session:
         horizon = policy.spec.horizon
         self._executors = [
             parse_executor(method, self._profile, horizon, command.early, policy)
-            for method in command.methods
+            for method in command.executors
         ]
         names = [executor.label(horizon) for executor in self._executors]
         if len(set(names)) < len(names):
-            raise ConfigError(f"methods {list(command.methods)} are {names}: name each once")
+            raise ConfigError(f"executors {list(command.executors)} are {names}: name each once")
         self._checked = False  # feasibility was said
 
     def run_all(self) -> None:

@@ -33,7 +33,7 @@ def resolve_checkpoint(path: Path | None = None, method: str | None = None) -> P
     if not path.is_file():
         raise CheckpointError(
             f"no checkpoint at {path}. Train one with `streamvla train`, or leave "
-            "--checkpoint out to use the one that ships."
+            "it out to use the one that ships."
         )
     if method is not None and method_of(path) != method:
         raise CheckpointError(

@@ -146,7 +146,7 @@ def _context(command: Ablations) -> Path:
 
 def _driven(command: Ablations, policy: Path) -> list[RunMetrics]:
     evaluation = Eval(
-        checkpoint=str(policy),
+        policy=str(policy),
         tasks=command.tasks,
         episodes=command.episodes,
         executor=command.executor,

@@ -68,7 +68,7 @@ class Grid:
     file that is not there is left out, and named.
 
     Attributes:
-        checkpoint: the policy trained on images up to 6 actions old; default the one that ships.
+        policy: one trained on images up to 6 actions old; default the one that ships.
         unaugmented: one trained with `--max-offset 0`, for the cells without training.
         dataset: demonstrations for the held-out action error; none leaves it out.
         tasks: default all the policy was trained on.
@@ -83,7 +83,7 @@ class Grid:
         json: print the cells as one JSON object on the last line.
     """
 
-    checkpoint: Path | None = None
+    policy: Path | None = None
     unaugmented: Path | None = None
     dataset: Path | None = None
     tasks: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ def run_grid(command: Grid) -> None:
     """Run the command: table, figure, JSON."""
     from streamvla.policy import known_tasks, resolve_checkpoint
 
-    augmented = resolve_checkpoint(command.checkpoint)
+    augmented = resolve_checkpoint(command.policy)
     tasks = command.tasks or known_tasks(augmented)
     check_tasks(tasks)
     _check_policies(augmented, command.unaugmented)
@@ -216,7 +216,7 @@ class _Session:
             refused="second-look" if looks_again else "fresh-look",
         )
         evaluation = Eval(
-            checkpoint=str(checkpoint),
+            policy=str(checkpoint),
             tasks=self._tasks,
             episodes=command.episodes,
             executor=f"action-flow:{lead}",

@@ -41,7 +41,7 @@ class Eval:
     """Evaluate a policy in simulation, in virtual time: the world moves while the model thinks.
 
     Attributes:
-        checkpoint: the policy: a file, a folder with one of `method`, or another source
+        policy: a file, a folder with one of `method`, or another source
             (docs/how-to/policies.md); default that of the first task's suite, which for ours is
             what ships.
         method: of the policy: action-flow, chunk-flow or regression; default the checkpoint's.
@@ -67,7 +67,7 @@ class Eval:
         json: print the figures as one JSON object on the last line.
     """
 
-    checkpoint: str | None = None
+    policy: str | None = None
     method: str | None = None
     noise_scale: float | None = None
     euler_steps: int | None = None
@@ -124,7 +124,7 @@ class Job:
 
     def header(self) -> dict[str, Any]:
         """What must agree for a finished trace to be taken instead of running again."""
-        left_out = {"checkpoint", "method", "suite", "tasks", "episodes", "seed"}
+        left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executor", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         return {
@@ -140,7 +140,7 @@ class Job:
 def evaluate(command: Eval) -> None:
     """Run the command and print its figures."""
     named = suite_tasks(command.suite) if command.suite else command.tasks
-    source, tasks = policy_and_tasks(command.checkpoint, named, command.method)
+    source, tasks = policy_and_tasks(command.policy, named, command.method)
     check_tasks(tasks)
     jobs = episode_jobs(command, source, tasks)
     pace = run_missing(jobs, command.workers)
@@ -164,7 +164,7 @@ def policy_and_tasks(
         source = "shipped" if suite is None and not tasks else suite and suite.policy
     if source is None:
         raise ConfigError(
-            f"task {tasks[0]}: its suite names no policy; name one with --checkpoint, a file or "
+            f"task {tasks[0]}: its suite names no policy; name one with --policy, a file or "
             "package.module:make"
         )
     if source == "shipped" and method is not None:

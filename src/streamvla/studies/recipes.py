@@ -195,7 +195,7 @@ def _grid_column(lead: int, figure: str) -> Column:
 def _grid_recipe(tasks: str, policies: str, flags: str) -> Recipe:
     """A grid on some tasks, of the two policies that `ablations --names no-offset` left there."""
     files = (
-        f"--checkpoint {policies}/control/policy.safetensors "
+        f"--policy {policies}/control/policy.safetensors "
         f"--unaugmented {policies}/no-offset/policy.safetensors"
     )
     return Recipe(
@@ -285,7 +285,7 @@ def _early_recipe(profile: str, lead: int, episodes: int, flags: str = "") -> Re
 
 
 _SIX = (
-    "--task reach push button-press-topdown drawer-open press-named-button window-open "
+    "--tasks reach push button-press-topdown drawer-open press-named-button window-open "
     "--profile paper-20hz"
 )
 
@@ -593,7 +593,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "wall-clock": _wall_clock_recipe(f"--videos 1 {_SIX} --out runs/wall-clock"),
     "early-wall-clock": _wall_clock_recipe(
-        f"--methods synchronous action-flow:0 action-flow:auto --early adaptive {_SIX} "
+        f"--executors synchronous action-flow:0 action-flow:auto --early adaptive {_SIX} "
         "--out runs/early-wall-clock"
     ),
     "early": _early_recipe("paper-20hz", 2, 20),

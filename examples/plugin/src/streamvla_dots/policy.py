@@ -48,12 +48,12 @@ class Follow:
 
 
 def make() -> Follow:
-    """For `--checkpoint streamvla_dots.policy:make`."""
+    """For `--policy streamvla_dots.policy:make`."""
     return Follow()
 
 
 def find(rest: str) -> FoundPolicy:
-    """For `--checkpoint dots:follow`."""
+    """For `--policy dots:follow`."""
     if rest not in ("", "follow"):
         raise ConfigError(f"policy dots:{rest}: expected dots:follow")
     return FoundPolicy("follow", {"source": "dots:follow"}, lambda settings: Follow())
