@@ -13,6 +13,7 @@ from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import named_profile
+from streamvla.studies.checks import require_effect
 from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, unit_space
 
 PAPER, EDGE = named_profile("paper-20hz"), named_profile("edge-20hz")
@@ -109,3 +110,31 @@ def test_an_uncalibrated_predictor_needs_thresholds():
     """Without calibration and without --eta the adaptive rule has nothing to go by."""
     with pytest.raises(ConfigError, match="--eta"):
         flow(early="adaptive")
+
+
+@pytest.mark.parametrize(
+    ("executor", "options", "useless"),
+    [
+        ("synchronous", {"early": "adaptive"}, "--early adaptive"),
+        ("async-chunks", {"replan": "as-fast-as-possible"}, "--replan as-fast-as-possible"),
+        ("action-flow:0", {"early": "always"}, "--early always"),
+        ("action-flow:3", {"rate": 0.2}, "--rate 0.2"),
+        ("action-flow:3", {"refused": "fresh-look"}, "--refused fresh-look"),
+        ("action-flow:3", {"eta": (1.0, 2.0)}, "--eta 1.0,2.0"),
+        ("action-flow:3", {"early": "always"}, None),
+        ("action-flow:auto", {"early": "random", "rate": 0.2}, None),
+        ("action-flow:3", {"compensation": "none"}, None),
+        ("action-flow", {"replan": "as-fast-as-possible"}, None),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(executor, options, useless):
+    """It is named; one that changes the executor passes."""
+
+    def build(early: EarlyOptions):
+        return parse_executor(executor, PAPER, 10, early)
+
+    if useless is None:
+        require_effect([build], EarlyOptions(**options))
+    else:
+        with pytest.raises(ConfigError, match=useless):
+            require_effect([build], EarlyOptions(**options))

@@ -40,7 +40,7 @@ from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
-from streamvla.studies.checks import require_seconds
+from streamvla.studies.checks import require_effect, require_seconds
 from streamvla.studies.episodes import policy_and_tasks
 from streamvla.studies.sessions import (
     Captures,
@@ -204,14 +204,16 @@ class _Session:
         self._task = ""
         self._profile = self._resolve_profile()
         horizon = policy.spec.horizon
-        self._executors = [
-            parse_executor(method, self._profile, horizon, command.early, policy)
-            for method in command.executors
-        ]
+        builds = [partial(self._executor, text, horizon, policy) for text in command.executors]
+        self._executors = [build(command.early) for build in builds]
+        require_effect(builds, command.early)
         names = [executor.label(horizon) for executor in self._executors]
         if len(set(names)) < len(names):
             raise ConfigError(f"executors {list(command.executors)} are {names}: name each once")
         self._checked = False  # feasibility was said
+
+    def _executor(self, text: str, horizon: int, policy: Policy, options: EarlyOptions) -> Executor:
+        return parse_executor(text, self._profile, horizon, options, policy)
 
     def run_all(self) -> None:
         """Every episode with every method; a robot is set up once per task."""

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from streamvla.runtime import (
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
-from streamvla.studies.checks import require_seconds
+from streamvla.studies.checks import require_effect, require_seconds
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import FileTrace, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
@@ -142,6 +142,8 @@ def evaluate(command: Eval) -> None:
     named = suite_tasks(command.suite) if command.suite else command.tasks
     source, tasks = policy_and_tasks(command.policy, named, command.method)
     check_tasks(tasks)
+    policy = policy_of(source, command.method, command.policy_settings())
+    require_effect([lambda early: _executor(replace(command, early=early), policy)], command.early)
     jobs = episode_jobs(command, source, tasks)
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
