@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import Policy, Robot, check_fit, check_start, standing_at
+from streamvla.core.interfaces import Policy, Robot, RobotSpec, check_fit, check_start, standing_at
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.runtime.buffer import LateRule
@@ -67,6 +67,7 @@ class Result:
         trace: every event, with what the run carried in its header.
         executor: what drove, in words.
         profile: the stage times, emulated or as measured.
+        robot: its specification.
     """
 
     success: bool
@@ -77,7 +78,7 @@ class Result:
     executor: str
     profile: LatencyProfile
     pacing: Pacing
-    robot: Any
+    robot: RobotSpec
 
     def report(self, path: Path | str, beside: Sequence[Result] = ()) -> Path:
         """Write one self-contained HTML page about this run and those beside it.
@@ -200,7 +201,7 @@ def run(
         policy, robot: or functions that make them.
         executor: how observing, generating and executing are ordered; a name such as
             "synchronous:5" will do.
-        seconds: None for no limit; Ctrl-C then ends the run, with the robot at rest.
+        seconds: None for no limit.
         latency: "measured": stages take what they take, and are measured before the robot moves.
             A profile, or a profile's name: they are padded up to its times.
         pacing: "grid": one command every control period; "event": the next when the robot is free.
@@ -217,6 +218,7 @@ def run(
         ConfigError, SpecMismatchError, RobotError: policy, robot and executor do not fit; the robot
             got no command.
         StageFailedError: a stage died; the robot was brought to its safe stop first.
+        KeyboardInterrupt: Ctrl-C, after the robot was brought to rest; the trace file is whole.
     """
     return _Realtime(
         _made(policy),
