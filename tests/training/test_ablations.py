@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from streamvla.cli.train import Train, train_config
 from streamvla.core.clock import VirtualClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import RobotSpec, check_fit
@@ -20,6 +19,7 @@ from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import ModelPolicy
 from streamvla.studies.ablations import SHARED_CONTEXT
+from streamvla.studies.trainings import Train, train_config
 from streamvla.training import train
 from streamvla.training.ablations import ABLATIONS, ablate
 from streamvla.training.config import TrainConfig

@@ -15,12 +15,13 @@ from streamvla.cli.export import Export, export
 from streamvla.cli.results import Results, results
 from streamvla.cli.run import Run, run
 from streamvla.cli.simulate import Simulate, simulate
-from streamvla.cli.train import Train, train_command
+from streamvla.cli.train import train_command
 from streamvla.cli.train_saliency import TrainSaliency, train_saliency_command
 from streamvla.core.errors import StreamVLAError
 from streamvla.studies.ablations import Ablations, run_ablations
 from streamvla.studies.early_grid import Grid, run_grid
 from streamvla.studies.episodes import Eval, evaluate
+from streamvla.studies.trainings import Train
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "simulate": (Simulate, simulate),

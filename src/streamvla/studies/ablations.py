@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamvla.cli.train import Train, train_config
 from streamvla.core.errors import ConfigError, InterruptedRunError, did_you_mean
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate
 from streamvla.evaluation.stats import compare_paired
 from streamvla.studies.episodes import Eval, episode_jobs, outcome_of, run_missing
 from streamvla.studies.tables import figure, print_json, print_table
+from streamvla.studies.trainings import Train, train_config
 
 CONTROL = "control"
 TASKS = (

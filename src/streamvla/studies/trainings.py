@@ -1,0 +1,156 @@
+"""A training as a command states it, and the configuration that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from streamvla.core.errors import ConfigError
+
+if TYPE_CHECKING:  # it needs torch
+    from streamvla.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a policy; Ctrl-C saves, --resume goes on where it stopped.
+
+    Several processes: torchrun --nproc-per-node N -m streamvla train … (same curve as one).
+
+    Attributes:
+        dataset: folder that `streamvla collect` wrote.
+        more: further datasets of the same robot; what is held out comes from `dataset`.
+        out: folder for the policy, the training state and the log.
+        method: action-flow streams one action per expert pass; chunk-flow makes H of them in ten
+            passes (π0); regression in one. Several train together, on one encoding of each image.
+        backbone: small, trained from scratch; or a vision-language model to fine-tune: a folder
+            with config.json, tokenizer.json and weights, or a name on the hub (extra `vlm`).
+        horizon: H, actions per observation.
+        ablation: one change by name, such as unaligned or no-perturbation.
+        steps: optimiser steps; the learning-rate schedule spans them.
+        batch_size: observations a step, over all processes.
+        samples: (offset, flow time, noise) samples per observation; they share one encoding.
+        chunk_samples: how many of them chunk-flow and regression use, which make H tokens of each.
+        lr: highest learning rate.
+        max_offset: train on images up to this many actions old (0: never).
+        shift_px: augmentation: each view is moved by up to this many pixels each way. A pixel is
+            about a centimetre of table, so a shift costs the sight of small distances.
+        state_origin: where delta sums are zero: at the observation, or at the episode's start.
+        tau_sampling: flow times in training (action-flow; default grid).
+        k: contraction rate of the flow (action-flow; default 4).
+        sigma0: perturbation at the flow's start, in action scales (action-flow; default 0.16).
+        future_weight: how much foreseeing the arm's state counts in the loss.
+        places_weight: how much reading out the places of things counts, if the dataset has them.
+        word_dropout: share of an instruction's words left out, for phrasings that are not here.
+        start_fraction: share of the draws from the first frames of an episode.
+        task_weights: NAME=W …: draw these tasks W times as often as the others.
+        tasks: of the dataset; default all.
+        seed: of weights, batches and noise.
+        device: auto, cpu or cuda.
+        threads: PyTorch threads; default as PyTorch chooses.
+        seeded_keypoints: share of vision keypoints that start on what stands out in the images;
+            default 0.5, and 0 with --init.
+        train: all; the expert alone on the context of --init or of a pretrained backbone; or only
+            vision, to tell the places of things: cheap, and a good --init for all.
+        init: start from this policy's weights (of another method: all but the expert's), or from
+            those in the folder of a training of several methods.
+        resume: go on from the training state in `out`.
+        json: print the result as one JSON object on the last line.
+    """
+
+    dataset: Path = Path("datasets/metaworld6")
+    more: tuple[Path, ...] = ()
+    out: Path = Path("runs/train")
+    method: tuple[str, ...] = ("action-flow",)
+    backbone: str = "small"
+    horizon: int = 10
+    ablation: str | None = None
+    steps: int = 30_000
+    batch_size: int = 64
+    samples: int = 8
+    chunk_samples: int = 2
+    lr: float = 1e-3
+    max_offset: int = 6
+    shift_px: int = 0
+    state_origin: Literal["observation", "episode"] = "observation"
+    tau_sampling: Literal["grid", "uniform", "beta"] | None = None
+    k: float | None = None
+    sigma0: float | None = None
+    future_weight: float = 0.5
+    places_weight: float = 0.5
+    start_fraction: float = 0.3
+    word_dropout: float = 0.0
+    task_weights: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    seeded_keypoints: float | None = None
+    train: Literal["all", "expert", "vision"] = "all"
+    init: Path | None = None
+    resume: bool = False
+    json: bool = False
+
+
+def train_config(command: Train) -> TrainConfig:
+    """What the flags come to.
+
+    Raises:
+        ConfigError: an unknown ablation, or a setting that the method does not have.
+    """
+    from streamvla.model.methods.registry import method_named
+    from streamvla.training.ablations import ablate, with_flow_settings
+    from streamvla.training.batches import SamplingConfig
+    from streamvla.training.config import ModelSize, PretrainedSize, TrainConfig
+    from streamvla.training.optimiser import OptimiserConfig
+
+    config = TrainConfig(
+        dataset=command.dataset,
+        more=command.more,
+        out=command.out,
+        steps=command.steps,
+        seed=command.seed,
+        tasks=command.tasks or None,
+        model=ModelSize() if command.backbone == "small" else PretrainedSize(command.backbone),
+        methods=tuple(
+            method_named(name)(
+                horizon=command.horizon,
+                state_origin=command.state_origin,
+                max_age=command.max_offset,
+            )
+            for name in command.method
+        ),
+        sampling=SamplingConfig(
+            batch_size=command.batch_size,
+            samples=command.samples,
+            chunk_samples=command.chunk_samples,
+            max_offset=command.max_offset,
+            shift_px=command.shift_px,
+            start_fraction=command.start_fraction,
+            word_dropout=command.word_dropout,
+            task_weights=dict(_task_weight(text) for text in command.task_weights),
+        ),
+        future_weight=command.future_weight,
+        places_weight=command.places_weight,
+        optimiser=OptimiserConfig(lr=command.lr),
+        device=command.device,
+        threads=command.threads,
+        seeded_keypoints=command.seeded_keypoints,
+        train=command.train,
+        init=command.init,
+        resume=command.resume,
+    )
+    config = with_flow_settings(
+        config, k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling
+    )
+    return config if command.ablation is None else ablate(config, command.ablation)
+
+
+def _task_weight(text: str) -> tuple[str, float]:
+    """`push=3` → ("push", 3.0)."""
+    task, _, weight = text.partition("=")
+    try:
+        return task, float(weight)
+    except ValueError:
+        raise ConfigError(f"task weight {text!r}: expected NAME=NUMBER, as push=3") from None
