@@ -69,7 +69,13 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_WHERE[name]), name)
+    try:
+        found = getattr(import_module(_WHERE[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"streamvla.{name} needs {error.name}, which is not installed: "
+            "pip install 'streamvla[all]'"
+        ) from error
     globals()[name] = found
     return found
 

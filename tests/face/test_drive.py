@@ -204,5 +204,8 @@ def test_the_face_is_lazy_and_complete():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split("\n")[:2] == ["[]", "[]"]
+    code = "import sys; sys.modules['torch'] = None; import streamvla; streamvla.load_policy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "streamvla.load_policy needs torch, which is not installed" in done.stderr
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sv.nothing  # pyright: ignore[reportAttributeAccessIssue]
