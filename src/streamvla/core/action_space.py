@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class ActionSpace:
                 "Use a checkpoint or dataset made for this robot."
             )
 
-    def to_json(self) -> dict[str, list]:
+    def to_json(self) -> dict[str, list[Any]]:
         return {
             "names": list(self.names),
             "kinds": list(self.kinds),
@@ -106,7 +107,7 @@ class ActionSpace:
         }
 
     @classmethod
-    def from_json(cls, fields: dict) -> ActionSpace:
+    def from_json(cls, fields: Mapping[str, Any]) -> ActionSpace:
         """Inverse of `to_json`. Raises `ConfigError` on missing or malformed fields."""
         try:
             return cls(
