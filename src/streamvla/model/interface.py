@@ -121,8 +121,13 @@ class Model(nn.Module, ABC):
         """Leave gradients to what learns.
 
         Raises:
-            ConfigError: it has no such part.
+            ConfigError: it has no such part; here, of anything but "all".
         """
+        if trained != "all":
+            raise ConfigError(
+                f"train is {trained!r}, but {type(self).__name__} does not say which of its parts "
+                "that is; train 'all', or override `train_only`"
+            )
 
     def seed_keypoints(self, images: Tensor, share: float, generator: torch.Generator) -> None:
         """Start a share of its keypoints, if it has some, on what stands out in (b, v, 3, y, x)."""
