@@ -123,14 +123,59 @@ def test_parts_are_asked_not_told_apart():
 
 
 def classes_told_apart(source: str) -> set[str]:
-    """Classes that `isinstance`, `type(…) is` or `match` tell apart in a module."""
-    found: set[str] = set()
+    """Names in what `isinstance`, `issubclass`, `type(…)`, `__class__` or `match` compare with."""
+    found: list[ast.AST] = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
-            found |= set(re.findall(r"\w+", ast.unparse(node.args[1])))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            found.append(node.args[1])
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            found += sides if any(map(_is_class_of, sides)) else []
         elif isinstance(node, ast.MatchClass):
-            found.add(ast.unparse(node.cls))
-    return found
+            found.append(node.cls)
+    return {name for node in found for name in re.findall(r"\w+", ast.unparse(node))}
+
+
+def _is_class_of(node: ast.AST) -> bool:
+    """Whether an expression is `type(…)` or `….__class__`."""
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) == "type"
+    return isinstance(node, ast.Attribute) and node.attr == "__class__"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "isinstance(m, Flow)",
+        "isinstance(m, (Other, Flow))",
+        "isinstance(m, methods.Flow | None)",
+        "issubclass(type(m), Flow)",
+        "type(m) is Flow",
+        "type(m) == methods.Flow",
+        "type(m) in (Other, Flow)",
+        "m.__class__ is not Flow",
+        "match m:\n    case Flow(): pass",
+        "match m:\n    case methods.Flow(horizon=1): pass",
+    ],
+)
+def test_the_check_sees_every_way_to_tell_apart(source):
+    """Each way to test for a class is found, the class named by a module too."""
+    assert "Flow" in classes_told_apart(source)
+
+
+@pytest.mark.parametrize("where", ["policy", "training"])
+def test_training_and_policies_import_no_method(where):
+    """Of `model.methods` they import what all methods share (`base`, `registry`), and no method."""
+    shared = tuple(f"streamvla.model.methods.{name}." for name in ("base", "registry"))
+    imported = {
+        name
+        for module in (SOURCE / where).rglob("*.py")
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        for name in imported_names(node, ".".join(module.parent.relative_to(SOURCE.parent).parts))
+        if name.startswith("streamvla.model.methods")
+    }
+    assert imported
+    assert all(name.startswith(shared) for name in imported), imported
 
 
 def test_every_room_is_known():
