@@ -6,8 +6,7 @@
     read-outs   for training: where the arm will be, where things are (docs/decisions/0008)
 
 `m` groups of one observation share its encoding, so training on m of them costs one image pass.
-Methods differ in what their tokens are: `flow.ActionExpert`, `chunk.ChunkExpert`,
-`regression.RegressionExpert`.
+Methods differ in what their tokens are (`methods/`: each has its own expert).
 """
 
 from __future__ import annotations

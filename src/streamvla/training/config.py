@@ -120,7 +120,7 @@ class TrainConfig:
         autocast: compute in bfloat16 where it helps; weights stay float32.
         threads: of PyTorch; None leaves them as they are.
         save_every_s: seconds between saves.
-        seeded_keypoints: share of keypoints that start on prototypes (`training.keypoints`);
+        seeded_keypoints: share of keypoints that start on prototypes (`model.keypoints`);
             None: half of them in a fresh model, none of those of `init`.
         init: a policy to start from: its normalisation, its context's weights, and its expert's
             where the method is the same; or the folder of several trained together; None for a
