@@ -780,7 +780,7 @@ RECIPES: dict[str, Recipe] = {
             "halt_ms_per_observation": Column("halt / observation (ms)"),
             "longest_halt_ms": Column("longest halt (ms)", 0),
             "starved_ticks": Column("ticks without an action", 0),
-            "ticks": Column("of", 0),
+            "actions": Column("actions", 0),
             "deadline_misses": Column("deadline misses", 0),
         },
         tables={
@@ -789,7 +789,7 @@ RECIPES: dict[str, Recipe] = {
                 "halt_ms_per_observation",
                 "longest_halt_ms",
                 "starved_ticks",
-                "ticks",
+                "actions",
                 "deadline_misses",
             )
         },
