@@ -20,7 +20,6 @@ from streamvla.evaluation.results import Results as ResultsFile
 from streamvla.evaluation.results import check, documents, update, write_results
 from streamvla.studies.recipes import RECIPES, Recipe, Row
 
-
 _EXAMPLE = """
 import json, runpy, sys
 results = runpy.run_path(sys.argv[1])["main"]()
