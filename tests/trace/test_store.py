@@ -60,15 +60,17 @@ def test_any_damaged_byte_is_noticed(tmp_path_factory, data):
     other = data.draw(st.integers(1, 255))
     content[position] ^= other
     path.write_bytes(content)
+    assert not is_complete(path)
     try:
         back = read_trace(path)
-    except TraceError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
+    except TraceError as raised:
+        complaint = str(raised)
     else:
+        complaint = f"{path} is not complete"
         assert not back.complete
         assert back.events == EVENTS[: len(back.events)]
-    assert not is_complete(path)
+    assert str(path) in complaint
+    assert "\n" not in complaint
 
 
 def test_a_cut_off_trace_is_read_to_its_last_whole_line(tmp_path):
