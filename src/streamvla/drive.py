@@ -198,7 +198,8 @@ def run(
     """Drive a robot with a policy in real time, until `seconds` have passed or its task is reached.
 
     Args:
-        policy, robot: or functions that make them.
+        policy: or a function that makes it.
+        robot: likewise.
         executor: how observing, generating and executing are ordered; a name such as
             "synchronous:5" will do.
         seconds: None for no limit.
