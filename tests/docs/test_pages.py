@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+import streamvla
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,7 +35,6 @@ my_model = lambda observation: np.zeros((32, 3))
 import numpy as np, streamvla
 robot = streamvla.make_robot("point")
 policy = streamvla.chunk_policy(lambda observation: np.zeros((32, 3)), robot, horizon=32)
-show = print
 """,
 }
 """What a page takes as given: its reader has a robot and a policy."""
@@ -104,7 +105,7 @@ def lay_out(page: list[Block], folder: Path) -> None:
 
 def run_in(folder: Path, *arguments: str) -> None:
     """Run Python there; what it prints is shown if it fails."""
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(folder), str(Path(streamvla.__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=folder,
