@@ -1,8 +1,8 @@
-"""What the site makes of docs/: links that leave it, and the list of decisions.
+"""What the site needs that the documents, as files of the repository, do not.
 
-The documents are read in two places: as files of the repository, where `../src/…` and `../README.md`
-work, and as the site, which has docs/ alone: there they lead to the repository on the web. These are
-hooks of MkDocs (mkdocs.yml).
+Links that leave docs/, such as `../src/…`, lead to the repository on the web; the comments that
+mark generated figures are left out, because Python-Markdown ends a paragraph or a list at a comment
+that begins a line; and the navigation lists every decision. These are hooks of MkDocs (mkdocs.yml).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 _LINK = re.compile(r"(?<=\]\()(?P<path>(?:\.\./)+[^()\s#]*)(?P<anchor>#[^()\s]*)?(?=\))")
+_MARK = re.compile(r"<!-- (?:results:[^\n]+?|/results) -->")
 
 
 def on_page_markdown(markdown: str, /, *, page: Any, config: Any, files: Any) -> str:
-    """The page with every link to a file outside docs/ rewritten."""
+    """The page without marks, and with every link to a file outside docs/ rewritten."""
     docs = Path(config.docs_dir)
     folder = (docs / page.file.src_uri).parent
 
@@ -27,7 +28,7 @@ def on_page_markdown(markdown: str, /, *, page: Any, config: Any, files: Any) ->
         at = target.relative_to(docs.parent).as_posix()
         return f"{config.repo_url}/{kind}/main/{at}{link['anchor'] or ''}"
 
-    return _LINK.sub(rewritten, markdown)
+    return _LINK.sub(rewritten, _MARK.sub("", markdown))
 
 
 def on_config(config: Any) -> None:
