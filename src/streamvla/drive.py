@@ -325,9 +325,9 @@ class Running:
 
     @property
     def health(self) -> str:
-        """The state of the action stream: "nominal", "degraded", "stalled" or "latched"."""
+        """The state of the action stream: "streaming", "degraded", "stalled" or "stopped"."""
         episode = self._live.episode
-        return "nominal" if episode is None else str(episode.streamer.health)
+        return "streaming" if episode is None else str(episode.streamer.health)
 
     def metrics(self) -> RunMetrics:
         """The figures so far."""

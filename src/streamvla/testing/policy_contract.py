@@ -1,10 +1,10 @@
 """What every policy keeps, as tests to inherit.
 
-from streamvla.testing.policy_contract import PolicyContract
+    from streamvla.testing.policy_contract import PolicyContract
 
-class TestMine(PolicyContract):
-    def policy(self):
-        return MyPolicy()
+    class TestMine(PolicyContract):
+        def policy(self):
+            return MyPolicy()
 """
 
 from __future__ import annotations
