@@ -31,11 +31,11 @@ from streamvla.runtime import (
     Ladder,
     LatencyProfile,
     RealtimeSettings,
-    Streamer,
     named_profile,
     parse_faults,
 )
 from streamvla.runtime.drivers.feasibility import check_schedule, estimate_stages
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
@@ -264,19 +264,24 @@ class _Session:
 
     def _plan(self, number: int, executor: Executor, robot: Robot, filmed: bool) -> EpisodePlan:
         space, horizon = self._policy.action_space, self._policy.horizon
-        pacing, rule = self._command.pacing, self._rule(robot)
-        drawn = executor.seeded(self._command.seed + number)
-        return EpisodePlan(
-            streamer=partial(Streamer, space, horizon, drawn, pacing, fallback=rule),
-            trace=self._path(number, executor),
-            header={**self._header(number, executor), "commit": commit()},
-            pacing=pacing,
-            profile=self._profile,
-            limits=EpisodeLimits(ms_to_ns(self._command.seconds * 1000)),
-            seed=self._command.seed + number,
+        seed = self._command.seed + number
+        settings = EpisodeSettings(
+            space,
+            horizon,
+            executor.seeded(seed),
+            self._profile,
+            self._command.pacing,
+            EpisodeLimits(ms_to_ns(self._command.seconds * 1000)),
+            fallback=self._rule(robot),
             instruction=self._command.instruction,
-            faults=self._command.fault_plan(),
             frozen=FrozenCamera(self._command.frozen_after),
+        )
+        return EpisodePlan(
+            settings,
+            self._path(number, executor),
+            header={**self._header(number, executor), "commit": commit()},
+            seed=seed,
+            faults=self._command.fault_plan(),
             film=filmed,
         )
 

@@ -104,7 +104,6 @@ def _run(command: Simulate, profile: LatencyProfile, trace: TraceSink) -> None:
             max_observations=command.observations,
         ),
         trace=trace,
-        pacing=command.pacing,
         profile=profile,
         limits=EpisodeLimits(),
         serial=not command.concurrent,

@@ -1,5 +1,7 @@
 """The words everyone shares: observation, robot, policy. NumPy only.
 
+One cycle, from the world to the world:
+
     robot.capture ─► robot.observe ─► policy.encode ─► policy.generate ─► robot.command
        (instant)         (frames)         (context)       (one action at a time)
 """

@@ -20,13 +20,12 @@ from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import ROBOTS, make_robot, suite_of, suite_tasks, task_names
 from streamvla.runtime import (
-    Episode,
     EpisodeLimits,
     Executor,
-    Streamer,
     named_profile,
     run_simulated,
 )
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
@@ -300,11 +299,16 @@ def _run_job(job: Job) -> None:
     partial = job.path.with_suffix(".partial")
     with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
         robot.reset(job.seed, 0, profile.execute_ns)
-        space, horizon = policy.spec.action_space, policy.spec.horizon
-        streamer = Streamer(space, horizon, executor, command.pacing, trace)
-        limits = EpisodeLimits(ms_to_ns(command.seconds * 1000))
-        serial = not command.concurrent
-        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits, serial)
+        settings = EpisodeSettings(
+            policy.spec.action_space,
+            policy.spec.horizon,
+            executor,
+            profile,
+            command.pacing,
+            EpisodeLimits(ms_to_ns(command.seconds * 1000)),
+            serial=not command.concurrent,
+        )
+        episode = settings.episode(policy, robot, trace)
         jittered = JitteredLatency(profile, command.jitter, job.seed)
         run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
     os.replace(partial, job.path)

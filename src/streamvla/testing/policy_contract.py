@@ -1,5 +1,7 @@
 """What every policy keeps, as tests to inherit.
 
+Say which policy it is about:
+
     from streamvla.testing.policy_contract import PolicyContract
 
     class TestMine(PolicyContract):

@@ -1,5 +1,7 @@
 """The methods of making actions by name: ours, and those of other packages.
 
+Ours:
+
     action-flow   `action_flow`   one action per expert pass; the flow variable is the action state
     chunk-flow    `chunk_flow`    noise → H actions in n passes, as π0
     regression    `regression`    H actions in one pass, deterministic
