@@ -330,7 +330,8 @@ def _run_on_threads(
         settings = options.settings(made.spec, moved.spec, executor, profile)
         events = MemoryTrace()
         live.begin(settings, lambda: list(events.events))
-        with _Recording(events, file, _header(settings, options.seed, moved.spec)) as sink:
+        header = _header(settings, options.seed, moved.spec)
+        with _Recording(events, file, header, background=True) as sink:
             episode = settings.episode(made, moved, sink, live.watch)
             start_ns = driver.clock.now_ns() + LEAD_TIME_NS
             moved.reset(options.seed, start_ns, profile.execute_ns)
@@ -460,9 +461,14 @@ class _Recording:
     """Events kept in memory and, where a file is named, written to it."""
 
     def __init__(
-        self, events: MemoryTrace, path: Path | str | None, header: dict[str, Any]
+        self,
+        events: MemoryTrace,
+        path: Path | str | None,
+        header: dict[str, Any],
+        *,
+        background: bool = False,
     ) -> None:
-        self._file = None if path is None else FileTrace(Path(path), header)
+        self._file = None if path is None else FileTrace(Path(path), header, background=background)
         self._sink = events if self._file is None else TeeTrace(events, self._file)
 
     def __enter__(self) -> Any:

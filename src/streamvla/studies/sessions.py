@@ -132,7 +132,7 @@ class ThreadRunner:
     def run(self, plan: EpisodePlan, film: Captures) -> None:
         robot = self._present.robot
         watch = _Film(robot, film) if plan.film else None
-        with FileTrace(plan.trace, plan.header) as trace:
+        with FileTrace(plan.trace, plan.header, background=True) as trace:
             start_ns = self._driver.clock.now_ns() + plan.reset_ns
             robot.reset(plan.seed, start_ns, plan.settings.profile.execute_ns)
             episode = plan.settings.episode(self._policy, robot, trace, watch)

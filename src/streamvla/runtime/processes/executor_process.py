@@ -319,7 +319,7 @@ class _Executor:
         header = request.plan.header | {"executor": [str(grant) for grant in self._grants]}
         captures: Captures = []
         try:
-            with FileTrace(request.plan.trace, header) as trace:
+            with FileTrace(request.plan.trace, header, background=True) as trace:
                 return EpisodeOver(self._run_traced(request, trace, captures), None, captures)
         except StageFailedError as error:
             return EpisodeOver(None, str(error), captures)
