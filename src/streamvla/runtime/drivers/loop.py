@@ -293,6 +293,7 @@ class ControlLoop:
         if self._result is not None:
             return
         success, over_ns = self._success(), self._told.now_ns()
+        self._streamer.close(over_ns)
         self._trace.record(Stopping(over_ns, reason))
         ways = (self._slow_down, self._slow_down, self._hold_blindly) if self._sent else ()
         for stop in ways:
