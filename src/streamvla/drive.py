@@ -10,6 +10,7 @@ takes. What does not fit is refused before the robot gets a command.
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from streamvla.result import Result
 from streamvla.runtime.buffer import LateRule
 from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult
 from streamvla.runtime.drivers.settings import EpisodeSettings
+from streamvla.runtime.drivers.signals import raised_as_interrupts, stopped_by_signals
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.drivers.stages import StageTimes, measure_once
 from streamvla.runtime.drivers.threads import RealtimeDriver
@@ -122,12 +124,13 @@ def run(
     )
     live = _present.live or _Live()
     file, plan = None if trace is None else Path(trace), parse_faults(faults)
-    if driver == "process":
-        return _run_in_processes(policy, robot, executor, latency, file, plan, options, live)
-    if driver != "thread":
-        raise did_you_mean("driver", str(driver), ("thread", "process"))
-    plan.require_in_process()
-    return _run_on_threads(policy, robot, executor, latency, file, plan, options, live)
+    drivers = {"thread": _run_on_threads, "process": _run_in_processes}
+    if driver not in drivers:
+        raise did_you_mean("driver", str(driver), drivers)
+    if driver == "thread":
+        plan.require_in_process()
+    with raised_as_interrupts():
+        return drivers[driver](policy, robot, executor, latency, file, plan, options, live)
 
 
 def simulate(
@@ -184,8 +187,8 @@ def start(*arguments: Any, **options: Any) -> Running:
             while running.alive:
                 show(running.health, running.metrics())
 
-    The checks are over, and the robot is about to move, when this returns; leaving the block stops
-    it.
+    The checks are over, and the robot is about to move, when this returns. Leaving the block stops
+    it; so do SIGTERM, SIGHUP and SIGQUIT, and the end of the program.
     """
     return Running(run, arguments, options)
 
@@ -202,10 +205,14 @@ class Running:
         self._thread = threading.Thread(
             target=self._work, args=(target, arguments, options), name="streamvla-run", daemon=True
         )
+        self._signals = ExitStack()
+        self._signals.enter_context(stopped_by_signals(self._stop_and_wait))
+        atexit.register(self._stop_and_wait)
         self._thread.start()
         self._live.moving.wait()
         if self._error is not None:
-            self._thread.join()
+            self._stop_and_wait()
+            self._let_go()
             raise self._error
 
     def __enter__(self) -> Running:
@@ -245,12 +252,20 @@ class Running:
         Raises:
             StageFailedError: a stage had died; the robot was brought to its safe stop then.
         """
-        self._live.stop()
-        self._thread.join()
+        self._stop_and_wait()
+        self._let_go()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         return self._result
+
+    def _stop_and_wait(self) -> None:
+        self._live.stop()
+        self._thread.join()
+
+    def _let_go(self) -> None:
+        self._signals.close()
+        atexit.unregister(self._stop_and_wait)
 
     def _work(
         self, target: Callable[..., Result], arguments: tuple[Any, ...], options: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from streamvla.cli.simulate import Simulate, simulate
 from streamvla.cli.train import train_command
 from streamvla.cli.train_saliency import TrainSaliency, train_saliency_command
 from streamvla.core.errors import StreamVLAError
+from streamvla.runtime.drivers.signals import raised_as_interrupts
 from streamvla.studies.ablations import Ablations, run_ablations
 from streamvla.studies.early_grid import Grid, run_grid
 from streamvla.studies.episodes import Eval, evaluate
@@ -44,8 +46,6 @@ _OLD_SPELLINGS = {
 }
 """Flags as they were called before; still understood."""
 
-_INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script's entry point."""
@@ -61,13 +61,14 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(_spelled(arguments))
         action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
-        action(command)
+        with raised_as_interrupts():
+            action(command)
     except StreamVLAError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ending:
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return 128 + getattr(ending, "number", signal.SIGINT)
     except BrokenPipeError:
         return 1
     return 0

@@ -42,6 +42,7 @@ from streamvla.data.store import (
 from streamvla.robots.gl import select_gl_backend
 from streamvla.robots.registry import one_robot_of, suite_of, training_instructions
 from streamvla.robots.suite import Expert, TaskRobot
+from streamvla.runtime.processes.privileges import die_with_parent
 
 EPISODES_PER_SHARD = 25
 MAX_ATTEMPTS_PER_SHARD = 100
@@ -322,6 +323,7 @@ def _run(shards: list[_Shard], workers: int) -> Generator[tuple[int, int, int]]:
 def _start_worker(stop: Event) -> None:
     global _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     _stop = stop
 
 

@@ -28,6 +28,7 @@ from streamvla.runtime import (
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
+from streamvla.runtime.processes.privileges import die_with_parent
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
 from streamvla.studies.checks import require_effect, require_seconds
 from streamvla.studies.tables import figure, print_json, print_table
@@ -285,6 +286,7 @@ def _start_worker() -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     torch.set_num_threads(1)
 
 

@@ -33,6 +33,7 @@ from streamvla.runtime.drivers.episode import (
     end_reason,
 )
 from streamvla.runtime.drivers.loop_statistics import TickLog
+from streamvla.runtime.drivers.signals import Ending
 from streamvla.runtime.drivers.stages import (
     ActionMade,
     ContextReady,
@@ -95,6 +96,7 @@ class ControlLoop:
 
     Args:
         start_ns: the instant of tick 0; the robot was reset for it.
+        ending: looked at between steps.
         ticks: gets when every control tick was due, served and done (grid pacing).
     """
 
@@ -105,7 +107,9 @@ class ControlLoop:
         stages: Stages,
         start_ns: int,
         ticks: TickLog | None = None,
+        ending: Ending | None = None,
     ) -> None:
+        self._ending = ending or Ending()
         self._episode = episode
         self._robot = episode.robot
         self._streamer = episode.streamer
@@ -144,6 +148,7 @@ class ControlLoop:
         """
         try:
             self._clock.sleep_until_ns(self._start_ns)
+            self._ending.check()
         except BaseException:  # nothing was sent, the robot stands: there is nothing to stop
             self._come_to_rest("interrupted")
             raise
@@ -167,6 +172,7 @@ class ControlLoop:
             self._plan_tick(0)
         self._handle(Started(self._told.now_ns(), standing_at(self._robot)))
         while self._over is None:
+            self._ending.check()
             self._step()
         return self._over
 

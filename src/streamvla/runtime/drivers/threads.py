@@ -22,6 +22,7 @@ from streamvla.runtime.drivers.episode import Episode, EpisodeResult, make_sight
 from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject, require_in_process
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import TickLog
+from streamvla.runtime.drivers.signals import ending_between_steps
 from streamvla.runtime.drivers.stages import (
     Accelerator,
     StageResult,
@@ -117,7 +118,8 @@ class RealtimeDriver:
         self.ticks = TickLog()
         timing = Timing.real(clock, episode.profile)
         try:
-            return ControlLoop(episode, timing, stages, start_ns, self.ticks).run()
+            with ending_between_steps() as ending:
+                return ControlLoop(episode, timing, stages, start_ns, self.ticks, ending).run()
         finally:
             stages.abandon()
             self._accelerator.wait_idle()

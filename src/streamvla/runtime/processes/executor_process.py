@@ -26,6 +26,11 @@ from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watc
 from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject_control
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
+from streamvla.runtime.drivers.signals import (
+    Terminated,
+    ending_between_steps,
+    raised_as_interrupts,
+)
 from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (
@@ -112,6 +117,11 @@ class EpisodeOver:
 
 def executor_main(owner: Connection, make_robot: MakeRobot, settings: RealtimeSettings) -> None:
     """Run in the executor process until the owner is gone."""
+    with raised_as_interrupts():
+        _executor_main(owner, make_robot, settings)
+
+
+def _executor_main(owner: Connection, make_robot: MakeRobot, settings: RealtimeSettings) -> None:
     robot = make_robot()
     _refuse_torch()
     guard = FifoGuard()
@@ -323,6 +333,8 @@ class _Executor:
                 return EpisodeOver(self._run_traced(request, trace, captures), None, captures)
         except StageFailedError as error:
             return EpisodeOver(None, str(error), captures)
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             return EpisodeOver(None, None, captures)
         finally:
@@ -352,9 +364,9 @@ class _Executor:
         film = _Film(self._robot, captures) if plan.film else None
         hosted, clock = self._host(plan, trace, film, start_ns)
         ticks = TickLog()
-        loop = ControlLoop(hosted, Timing.real(clock, settings.profile), stages, start_ns, ticks)
-        with _no_collections():
-            result = loop.run()
+        timing = Timing.real(clock, settings.profile)
+        with _no_collections(), ending_between_steps() as ending:
+            result = ControlLoop(hosted, timing, stages, start_ns, ticks, ending).run()
         return self._result(result, ticks, plan)
 
     def _host(

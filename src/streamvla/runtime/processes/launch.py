@@ -188,6 +188,8 @@ def child_main(fd: int, parent: int, killed: bool) -> None:
         function(connection, *arguments)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone: there is no one left to work for or to complain to
+    except KeyboardInterrupt as ending:  # asked to end, and what it did is ended in order
+        sys.exit(128 + getattr(ending, "number", signal.SIGINT))
     except StreamVLAError as error:
         connection.send(ChildFailed(str(error), type(error).__name__))
         sys.exit(1)
