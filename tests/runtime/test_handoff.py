@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, HandoffError
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
 from streamvla.runtime.drivers.stages import ActionMade, ContextReady, ObserveBegun, StageError
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (
     Delivered,
+    decode,
+    encode,
     fits,
     from_record,
     result_record,
@@ -136,3 +138,81 @@ def test_a_refused_wish_says_why():
     refused = [grant for grant in ask(RealtimeSettings(None, cpus=(4096,))) if not grant.obtained]
     assert [grant.wish for grant in refused] == ["cores (4096,)"]
     assert "refused (" in str(refused[0])
+
+
+# --- what the robot side reads from its peer ----------------------------------------------------
+
+NAMES = st.lists(st.text("abc_é", min_size=1, max_size=8), max_size=3).map(tuple)
+ROW = st.tuples(st.floats(0, 9), st.floats(0, 9))
+MISSHAPEN = st.tuples(st.integers(0, 3), st.integers(1, 3)).map(np.ones)
+MESSAGES = st.one_of(
+    st.builds(StageError, st.sampled_from(["observe", "generate", "model"]), st.text(max_size=50)),
+    st.builds(
+        ContextReady,
+        WHOLE,
+        st.none() | VECTOR,
+        NAMES,
+        st.lists(ROW, max_size=3).map(tuple),
+        st.booleans(),
+    ),
+    st.builds(ActionMade, WHOLE, WHOLE, st.integers(0, 99), MISSHAPEN),
+)
+
+
+@given(delivered=st.builds(Delivered, WHOLE, WHOLE, MESSAGES))
+def test_a_message_says_what_was_put_in(delivered):
+    """Errors, what was foreseen, and actions of other shapes come back as they were."""
+    back = decode(encode(delivered))
+    assert repr(back) == repr(delivered)
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (ActionMade(0, 0, 0, "seven"), "array([nan])"),  # pyright: ignore[reportArgumentType]
+        (ActionMade(0, 0, 0, np.zeros(9999)), "an array of shape (9999,)"),
+        (ContextReady(0, saliency=(("x",),)), "could not convert string to float"),  # pyright: ignore[reportArgumentType]
+        (ContextReady(0, frozen=("v" * 5000,)), "names of frozen views"),
+        (object(), "object fits no message"),
+    ],
+)
+def test_what_cannot_be_said_is_an_error_of_its_stage(result, told):
+    """A result that cannot be sent never disappears, and never reaches the robot side as it is."""
+    assert told in repr(decode(encode(Delivered(1, 2, result))).result)
+
+
+@given(data=st.data())
+def test_whatever_bytes_come_decode_refuses_or_gives_a_result(data):
+    """Random bytes, and sound messages with bytes changed, cut off or added."""
+    message = data.draw(
+        st.binary(max_size=200) | st.builds(encode, st.builds(Delivered, WHOLE, WHOLE, MESSAGES))
+    )
+    message = bytearray(message)
+    for _ in range(data.draw(st.integers(0, 4))):
+        if message:
+            message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    message = bytes(message[: data.draw(st.integers(0, len(message)))]) + data.draw(
+        st.binary(max_size=8)
+    )
+    try:
+        assert isinstance(decode(message), Delivered)
+    except HandoffError:
+        return
+
+
+def test_a_record_of_no_kind_is_refused():
+    record = np.zeros(1, RECORD)
+    record["kind"] = 77
+    with pytest.raises(HandoffError, match="a record of kind 77"):
+        from_record(record[0])
+
+
+def test_an_over_long_message_is_refused_before_it_is_there():
+    """Its announced length is enough: nobody waits for, or keeps, a gigabyte."""
+    left, right = socket.socketpair()
+    receiver = Channel(left.detach(), most_bytes=100)
+    right.sendall((1 << 30).to_bytes(8, "little"))
+    with pytest.raises(HandoffError, match="1073741824 bytes, of 100 at most"):
+        receiver.receive()
+    right.close()
+    receiver.close()

@@ -45,6 +45,12 @@ class RingError(StreamVLAError):
     exit_code = 3
 
 
+class HandoffError(StreamVLAError):
+    """A process was sent what its peer must not send."""
+
+    exit_code = 3
+
+
 class StageFailedError(StreamVLAError):
     """A stage (observe or generate) died; raised to the owner after the robot was stopped."""
 

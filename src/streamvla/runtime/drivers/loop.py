@@ -91,6 +91,10 @@ class Timing:
         return cls(clock, clock, lambda: period_ns, margin_ns=period_ns // 2, idle_ns=period_ns)
 
 
+_MOST_RESULTS = 1000
+"""Results in a row, after which a control instant is looked for: no flood of them holds one up."""
+
+
 class ControlLoop:
     """One episode.
 
@@ -132,6 +136,7 @@ class ControlLoop:
         self._over: EndReason | None = None
         self._error: Exception | None = None
         self._result: EpisodeResult | None = None
+        self._taken = 0  # results, since a control instant was looked for
         self._sent = False  # a command: until then the robot stands, and needs no stop
 
     def _own_limit_ns(self) -> int | None:
@@ -178,10 +183,12 @@ class ControlLoop:
 
     def _step(self) -> None:
         """Take every result that is there; serve the control instant when it is due; else wait."""
-        result = self._stages.take()
+        result = self._stages.take() if self._taken < _MOST_RESULTS else None
+        self._taken += 1
         if result is not None:
             self._on_result(result)
             return
+        self._taken = 0
         now_ns = self._clock.now_ns()
         if self._due_ns is not None and self._wake_ns is not None and now_ns >= self._wake_ns:
             self._control(self._due_ns)
@@ -224,28 +231,16 @@ class ControlLoop:
 
     def _on_result(self, result: StageResult) -> None:
         now_ns = self._told.now_ns()
-        match result:
-            case ObserveBegun():
-                self._trace.record(ObserveStarted(now_ns, result.observation))
-            case ContextReady():
-                self._handle(
-                    Observed(
-                        now_ns,
-                        result.observation,
-                        result.goal,
-                        result.frozen,
-                        result.saliency,
-                        result.refused,
-                    )
-                )
-            case ActionMade():
-                self._handle(
-                    Generated(
-                        now_ns, result.started_ns, result.generation, result.index, result.values
-                    )
-                )
-            case StageError():
-                self._handle(StageFailed(now_ns, result.stage, result.message))
+        if isinstance(result, ObserveBegun):
+            self._trace.record(ObserveStarted(now_ns, result.observation))
+            return
+        try:
+            commands = self._streamer.handle(_event_of(result, now_ns))
+        except Exception as error:  # what no model of ours says: it is not to be relied on
+            failed = StageFailed(now_ns, "model", f"it said {result}: {describe(error)}")
+            commands = self._streamer.handle(failed)
+        for command in commands:
+            self._carry_out(command)
 
     # --- control instants ----------------------------------------------------------------------
 
@@ -372,3 +367,14 @@ class ControlLoop:
         self._robot.command(command.values, self._sent_ns)
         if not self._on_grid:
             self._due_ns = self._wake_ns = self._sent_ns + self._timing.execute_ns()
+
+
+def _event_of(result: ContextReady | ActionMade | StageError, now_ns: int) -> Event:
+    """A stage's result, seen now."""
+    match result:
+        case ContextReady(observation, goal, frozen, saliency, refused):
+            return Observed(now_ns, observation, goal, frozen, saliency, refused)
+        case ActionMade(started_ns, generation, index, values):
+            return Generated(now_ns, started_ns, generation, index, values)
+        case StageError(stage, message):
+            return StageFailed(now_ns, stage, message)

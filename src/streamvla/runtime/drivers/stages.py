@@ -152,6 +152,17 @@ class Flow:
     actions: Iterator[np.ndarray]
 
 
+def _error_of(stage: str, error: BaseException) -> StageError:
+    """What a stage raised, as a result: whatever it was, `SystemExit` included, its thread lives on
+    and the episode ends in the robot's stop. Only Ctrl-C, which arrives in the main thread, is not
+    the stage's."""
+    if isinstance(error, KeyboardInterrupt) and (
+        threading.current_thread() is threading.main_thread()
+    ):
+        raise error
+    return StageError(stage, describe(error))
+
+
 class StageWork:
     """What the stages of one episode compute, whenever and on whatever thread. What they raise
     becomes a result."""
@@ -165,8 +176,8 @@ class StageWork:
         """Encode: `make` gives the context, or refuses."""
         try:
             return make()
-        except Exception as error:
-            return StageError("observe", describe(error))
+        except BaseException as error:
+            return _error_of("observe", error)
 
     def seen(self, observation: int, sighting: Sighting | StageError) -> StageResult:
         """The result of an observe stage that is over."""
@@ -177,8 +188,8 @@ class StageWork:
             return ContextReady(observation, None, frozen, saliency, refused=True)
         try:
             goal = goal_of(self._policy, context)
-        except Exception as error:
-            return StageError("observe", describe(error))
+        except BaseException as error:
+            return _error_of("observe", error)
         self._contexts[observation] = context
         return ContextReady(observation, goal, frozen, saliency)
 
@@ -204,8 +215,8 @@ class StageWork:
         count = generate_job(self._policy, flow.index)[1]
         try:
             made = [next(flow.actions) for _ in range(count)]
-        except Exception as error:
-            return [StageError("generate", describe(error))]
+        except BaseException as error:
+            return [_error_of("generate", error)]
         first, flow.index = flow.index, flow.index + count
         return [
             ActionMade(started_ns, flow.generation, index, values)

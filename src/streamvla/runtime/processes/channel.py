@@ -11,8 +11,11 @@ import socket
 import struct
 import threading
 
+from streamvla.core.errors import HandoffError
+
 _HEADER = struct.Struct("<Q")
 _CHUNK_BYTES = 1 << 18
+_MOST_CHUNKS = 64
 
 BELL = b""
 """The empty message: look at the ring."""
@@ -23,11 +26,15 @@ class Channel:
 
     One thread receives; any thread may send.
 
+    Args:
+        most_bytes: of a message that is received; None for any.
+
     Attributes:
         closed: the other side is gone.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, most_bytes: int | None = None) -> None:
+        self._most_bytes = most_bytes
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._unsent = bytearray()
@@ -73,8 +80,15 @@ class Channel:
             self.closed = True
 
     def receive(self) -> list[bytes]:
-        """Every whole message that is here, in order; without waiting."""
-        while not self.closed:
+        """The whole messages that are here, in order; without waiting. Those that do not stop
+        coming are left for the next call.
+
+        Raises:
+            HandoffError: a message is longer than it may be.
+        """
+        for _ in range(_MOST_CHUNKS):
+            if self.closed:
+                break
             try:
                 chunk = self._socket.recv(_CHUNK_BYTES)
             except BlockingIOError:
@@ -91,6 +105,8 @@ class Channel:
         messages, start = [], 0
         while len(self._received) - start >= _HEADER.size:
             (length,) = _HEADER.unpack_from(self._received, start)
+            if self._most_bytes is not None and length > self._most_bytes:
+                raise HandoffError(f"a message of {length} bytes, of {self._most_bytes} at most")
             end = start + _HEADER.size + length
             if len(self._received) < end:
                 break

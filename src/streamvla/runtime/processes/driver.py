@@ -175,6 +175,9 @@ class ProcessDriver:
         else:
             over = self._wait_for(crew, RunEpisode(plan, start_ns))
         self.captures = over.captures
+        if over.distrusted:
+            crew.close()
+            raise StageFailedError(f"{over.error} (the next episode starts with a new process)")
         if over.error is not None:
             ended = crew.model.how_it_ended(_PATIENCE_S if MODEL_DIED in over.error else 0.0)
             raise StageFailedError(

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock, ms_to_ns
-from streamvla.core.errors import ConfigError, StageFailedError
+from streamvla.core.errors import ConfigError, HandoffError, RingError, StageFailedError
 from streamvla.core.interfaces import Robot, RobotSpec, standing_at
 from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watch
 from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject_control
@@ -34,12 +34,14 @@ from streamvla.runtime.drivers.signals import (
 from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (
+    MOST_BYTES,
     AwaitIdle,
     BeginEpisode,
     Delivered,
     EndEpisode,
     MeasureRequest,
     ObserveRequest,
+    decode,
     from_record,
     result_record,
 )
@@ -104,12 +106,14 @@ class EpisodeOver:
     Attributes:
         result: None: it was interrupted, or a stage died.
         error: of the stage that died.
+        distrusted: the model process is not to be used again.
         captures: (instant, capture) of every control instant, if the plan wanted a film.
     """
 
     result: ProcessResult | None
     error: str | None
     captures: Captures
+    distrusted: bool = False
 
 
 # --- the process -----------------------------------------------------------------------------
@@ -128,7 +132,7 @@ def _executor_main(owner: Connection, make_robot: MakeRobot, settings: RealtimeS
     grants = ask(settings)
     owner.send(ExecutorReady(robot.spec, grants))
     ring = SharedRing.attach(receive_fd(owner), result_record(robot.spec.action_space.dim))
-    channel = Channel(receive_fd(owner))
+    channel = Channel(receive_fd(owner), MOST_BYTES)
     try:
         _Executor(owner, robot, _Intake(ring, channel), grants, guard).serve()
     finally:
@@ -157,10 +161,13 @@ class _Intake:
         """Everything that has come, in order.
 
         The channel is read first: whatever the ring got before a message was sent is then there.
+
+        Raises:
+            HandoffError, RingError: the model process wrote what it must not.
         """
         messages = self.channel.receive()
         delivered = [from_record(row) for row in self.ring.pop(_MOST_AT_ONCE)]
-        return delivered + [pickle.loads(message) for message in messages if message]
+        return delivered + [decode(message) for message in messages if message]
 
 
 class _ProcessStages:
@@ -186,6 +193,8 @@ class _ProcessStages:
         self._instruct = instruct
         self._results: deque[StageResult] = deque()
         self._death_told = False
+        self.damage: str | None = None
+        """What the model process wrote that it must not; nothing more is read from it then."""
 
     def wait_for_model(self) -> None:
         """Until the model process has done with the episode before.
@@ -196,10 +205,11 @@ class _ProcessStages:
         self._intake.send(AwaitIdle(self._episode))
         deadline_ns = self._clock.now_ns() + round(STAGE_RETURN_S * NS_PER_S)
         while not any(
-            each.episode == self._episode and each.result is None for each in self._intake.collect()
+            each.episode == self._episode and each.result is None for each in self._collected()
         ):
-            if self._channel.closed or self._clock.now_ns() > deadline_ns:
+            if self.damage or self._channel.closed or self._clock.now_ns() > deadline_ns:
                 state = "is dead" if self._channel.closed else "hangs: it is not ready"
+                state = f"wrote what it must not: {self.damage}" if self.damage else state
                 raise StageFailedError(
                     f"the model process {state}; the episode was not begun, the robot not moved"
                 )
@@ -231,12 +241,22 @@ class _ProcessStages:
     def _collect(self) -> None:
         if select.select([self._owner], [], [], 0)[0]:  # a loop that is behind never waits
             self._listen_to_owner()
-        for delivered in self._intake.collect():
+        for delivered in self._collected():
             if delivered.episode == self._episode and delivered.result is not None:
                 self._results.append(delivered.result)
         if self._channel.closed and not self._death_told:
             self._death_told = True
             self._results.append(StageError("model", MODEL_DIED))
+
+    def _collected(self) -> list[Delivered]:
+        if self.damage is not None:
+            return []
+        try:
+            return self._intake.collect()
+        except (HandoffError, RingError) as error:
+            self.damage = f"{error}"
+            self._results.append(StageError("model", self.damage))
+            return []
 
     def wait(self, until_ns: int | None) -> None:
         """Doze until something comes or the deadline is near, then sleep to the very instant."""
@@ -250,7 +270,8 @@ class _ProcessStages:
 
     def _doze(self, timeout_s: float | None) -> bool:
         """Whether something came up."""
-        readers = [self._owner] if self._channel.closed else [self._owner, self._channel]
+        deaf = self._channel.closed or self.damage is not None
+        readers = [self._owner] if deaf else [self._owner, self._channel]
         writers = [self._channel] if self._channel.pending else []
         readable, writable, _ = select.select(readers, writers, [], timeout_s)
         if self._owner in readable:
@@ -305,6 +326,7 @@ class _Executor:
         self._guard = guard
         self._clock = SystemClock()
         self._episodes = 0
+        self._distrusted = False  # the model process, after the latest episode
 
     def serve(self) -> None:
         """Until the owner is gone (EOFError)."""
@@ -328,11 +350,12 @@ class _Executor:
         self._episodes += 1
         header = request.plan.header | {"executor": [str(grant) for grant in self._grants]}
         captures: Captures = []
+        self._distrusted = False
         try:
             with FileTrace(request.plan.trace, header, background=True) as trace:
                 return EpisodeOver(self._run_traced(request, trace, captures), None, captures)
         except StageFailedError as error:
-            return EpisodeOver(None, str(error), captures)
+            return EpisodeOver(None, str(error), captures, self._distrusted)
         except Terminated:
             raise
         except KeyboardInterrupt:
@@ -343,12 +366,21 @@ class _Executor:
     def _run_traced(
         self, request: RunEpisode, trace: TraceSink, captures: Captures
     ) -> ProcessResult:
-        plan, settings = request.plan, request.plan.settings
+        settings = request.plan.settings
 
         def instruct() -> str:
             return settings.instruction or self._robot.instruction
 
         stages = _ProcessStages(self._owner, self._intake, self._clock, self._episodes, instruct)
+        try:
+            return self._run_staged(request, trace, captures, stages)
+        finally:
+            self._distrusted = stages.damage is not None
+
+    def _run_staged(
+        self, request: RunEpisode, trace: TraceSink, captures: Captures, stages: _ProcessStages
+    ) -> ProcessResult:
+        plan, settings = request.plan, request.plan.settings
         stages.wait_for_model()
         start_ns = request.start_ns or self._clock.now_ns() + plan.reset_ns
         begin = BeginEpisode(

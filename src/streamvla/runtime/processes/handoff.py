@@ -3,18 +3,26 @@
     executor ── ObserveRequest, StartGenerate, CancelGenerate ──►  model      (channel)
              ◄── contexts ready, actions: fixed-size records ────             (ring, and a bell)
              ◄── what fits no record: errors, misshapen actions,
-                 what was foreseen ──────────────────────────────             (channel)
+                 what was foreseen: messages of a fixed layout ──             (channel)
 
 Both count episodes: what a suspended model still sends for an earlier one is ignored.
+
+The robot side trusts nothing it gets: no pickle, every length, number and text is checked before it
+is used (`from_record`, `decode`), and whatever is wrong is a `HandoffError`, which ends the episode
+in the robot's stop. What a result then says (an unknown observation, a step out of order) is the
+streamer's to judge. The other way, requests are pickled: the model side trusts the robot's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import struct
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from streamvla.core.errors import HandoffError
 from streamvla.runtime.drivers.cameras import FrozenCamera
 from streamvla.runtime.drivers.stages import (
     ActionMade,
@@ -125,7 +133,11 @@ def to_record(record: np.dtype, delivered: Delivered) -> np.ndarray:
 
 
 def from_record(row: np.void) -> Delivered:
-    """What a record says."""
+    """What a record says.
+
+    Raises:
+        HandoffError: a kind of record that there is not.
+    """
     kind = int(row["kind"])
     result: StageResult | None = None
     if kind == _BEGUN:
@@ -138,7 +150,120 @@ def from_record(row: np.void) -> Delivered:
         result = ActionMade(
             int(row["started_ns"]), int(row["generation"]), int(row["index"]), row["values"].copy()
         )
+    elif kind != _IDLE:
+        raise HandoffError(f"a record of kind {kind}, which there is not")
     return Delivered(int(row["episode"]), int(row["made_ns"]), result)
+
+
+# --- messages --------------------------------------------------------------------------------
+
+MOST_BYTES = 1 << 16
+"""Of a message to the robot side."""
+
+_HEAD = struct.Struct("<B3xiqqqq")
+"""Kind, small number, episode, made_ns, and two numbers that depend on the kind."""
+_STAGES = ("observe", "generate", "model")
+_ERROR, _SEEN, _ODD_ACTION = 1, 2, 3
+_MOST_TEXT = 4096
+_MOST_NUMBERS = 4096
+
+
+def encode(delivered: Delivered) -> bytes:
+    """A result that fits no record, in at most `MOST_BYTES`. What cannot be said so is the error of
+    its stage. Inverse of `decode`."""
+    head = (delivered.episode, delivered.made_ns)
+    try:
+        match delivered.result:
+            case StageError(stage, message):
+                text = message.encode(errors="replace")[:_MOST_TEXT]
+                return _HEAD.pack(_ERROR, _STAGES.index(stage), *head, 0, 0) + text
+            case ContextReady() as seen:
+                return _encode_seen(seen, head)
+            case ActionMade(started_ns, generation, index, values):
+                numbers = _HEAD.pack(_ODD_ACTION, index, *head, started_ns, generation)
+                return numbers + _encode_array(_numeric(values))
+            case other:
+                raise HandoffError(f"{type(other).__name__} fits no message")
+    except (HandoffError, TypeError, ValueError, struct.error) as error:
+        stage = "observe" if isinstance(delivered.result, ContextReady) else "generate"
+        return encode(replace(delivered, result=StageError(stage, f"{error}")))
+
+
+def decode(message: bytes) -> Delivered:
+    """What a message says.
+
+    Raises:
+        HandoffError: it is none of `encode`'s.
+    """
+    if not _HEAD.size <= len(message) <= MOST_BYTES:
+        raise HandoffError(f"a message of {len(message)} bytes")
+    kind, small, episode, made_ns, first, second = _HEAD.unpack_from(message)
+    body = message[_HEAD.size :]
+    result: StageResult
+    if kind == _ERROR and 0 <= small < len(_STAGES) and len(body) <= _MOST_TEXT:
+        result = StageError(_STAGES[small], body.decode(errors="replace"))
+    elif kind == _SEEN and small in (0, 1):
+        result = _decode_seen(first, body, refused=bool(small))
+    elif kind == _ODD_ACTION:
+        values, rest = _decode_array(body)
+        if rest:
+            raise HandoffError(f"{len(rest)} bytes behind an action")
+        result = ActionMade(first, second, small, values)
+    else:
+        raise HandoffError(f"a message of kind {kind}, {small}, with {len(body)} bytes")
+    return Delivered(episode, made_ns, result)
+
+
+def _encode_seen(seen: ContextReady, head: tuple[int, int]) -> bytes:
+    goal = np.zeros(0) if seen.goal is None else _numeric(seen.goal)
+    frozen = "\0".join(seen.frozen).encode()
+    if len(frozen) > _MOST_TEXT:
+        raise HandoffError(f"names of frozen views with {len(frozen)} bytes")
+    numbers = _HEAD.pack(_SEEN, int(seen.refused), *head, seen.observation, 0)
+    parts = (_encode_array(goal), _encode_array(np.array(seen.saliency, float)), frozen)
+    return b"".join((numbers, *parts))
+
+
+def _decode_seen(observation: int, body: bytes, *, refused: bool) -> ContextReady:
+    goal, body = _decode_array(body)
+    saliency, text = _decode_array(body)
+    if len(text) > _MOST_TEXT:
+        raise HandoffError(f"names of frozen views with {len(text)} bytes")
+    if saliency.size and (saliency.ndim != 2 or not np.isfinite(saliency).all()):
+        raise HandoffError("a saliency that is no table of finite numbers")
+    frozen = tuple(text.decode(errors="replace").split("\0")) if text else ()
+    rows = tuple(map(tuple, saliency.tolist())) if saliency.size else ()
+    return ContextReady(observation, goal if goal.size else None, frozen, rows, refused)
+
+
+def _numeric(values: object) -> np.ndarray:
+    """As float64; what is no array of numbers is one NaN, which the governor refuses."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return values.astype(np.float64)
+    return np.array([np.nan])
+
+
+def _encode_array(array: np.ndarray) -> bytes:
+    if array.ndim > 3 or array.size > _MOST_NUMBERS:
+        raise HandoffError(f"an array of shape {array.shape}")
+    shape = struct.pack("<B3I", array.ndim, *array.shape, *(1,) * (3 - array.ndim))
+    return shape + np.ascontiguousarray(array, "<f8").tobytes()
+
+
+def _decode_array(body: bytes) -> tuple[np.ndarray, bytes]:
+    """float64, and the bytes behind it."""
+    start = struct.calcsize("<B3I")
+    if len(body) < start:
+        raise HandoffError("an array without its shape")
+    ndim, *sizes = struct.unpack_from("<B3I", body)
+    count = math.prod(sizes)
+    if ndim > 3 or count > _MOST_NUMBERS or any(size != 1 for size in sizes[ndim:]):
+        raise HandoffError(f"an array of {ndim} dimensions {sizes}")
+    end = start + 8 * count
+    if len(body) < end:
+        raise HandoffError(f"an array of {sizes} in {len(body) - start} bytes")
+    values = np.frombuffer(body[start:end], "<f8").reshape(sizes[:ndim])
+    return values.astype(np.float64), body[end:]
 
 
 def fits(record: np.dtype, result: StageResult | None) -> bool:

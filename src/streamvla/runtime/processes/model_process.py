@@ -29,6 +29,7 @@ from streamvla.runtime.processes.handoff import (
     EndEpisode,
     MeasureRequest,
     ObserveRequest,
+    encode,
     fits,
     result_record,
     to_record,
@@ -70,7 +71,7 @@ class _Outlet:
     def deliver(self, delivered: Delivered) -> None:
         """Hand a result over; waits while the ring is full, unless the executor is gone."""
         if not fits(self.record, delivered.result):
-            self.channel.send(pickle.dumps(delivered))
+            self.channel.send(encode(delivered))
             return
         row = to_record(self.record, delivered)
         with self.lock:

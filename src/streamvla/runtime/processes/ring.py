@@ -23,6 +23,7 @@ most records that were never published; its successor overwrites them.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import operator
@@ -31,6 +32,7 @@ import struct
 import tempfile
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -42,7 +44,7 @@ _WORD_MASK = (1 << 64) - 1
 _MAGIC = 0x52494E47_00000001
 _IDENTITY, _PUSHED, _POPPED = (line * _LINE_BYTES // _WORD_BYTES for line in range(3))
 _HEADER_BYTES = 3 * _LINE_BYTES
-_REREADS = 1000
+_REREADS = 200
 """How often a record whose words do not fit together is read again before it counts as damaged."""
 
 
@@ -107,6 +109,7 @@ class SharedRing:
         fd = _anonymous_file()
         os.ftruncate(fd, _HEADER_BYTES + capacity * words * _WORD_BYTES)
         os.pwrite(fd, np.array([_MAGIC, capacity, words], np.uint64).tobytes(), 0)
+        _seal_size(fd)
         return cls(fd, record)
 
     @classmethod
@@ -175,10 +178,16 @@ class SharedRing:
         Only ever called by one process.
 
         Raises:
-            RingError: a record was damaged.
+            RingError: a record, or the producer's counter, was damaged.
         """
-        count = min(most, self._counters[_PUSHED] - self._popped)
-        if count <= 0:
+        waiting = self._counters[_PUSHED] - self._popped
+        if not 0 <= waiting <= self.capacity:
+            raise RingError(
+                f"ring: its producer says {waiting} records wait, of {self.capacity} at most: its "
+                "counter is damaged. One producer and one consumer may use a ring"
+            )
+        count = min(most, waiting)
+        if not count:
             return np.empty(0, self._record)
         if count == 1:
             records = self._read_one(self._popped)
@@ -247,9 +256,16 @@ def _odd_weights(count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(1 << 62, size=count, dtype=np.uint64) * 2 + 1
 
 
+def _seal_size(fd: int) -> None:
+    """Let nobody change the size: reading memory that was cut off kills the reader."""
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        with suppress(OSError):  # a plain file, where the system has no memory files
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+
+
 def _anonymous_file() -> int:
     """An open file without a name, in memory where the system offers that."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("streamvla-ring")
+        return os.memfd_create("streamvla-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
