@@ -80,10 +80,12 @@ from streamvla.trace.events import (
     ObserveReady,
     ObserveRequested,
     ObserveStarted,
+    RecordingLost,
     Rejected,
     Sent,
     Stimulus,
     Stopping,
+    TicksSkipped,
     TraceEvent,
 )
 from streamvla.trace.spans import Pacing, idle_before_ns
@@ -107,6 +109,7 @@ class RunMetrics:
         success: whether the task was reached; None without a task, or when the trace was cut off.
         end_reason: as in the trace's `Ended`; None when the trace was cut off.
         dropped: actions generated and never sent; `rejected`: refused by the governor; by cause.
+        skipped_ticks: control ticks that nobody served; lost_events: missing in the trace file.
         fallbacks: commands the governor sent over the whole episode, start-up and tail included.
     """
 
@@ -128,6 +131,8 @@ class RunMetrics:
     deadline_misses: int
     starved_ticks: int
     frozen_cameras: int
+    skipped_ticks: int
+    lost_events: int
     longest_halt_ms: float
     later_observations: int
     early_observations: int
@@ -186,6 +191,8 @@ _COUNTS = (
     "deadline_misses",
     "starved_ticks",
     "frozen_cameras",
+    "skipped_ticks",
+    "lost_events",
     "later_observations",
     "early_observations",
     "refused_observations",
@@ -288,6 +295,8 @@ class MetricsAccumulator:
             Intervened: self._on_intervened,
             HealthChanged: self._on_health_changed,
             CameraFrozen: self._on_camera_frozen,
+            TicksSkipped: self._on_ticks_skipped,
+            RecordingLost: self._on_recording_lost,
             Stopping: self._on_stopping,
             Ended: self._on_ended,
         }
@@ -431,6 +440,12 @@ class MetricsAccumulator:
 
     def _on_camera_frozen(self, event: CameraFrozen) -> None:
         self._counts["frozen_cameras"] += 1
+
+    def _on_ticks_skipped(self, event: TicksSkipped) -> None:
+        self._counts["skipped_ticks"] += event.ticks
+
+    def _on_recording_lost(self, event: RecordingLost) -> None:
+        self._counts["lost_events"] += event.events
 
     def _on_stopping(self, event: Stopping) -> None:
         self._over_ns = event.t_ns

@@ -24,6 +24,7 @@ from streamvla.trace.events import (
     Sent,
     Stimulus,
     Stopping,
+    TicksSkipped,
     TraceEvent,
 )
 from streamvla.trace.store import (
@@ -64,6 +65,7 @@ __all__ = [
     "Stimulus",
     "Stopping",
     "TeeTrace",
+    "TicksSkipped",
     "Trace",
     "TraceEvent",
     "TraceSink",

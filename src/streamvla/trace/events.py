@@ -199,12 +199,23 @@ class Rearmed(NamedTuple):
 
 
 class HealthChanged(NamedTuple):
-    """The state of the action stream changed on a control tick (`runtime.governor.health`)."""
+    """The state of the action stream changed on a control tick (`runtime.governor.health`), for
+    `cause`."""
 
     t_ns: int
     tick: int
     before: str
     after: str
+    cause: str = ""
+
+
+class TicksSkipped(NamedTuple):
+    """No command left on `ticks` control ticks before `tick`, for `cause`: the loop was away."""
+
+    t_ns: int
+    tick: int
+    ticks: int
+    cause: str
 
 
 class CameraFrozen(NamedTuple):
@@ -278,6 +289,7 @@ TraceEvent = (
     | Intervened
     | Rearmed
     | HealthChanged
+    | TicksSkipped
     | CameraFrozen
     | CameraThawed
     | FaultInjected
@@ -305,6 +317,7 @@ EVENT_TYPES: dict[str, type] = {
         Intervened,
         Rearmed,
         HealthChanged,
+        TicksSkipped,
         CameraFrozen,
         CameraThawed,
         FaultInjected,

@@ -33,6 +33,7 @@ from streamvla.runtime.drivers.episode import (
     end_reason,
 )
 from streamvla.runtime.drivers.loop_statistics import TickLog
+from streamvla.runtime.drivers.robot_side import RobotSide
 from streamvla.runtime.drivers.signals import Ending
 from streamvla.runtime.drivers.stages import (
     ActionMade,
@@ -116,6 +117,7 @@ class ControlLoop:
         self._ending = ending or Ending()
         self._episode = episode
         self._robot = episode.robot
+        self._side = RobotSide(timing.clock)
         self._streamer = episode.streamer
         self._trace = episode.trace
         self._stimuli = StimulusLog(episode.robot, episode.trace)
@@ -262,12 +264,15 @@ class ControlLoop:
 
         Ticks that went by while this loop was held up are skipped, never served in a burst: two
         commands at once would cut the first one's motion short. So is a next tick that comes too
-        soon (`Timing.margin_ns`). Gaps in tick numbers stay in the trace, and count as halted.
+        soon (`Timing.margin_ns`). Gaps are events, with their cause, and count as halted.
         """
         elapsed_ns = now_ns - self._start_ns
         tick = max(self._tick, (elapsed_ns - self._held_up_ns) // self._period_ns)
         due_ns = self._start_ns + tick * self._period_ns
-        self._handle(Tick(self._told.now_ns(), due_ns, tick))
+        late_ns = (tick - self._tick) * self._period_ns
+        why = self._side.why_late(late_ns) if late_ns else ""
+        self._side.restart()
+        self._handle(Tick(self._told.now_ns(), due_ns, tick, why))
         self._plan_tick((elapsed_ns + self._timing.margin_ns) // self._period_ns + 1)
 
     def _plan_tick(self, tick: int) -> None:
@@ -277,7 +282,8 @@ class ControlLoop:
         self._wake_ns = self._due_ns + self._held_up_ns
 
     def _look_for_end(self, now_ns: int) -> bool:
-        self._robot.advance_to(now_ns)
+        with self._side.timed("advance_to"):
+            self._robot.advance_to(now_ns)
         self._stimuli.look()
         if self._episode.watch is not None:
             self._episode.watch(self._told.now_ns())
@@ -354,8 +360,10 @@ class ControlLoop:
     def _observe(self, command: StartObserve) -> None:
         captured_ns = self._told.now_ns()
         try:
-            self._robot.advance_to(self._clock.now_ns())  # a second look starts between two ticks
-            capture = self._robot.capture()
+            with self._side.timed("advance_to"):  # a second look starts between two ticks
+                self._robot.advance_to(self._clock.now_ns())
+            with self._side.timed("capture"):
+                capture = self._robot.capture()
         except Exception as error:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))
             return
@@ -364,7 +372,8 @@ class ControlLoop:
     def _send(self, command: Send) -> None:
         self._sent = True
         self._sent_ns = self._clock.now_ns()
-        self._robot.command(command.values, self._sent_ns)
+        with self._side.timed("command"):
+            self._robot.command(command.values, self._sent_ns)
         if not self._on_grid:
             self._due_ns = self._wake_ns = self._sent_ns + self._timing.execute_ns()
 

@@ -22,6 +22,7 @@ from streamvla.runtime.drivers.episode import Episode, EpisodeResult, make_sight
 from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject, require_in_process
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import TickLog
+from streamvla.runtime.drivers.robot_side import check_robot_side
 from streamvla.runtime.drivers.signals import ending_between_steps
 from streamvla.runtime.drivers.stages import (
     Accelerator,
@@ -74,9 +75,11 @@ class RealtimeDriver:
 
     def measure(self, robot: Robot, policy: Policy, repeats: int) -> list[StageTimes]:
         """Run every stage `repeats` times where it will run; also the warm-up before an episode.
+        Warns of a robot whose own calls are too slow (`robot_side`).
 
         The robot must have been reset. Cold starts fall into the first entry.
         """
+        check_robot_side(robot, self._clock)
         return measure(
             self._accelerator, self._clock, robot, policy, robot.capture, robot.instruction, repeats
         )

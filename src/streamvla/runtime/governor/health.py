@@ -64,18 +64,25 @@ class Health:
     def state(self) -> HealthState:
         return self._state
 
-    def tick(self, *, supplied: bool, latched: bool, seeing: bool = True) -> Transition | None:
+    def tick(
+        self, *, supplied: bool, latched: bool, seeing: bool = True, skipped: int = 0
+    ) -> Transition | None:
         """Take one control tick.
 
         Args:
             supplied: it carried an action.
             latched: the robot is in the safe stop.
             seeing: no camera is frozen.
+            skipped: ticks before it that nobody served.
         """
+        before = self._state
+        if skipped and self._began:
+            self._with, self._without = 0, self._without + skipped
+            self._state = self._next(latched, seeing)
         self._began = self._began or supplied
         self._with = self._with + 1 if supplied else 0
         self._without = 0 if supplied or not self._began else self._without + 1
-        before, self._state = self._state, self._next(latched, seeing)
+        self._state = self._next(latched, seeing)
         return None if self._state == before else Transition(before, self._state)
 
     def _next(self, latched: bool, seeing: bool) -> HealthState:

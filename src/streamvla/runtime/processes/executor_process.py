@@ -26,6 +26,7 @@ from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watc
 from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject_control
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
+from streamvla.runtime.drivers.robot_side import check_robot_side
 from streamvla.runtime.drivers.signals import (
     Terminated,
     ending_between_steps,
@@ -343,6 +344,7 @@ class _Executor:
         period_ns = self._robot.spec.control_period_ns
         self._robot.reset(request.seed, self._clock.now_ns(), period_ns)
         standing_at(self._robot)
+        check_robot_side(self._robot, self._clock)
         capture, instruction = self._robot.capture(), self._robot.instruction
         self._intake.send(MeasureRequest(capture, instruction, request.repeats))
 

@@ -70,6 +70,7 @@ from streamvla.trace import (
     Rearmed,
     Rejected,
     Sent,
+    TicksSkipped,
     TraceSink,
 )
 from streamvla.trace.spans import Pacing
@@ -80,6 +81,9 @@ dead: a fast model makes three within a burst that passes."""
 
 _MOST_BAD_GENERATIONS = 100
 """And after so many however short the time: a stage without duration would go on for ever."""
+
+GAP_TICKS = 10
+"""After so many ticks without a command in a row a robot stands."""
 
 _STILL = 1e-9
 """A change of the action state below this, in action units, is rounding."""
@@ -251,7 +255,9 @@ class Streamer:
         period_ns = self._execution.period_ns(event.tick, event.due_ns)
         if period_ns is not None:
             self._decisions.command_took(period_ns)
-        observe = self._observe_if_wanted(event.now_ns)
+        skipped = event.tick - self._execution.next_tick
+        caught_up = self._catch_up(event, skipped) if skipped else []
+        observe = [*caught_up, *self._observe_if_wanted(event.now_ns)]
         self._execution.next_tick = event.tick + 1
         action = self._plan.take(event.now_ns, event.tick)
         before = self._execution.action_state
@@ -269,7 +275,7 @@ class Streamer:
                 self._plan.drop(event.now_ns, action, "refused")
             send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
         self._supplied = ruling.source == "policy"
-        self._note_health(event, supplied=self._supplied)
+        self._note_health(event, supplied=self._supplied, skipped=skipped)
         if self._failure is not None:
             return [send, Stop(self._failure)] if self._governor.at_rest else [send]
         if self._governor.latched and not self._latched:
@@ -281,12 +287,31 @@ class Streamer:
     def _moved_from(self, state: np.ndarray) -> bool:
         return not np.allclose(self._execution.action_state, state, rtol=0, atol=_STILL)
 
-    def _note_health(self, event: Tick, *, supplied: bool) -> None:
+    def _catch_up(self, event: Tick, skipped: int) -> list[Command]:
+        """After a gap. A long one leaves a robot that stands, and a plan from long ago: it starts
+        from rest, with a fresh look."""
+        now_ns = event.now_ns
+        self._trace.record(TicksSkipped(now_ns, event.tick, skipped, event.why_late or "left out"))
+        if skipped < GAP_TICKS:
+            return []
+        self._governor.begin(self._execution.action_state)
+        self._plan.clear(now_ns, "outdated by a gap")
+        self._ready = None
+        self._decisions.stopped()
+        self._outdated = self._encoding
+        return self._abandon_generation(now_ns, "outdated by a gap")
+
+    def _note_health(self, event: Tick, *, supplied: bool, skipped: int) -> None:
         transition = self._health.tick(
-            supplied=supplied, latched=self._governor.latched, seeing=not self._frozen
+            supplied=supplied,
+            latched=self._governor.latched,
+            seeing=not self._frozen,
+            skipped=skipped,
         )
         if transition is not None:
-            self._trace.record(HealthChanged(event.now_ns, event.tick, *transition))
+            cause = f"{skipped} ticks skipped: {event.why_late}" if skipped else ""
+            cause = cause or ", ".join(f"camera {view} is frozen" for view in self._frozen)
+            self._trace.record(HealthChanged(event.now_ns, event.tick, *transition, cause))
 
     def _on_free(self, event: Free) -> list[Command]:
         """The robot takes the next action if there is one, and idles otherwise."""

@@ -32,11 +32,15 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Grid pacing: control tick number `tick`, due at `due_ns`, is being served at `now_ns`."""
+    """Grid pacing: control tick number `tick`, due at `due_ns`, is being served at `now_ns`.
+
+    `why_late`: what ticks before it were skipped for, in words; "" if none was.
+    """
 
     now_ns: int
     due_ns: int
     tick: int
+    why_late: str = ""
 
 
 @dataclass(frozen=True, slots=True)
