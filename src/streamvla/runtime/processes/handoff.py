@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.core.actions import is_array
 from streamvla.runtime.drivers.cameras import FrozenCamera
 from streamvla.runtime.drivers.stages import (
     ActionMade,
@@ -150,12 +151,11 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
             return _is_vector(record, values)
         case ContextReady(goal=goal, frozen=frozen, saliency=saliency):
             return not (frozen or saliency) and (goal is None or _is_vector(record, goal))
-    return True
+        case _:
+            return True
 
 
 def _is_vector(record: np.dtype, values: object) -> bool:
     return (
-        isinstance(values, np.ndarray)
-        and values.dtype.kind in "fiu"
-        and values.shape == record["values"].shape
+        is_array(values) and values.dtype.kind in "fiu" and values.shape == record["values"].shape
     )
