@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TASKS := reach push button-press-topdown drawer-open press-named-button window-open
 
-.PHONY: demo test test-slow test-robot-side test-all lint setup docs site clean
+.PHONY: demo test test-slow test-robot-side test-all lint types setup docs site clean
 
 demo: setup  ## the shipped policy on a simulated robot: the classic way, then streaming
 	$(BIN)/streamvla run --tasks $(TASKS) --out runs/demo
@@ -24,6 +24,9 @@ lint: setup
 	$(BIN)/ruff check src tests examples
 	$(BIN)/ruff format --check src tests examples
 	$(BIN)/pyright
+
+types: setup  ## what the built package says of its types
+	sh scripts/check_types.sh $(VENV)
 
 docs: setup  ## rewrite the figures in the documents from docs/results
 	$(BIN)/streamvla results

@@ -29,14 +29,14 @@ class RobotEnv(gymnasium.Env):
         render_mode: "rgb_array" or None.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's)
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         self._robot = make_robot(task)
         spec = self._robot.spec
         self.render_mode = render_mode
         shape = (*spec.image_size, 3)
-        self.observation_space = gymnasium.spaces.Dict(
+        self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(
             {
                 "images": gymnasium.spaces.Dict(
                     {view: gymnasium.spaces.Box(0, 255, shape, np.uint8) for view in spec.views}
@@ -45,7 +45,7 @@ class RobotEnv(gymnasium.Env):
             }
         )
         low, high = np.array(spec.action_space.low), np.array(spec.action_space.high)
-        self.action_space = gymnasium.spaces.Box(
+        self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(
             low.astype(np.float32), high.astype(np.float32), dtype=np.float32
         )
         self._now_ns = 0

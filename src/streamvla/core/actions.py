@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Policy
+
+
+def is_array(value: object) -> TypeGuard[np.ndarray]:
+    """`isinstance(value, np.ndarray)`, after which a type checker knows what its attributes are."""
+    return isinstance(value, np.ndarray)
 
 
 def as_action(values: Any) -> Any:
@@ -21,7 +26,7 @@ def as_action(values: Any) -> Any:
     >>> as_action([1, 2])
     array([1., 2.])
     """
-    if not isinstance(values, np.ndarray) and hasattr(values, "detach"):  # without importing torch
+    if not is_array(values) and hasattr(values, "detach"):  # without importing torch
         values = values.detach().cpu().float().numpy()
     try:
         return np.array(values, dtype=np.float64)
@@ -31,7 +36,7 @@ def as_action(values: Any) -> Any:
 
 def require_action(action: Any, dim: int) -> None:
     """Raise `ConfigError` unless an action is (d,) and finite."""
-    if not isinstance(action, np.ndarray):
+    if not is_array(action):
         raise ConfigError(
             f"the policy gave {type(action).__name__} as an action; expected {dim} numbers"
         )

@@ -258,7 +258,7 @@ class PolicySpec:
     tells_goal: bool = False
     thresholds: tuple[float, ...] = ()
     longest_lead: int | None = None
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict[str, float])
     vocabulary: frozenset[str] | None = None
 
 

@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 def commit() -> str:
@@ -35,9 +35,10 @@ def without_folders(record: Any) -> Any:
     {'command': 'train --out runs/a --steps 9'}
     """
     if isinstance(record, dict):
-        return {key: without_folders(value) for key, value in record.items()}
+        fields = cast(dict[str, Any], record)
+        return {key: without_folders(value) for key, value in fields.items()}
     if isinstance(record, list):
-        return [without_folders(value) for value in record]
+        return [without_folders(value) for value in cast(list[Any], record)]
     if isinstance(record, str):
         return _ABSOLUTE.sub(r"\1", record)
     return record

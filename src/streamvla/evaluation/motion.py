@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -31,8 +32,8 @@ class CommandedMotion:
         self._starts = array("q")
         self._values = array("d")
         self._previous: Sent | None = None
-        self.seams = Samples()
-        self.steps = Samples()
+        self.seams: Final = Samples()
+        self.steps: Final = Samples()
 
     def add(self, command: Sent) -> None:
         if len(self._starts) < SAMPLE_LIMIT:

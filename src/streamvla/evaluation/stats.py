@@ -207,7 +207,7 @@ class Samples:
     __slots__ = ("_kept", "_limit", "_maximum", "_mean", "_rng", "_squares", "count")
 
     def __init__(self, limit: int = SAMPLE_LIMIT) -> None:
-        self.count = 0
+        self.count: int = 0
         self._limit = limit
         self._kept = array("d")
         self._mean = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -93,11 +94,11 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, head_dim: int, expansion: int) -> None:
         super().__init__()
         self.heads = heads
-        self.attention_norm = nn.LayerNorm(width, bias=False)
-        self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, width, bias=False)
-        self.feed_norm = nn.LayerNorm(width, bias=False)
-        self.feed = FeedForward(width, expansion)
+        self.attention_norm: Final = nn.LayerNorm(width, bias=False)
+        self.qkv: Final = nn.Linear(width, 3 * heads * head_dim, bias=False)
+        self.out: Final = nn.Linear(heads * head_dim, width, bias=False)
+        self.feed_norm: Final = nn.LayerNorm(width, bias=False)
+        self.feed: Final = FeedForward(width, expansion)
 
     def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(b, l, w), (b, 1, 1, l) → (b, l, w) and this layer's keys and values (b, n, l, k).
@@ -120,8 +121,8 @@ class KeysAndValues(nn.Module):
     def __init__(self, width: int, heads: int, head_dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(width, bias=False)
-        self.kv = nn.Linear(width, 2 * heads * head_dim, bias=False)
+        self.norm: Final = nn.LayerNorm(width, bias=False)
+        self.kv: Final = nn.Linear(width, 2 * heads * head_dim, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(b, l, w) → keys and values, (b, n, l, k) each."""
@@ -134,10 +135,10 @@ class Backbone(nn.Module):
 
     def __init__(self, layers: int, width: int, heads: int, head_dim: int, expansion: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
+        self.blocks: Final = nn.ModuleList(
             Block(width, heads, head_dim, expansion) for _ in range(layers - 1)
         )
-        self.last = KeysAndValues(width, heads, head_dim)
+        self.last: Final = KeysAndValues(width, heads, head_dim)
 
     def forward(self, tokens: Tensor, present: Tensor) -> PrefixCache:
         """(b, l, w), (b, l) bool → a cache of `layers` layers."""

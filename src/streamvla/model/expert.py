@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -88,13 +88,13 @@ class ExpertBlock(nn.Module):
 
     def __init__(self, size: ExpertSize) -> None:
         super().__init__()
-        self.heads = size.heads
+        self.heads: int = size.heads
         inner = size.heads * size.head_dim
-        self.attention_norm = AdaptiveRMSNorm(size.width, size.condition_width)
-        self.qkv = nn.Linear(size.width, 3 * inner, bias=False)
-        self.out = nn.Linear(inner, size.width, bias=False)
-        self.feed_norm = AdaptiveRMSNorm(size.width, size.condition_width)
-        self.feed = FeedForward(size.width, size.expansion)
+        self.attention_norm: Final = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.qkv: Final = nn.Linear(size.width, 3 * inner, bias=False)
+        self.out: Final = nn.Linear(inner, size.width, bias=False)
+        self.feed_norm: Final = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.feed: Final = FeedForward(size.width, size.expansion)
 
     def forward(self, x: Tensor, modulation: Modulation, cache: LayerCache) -> Tensor:
         """(b, m, t, w), of both norms (b, m, 1, 3w), this layer's cache → (b, m, t, w)."""
@@ -115,22 +115,22 @@ class Expert(nn.Module):
 
     def __init__(self, size: ExpertSize) -> None:
         super().__init__()
-        self.from_state = nn.Linear(size.action_dim * (1 + 2 * STATE_OCTAVES), size.width)
-        self.from_tau = nn.Sequential(
+        self.from_state: Final = nn.Linear(size.action_dim * (1 + 2 * STATE_OCTAVES), size.width)
+        self.from_tau: Final = nn.Sequential(
             nn.Linear(2 * TAU_OCTAVES, size.condition_width),
             nn.SiLU(),
             nn.Linear(size.condition_width, size.condition_width),
             nn.SiLU(),
         )
-        self.from_age = None
+        self.from_age: nn.Embedding | None = None
         if size.max_age:
             self.from_age = nn.Embedding(size.max_age + 1, size.condition_width)
             nn.init.zeros_(self.from_age.weight)
-        self.blocks = nn.ModuleList(ExpertBlock(size) for _ in range(size.layers))
-        self.final_norm = AdaptiveRMSNorm(size.width, size.condition_width)
-        self.to_step = nn.Linear(size.width, size.action_dim)
-        self.to_future = nn.Linear(size.width, size.future_dim) if size.future_dim else None
-        self.to_places = nn.Linear(size.width, size.places_dim) if size.places_dim else None
+        self.blocks: Final = nn.ModuleList(ExpertBlock(size) for _ in range(size.layers))
+        self.final_norm: Final = AdaptiveRMSNorm(size.width, size.condition_width)
+        self.to_step: Final = nn.Linear(size.width, size.action_dim)
+        self.to_future: Final = nn.Linear(size.width, size.future_dim) if size.future_dim else None
+        self.to_places: Final = nn.Linear(size.width, size.places_dim) if size.places_dim else None
 
     @abstractmethod
     def gather(self, *inputs: Any) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +88,8 @@ class InstructionEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.word = nn.Embedding(BUCKETS, width)
-        self.position = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.02)
+        self.word: Final = nn.Embedding(BUCKETS, width)
+        self.position: Final = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.02)
         nn.init.normal_(self.word.weight, std=0.02)
         self.register_buffer("heard", every_word())
         self.vocabulary = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
@@ -18,7 +19,7 @@ class AdaptiveRMSNorm(nn.Module):
 
     def __init__(self, width: int, condition_width: int) -> None:
         super().__init__()
-        self.modulation = nn.Linear(condition_width, 3 * width)
+        self.modulation: Final = nn.Linear(condition_width, 3 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
@@ -37,8 +38,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, expansion: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, expansion * width)
-        self.down = nn.Linear(expansion * width, width)
+        self.up: Final = nn.Linear(width, expansion * width)
+        self.down: Final = nn.Linear(expansion * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
@@ -28,8 +30,8 @@ class PlacesToken(nn.Module):
 
     def __init__(self, places: int, hidden: int, width: int) -> None:
         super().__init__()
-        self.up = nn.Linear(places * (1 + 2 * PLACES_OCTAVES), hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up: Final = nn.Linear(places * (1 + 2 * PLACES_OCTAVES), hidden)
+        self.down: Final = nn.Linear(hidden, width)
 
     def forward(self, placed: Tensor) -> Tensor:
         waves = fourier_features(placed, PLACES_WAVELENGTH, PLACES_OCTAVES).flatten(-2)

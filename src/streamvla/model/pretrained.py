@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import PrefixCache, Rotary, attention_bias
-from streamvla.model.expert import ExpertSize
+from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.interface import Model, Trained
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
@@ -125,12 +125,12 @@ class PretrainedVLA(Model):
         super().__init__()
         transformers = _require_transformers()
         self.config = config
-        self.layout = LAYOUTS[config.vlm["model_type"]]
-        self.vlm = transformers.AutoModel.from_config(_transformers_config(config.vlm))
+        self.layout: Final = LAYOUTS[config.vlm["model_type"]]
+        self.vlm: Any = transformers.AutoModel.from_config(_transformers_config(config.vlm))
         text = self.vlm.config.text_config
-        self.from_state = nn.Linear(config.state_dim, text.hidden_size)
-        self.from_command = nn.Linear(config.action_dim, text.hidden_size)
-        self.expert = (method or default_method()).expert(config.expert_size())
+        self.from_state: Final = nn.Linear(config.state_dim, text.hidden_size)
+        self.from_command: Final = nn.Linear(config.action_dim, text.hidden_size)
+        self.expert: Expert = (method or default_method()).expert(config.expert_size())
         self._groups = text.num_attention_heads // text.num_key_value_heads
         self._image_size = int(self.vlm.config.vision_config.image_size)
         self._tokenise = _tokeniser(config.tokenizer)

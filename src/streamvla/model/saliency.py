@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
@@ -90,10 +90,10 @@ class ConditionalBlock(nn.Module):
     def __init__(self, width: int, heads: int, expansion: int, condition_width: int) -> None:
         super().__init__()
         self.heads = heads
-        self.modulation = nn.Linear(condition_width, 4 * width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.feed = FeedForward(width, expansion)
+        self.modulation: Final = nn.Linear(condition_width, 4 * width)
+        self.qkv: Final = nn.Linear(width, 3 * width, bias=False)
+        self.out: Final = nn.Linear(width, width, bias=False)
+        self.feed: Final = FeedForward(width, expansion)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
@@ -113,20 +113,20 @@ class SaliencyPredictor(nn.Module):
     def __init__(self, config: SaliencyConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.narrow = nn.Linear(c.token_width, c.width)
-        self.position = nn.Parameter(torch.randn(c.tokens, c.width) * 0.02)
-        self.view = nn.Parameter(torch.randn(c.views, 1, c.width) * 0.02)
-        self.from_motion = nn.Sequential(
+        self.narrow: Final = nn.Linear(c.token_width, c.width)
+        self.position: Final = nn.Parameter(torch.randn(c.tokens, c.width) * 0.02)
+        self.view: Final = nn.Parameter(torch.randn(c.views, 1, c.width) * 0.02)
+        self.from_motion: Final = nn.Sequential(
             nn.Linear(c.action_dim, c.condition_width),
             nn.GELU(),
             nn.Linear(c.condition_width, c.condition_width),
             nn.GELU(),
         )
-        self.blocks = nn.ModuleList(
+        self.blocks: Final = nn.ModuleList(
             ConditionalBlock(c.width, c.heads, c.expansion, c.condition_width)
             for _ in range(c.layers)
         )
-        self.widen = nn.Linear(c.width, c.token_width)
+        self.widen: Final = nn.Linear(c.width, c.token_width)
         nn.init.zeros_(self.widen.weight)
         nn.init.zeros_(self.widen.bias)
 

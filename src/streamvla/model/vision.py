@@ -17,6 +17,8 @@ coordinates of things without names.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
@@ -37,8 +39,8 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm: Final = nn.LayerNorm(channels)
+        self.conv: Final = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(F.relu(channel_norm(self.norm, x)))
@@ -63,7 +65,7 @@ class Keypoints(nn.Module):
 
     def __init__(self, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.score = nn.Conv2d(channels, channels, 1)
+        self.score: Final = nn.Conv2d(channels, channels, 1)
         self.register_buffer("cells", coordinate_grid(*grid).flatten(1).T, persistent=False)
         self.cells: Tensor  # (y·x, 2)
 
@@ -82,16 +84,16 @@ class AskedKeypoints(nn.Module):
 
     def __init__(self, channels: int, grid: tuple[int, int], width: int, count: int) -> None:
         super().__init__()
-        self.count = count
-        self.told_norm = nn.LayerNorm(width)
-        self.lift = nn.Conv2d(2 * channels, channels, 1)
-        self.norm = nn.LayerNorm(channels)
-        self.film = nn.Sequential(
+        self.count: Final = count
+        self.told_norm: Final = nn.LayerNorm(width)
+        self.lift: Final = nn.Conv2d(2 * channels, channels, 1)
+        self.norm: Final = nn.LayerNorm(channels)
+        self.film: Final = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 * channels)
         )
-        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
-        self.mixed_norm = nn.LayerNorm(channels)
-        self.query = nn.Linear(width, count * channels)
+        self.mix: Final = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mixed_norm: Final = nn.LayerNorm(channels)
+        self.query: Final = nn.Linear(width, count * channels)
         nn.init.normal_(self.query.bias, std=_SPREAD / channels**0.5)
         nn.init.normal_(self.query.weight, std=_SPREAD / (channels * width) ** 0.5)
         self.register_buffer("cells", coordinate_grid(*grid).flatten(1).T, persistent=False)
@@ -129,22 +131,22 @@ class VisionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         grid = (image_size[0] // PATCH, image_size[1] // PATCH)
-        self.token_grid = (grid[0] // CELLS_PER_TOKEN, grid[1] // CELLS_PER_TOKEN)
+        self.token_grid: tuple[int, int] = (grid[0] // CELLS_PER_TOKEN, grid[1] // CELLS_PER_TOKEN)
         self.register_buffer("coordinates", coordinate_grid(*grid), persistent=False)
         self.coordinates: Tensor
-        self.stem = nn.Conv2d(3 * PATCH**2 + 2, channels, 3, padding=1)
-        self.fine = ConvBlock(channels)
-        self.keypoints = Keypoints(channels, grid)
-        self.shrink = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
-        self.coarse = ConvBlock(2 * channels)
-        self.norm = nn.LayerNorm(2 * channels)
-        self.to_token = nn.Linear(8 * channels, width)
-        self.to_keypoint_token = nn.Linear(2 * channels, width)
-        self.asked = AskedKeypoints(channels, grid, width, asked) if asked else None
-        self.to_asked_token = nn.Linear(2 * asked, width) if asked else None
+        self.stem: Final = nn.Conv2d(3 * PATCH**2 + 2, channels, 3, padding=1)
+        self.fine: Final = ConvBlock(channels)
+        self.keypoints: Final = Keypoints(channels, grid)
+        self.shrink: Final = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
+        self.coarse: Final = ConvBlock(2 * channels)
+        self.norm: Final = nn.LayerNorm(2 * channels)
+        self.to_token: Final = nn.Linear(8 * channels, width)
+        self.to_keypoint_token: Final = nn.Linear(2 * channels, width)
+        self.asked: Final = AskedKeypoints(channels, grid, width, asked) if asked else None
+        self.to_asked_token: Final = nn.Linear(2 * asked, width) if asked else None
         tokens = self.token_grid[0] * self.token_grid[1] + (2 if asked else 1)
-        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.view = nn.Parameter(torch.randn(views, 1, width) * 0.02)
+        self.position: Final = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.view: Final = nn.Parameter(torch.randn(views, 1, width) * 0.02)
 
     def forward(self, images: Tensor, told: Tensor) -> Tensor:
         """(b, v, 3, y, x) in [−1, 1] and the instruction (b, w) → tokens (b, v·l, w)."""

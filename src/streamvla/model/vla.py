@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
-from streamvla.model.expert import ExpertSize
+from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
 from streamvla.model.interface import Model, Trained
 from streamvla.model.keypoints import seed_keypoints
@@ -121,18 +122,21 @@ class StreamingVLA(Model):
         super().__init__()
         self.config = config
         c = config
-        self.vision = VisionEncoder(c.views, c.image_size, c.width, c.channels, c.asked_keypoints)
-        self.instruction = InstructionEncoder(c.width)
-        self.from_state = nn.Linear(c.state_dim, c.width)
-        self.from_command = nn.Linear(c.action_dim, c.width)
-        self.to_places = self.from_places = None
+        self.vision: Final = VisionEncoder(
+            c.views, c.image_size, c.width, c.channels, c.asked_keypoints
+        )
+        self.instruction: Final = InstructionEncoder(c.width)
+        self.from_state: Final = nn.Linear(c.state_dim, c.width)
+        self.from_command: Final = nn.Linear(c.action_dim, c.width)
+        self.to_places: nn.Module | None = None
+        self.from_places: PlacesToken | None = None
         if c.tells_places:
             located = 2 * c.views * c.asked_keypoints
             self.to_places = places_head(located, c.places_hidden, c.places_dim)
             if c.places_token:
                 self.from_places = PlacesToken(c.places_dim, c.width, c.width)
-        self.backbone = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
-        self.expert = (method or default_method()).expert(c.expert_size())
+        self.backbone: Final = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
+        self.expert: Expert = (method or default_method()).expert(c.expert_size())
 
     @property
     def vocabulary(self) -> frozenset[str] | None:

@@ -6,6 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -71,11 +72,11 @@ class ModelPolicy:
                 f"policy horizon {spec.horizon} and chunk passes {spec.chunk_passes} are not those "
                 f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
             )
-        self.spec = replace(spec, settings=method.settings, vocabulary=model.vocabulary)
+        self.spec: PolicySpec = replace(spec, settings=method.settings, vocabulary=model.vocabulary)
         self.method = method
         self.normalisation = normalisation
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.device: Final = torch.device(device)
+        self.model: Model = model.to(self.device).eval()
         units = Units(spec.action_space, normalisation, self.device)
         self._read = method.reader(self.model.expert, units)
         self.predictor: SaliencyPredictor | None = None

@@ -184,7 +184,7 @@ class RollingBuffer:
         """What `tick` gets."""
         if isinstance(self._rule, Shift):
             return Popped(self._actions.popleft() if self._actions else None)
-        late = []
+        late: list[PlannedAction] = []
         while self._actions and _due(self._actions[0]) < tick:
             late.append(self._actions.popleft())
         due_now = bool(self._actions) and _due(self._actions[0]) == tick

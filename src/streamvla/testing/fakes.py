@@ -104,7 +104,7 @@ class ScriptedPolicy:
         robot: RobotSpec | None = None,
     ) -> None:
         robot = robot or StillRobot(space, period_ns).spec
-        self.spec = PolicySpec(
+        self.spec: PolicySpec = PolicySpec(
             space,
             horizon,
             robot.views,
@@ -140,7 +140,7 @@ class GoalPolicy(ScriptedPolicy):
         script: Script | None = None,
     ) -> None:
         super().__init__(space, horizon, period_ns, script)
-        self.spec = replace(self.spec, tells_goal=True)
+        self.spec: PolicySpec = replace(self.spec, tells_goal=True)
         self._goal = goal
 
     def goal(self, context: Observation) -> np.ndarray | None:
@@ -167,7 +167,7 @@ class AnticipatingPolicy(ScriptedPolicy):
         saliency: SaliencyScript | None = None,
     ) -> None:
         super().__init__(space, horizon, period_ns, script)
-        self.spec = replace(self.spec, anticipates=True)
+        self.spec: PolicySpec = replace(self.spec, anticipates=True)
         self.changes: list[np.ndarray | None] = []
         self._saliency: SaliencyScript = saliency or (lambda observation, motion: [0.0])
 

@@ -77,7 +77,8 @@ class PolicyContract:
         """An action that was given keeps its values while the next ones are made."""
         policy = self.policy()
         context = policy.encode(self.observation(policy))
-        kept, copies = [], []
+        kept: list[np.ndarray] = []
+        copies: list[np.ndarray] = []
         for action in policy.generate(context, self.start(policy)):
             kept.append(action)
             copies.append(action.copy())

@@ -172,7 +172,7 @@ class SimulatedRobotContract(RobotContract):
         space, period_ns = robot.spec.action_space, robot.spec.control_period_ns
         stream = np.random.default_rng(0)
         robot.reset(seed, 0, period_ns)
-        frames = []
+        frames: list[Frames] = []
         for index in range(steps):
             robot.command(stream.uniform(space.low, space.high), index * period_ns)
             robot.advance_to((index + 1) * period_ns)

@@ -90,7 +90,7 @@ class FileTrace:
 
     def __init__(self, path: Path, header: dict[str, Any], *, background: bool = False) -> None:
         self.path = path
-        self.lost = 0
+        self.lost: int = 0
         self._unwritten: list[TraceEvent] = []
         first = _sealed(_dumps({"schema": SCHEMA, **header}))
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Final
 
 import numpy as np
 import torch
@@ -169,13 +170,13 @@ class BatchSampler:
         share: Share | None = None,
         tokenise: Tokenise = words_tensor,
     ) -> None:
-        self.meta = demonstrations.meta
+        self.meta: Final = demonstrations.meta
         self.episodes = episodes
         self.normalisation = normalisation
         self.generation = generation
         self.config = config
         self.seed = seed
-        self.places = PlaceScale.fit(episodes)
+        self.places: Final = PlaceScale.fit(episodes)
         self._tokenise = tokenise
         self._rows = (share or Share()).rows(config.batch_size)
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]

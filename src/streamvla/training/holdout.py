@@ -13,6 +13,7 @@ asked for the same actions, so their errors compare directly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class HoldoutProbe:
     def __init__(
         self, demonstrations: Demonstrations, episodes: Sequence[Episode], horizon: int, frames: int
     ) -> None:
-        self.meta = demonstrations.meta
+        self.meta: Final = demonstrations.meta
         self._states = {id(each): demonstrations.action_states(each) for each in episodes}
         pairs = [
             (episode, t)
@@ -38,7 +39,7 @@ class HoldoutProbe:
             for t in range(max(LEADS), len(episode) - horizon + 1)
         ]
         chosen = np.linspace(0, len(pairs) - 1, min(frames, len(pairs))).round().astype(int)
-        self.frames = [pairs[i] for i in chosen]
+        self.frames: list[tuple[Episode, int]] = [pairs[i] for i in chosen]
 
     def measure(self, policy: ModelPolicy) -> dict[str, float]:
         """Mean |action − label| in units of the action scale, over all actions of the horizon.

@@ -11,7 +11,7 @@ actions do (docs/decisions/0008). Several methods share one encoding of each obs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +52,13 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.places_alone = places_alone
-        self.models = nn.ModuleDict(dict(models))
-        self.methods = dict(methods)
+        self.models: Final = nn.ModuleDict(dict(models))
+        self.methods: dict[str, Method] = dict(methods)
         self.is_delta = is_delta
         self.chunk_samples = chunk_samples
         self.jitter = jitter
-        self.weights = {"future": future_weight, "places": places_weight}
-        self.share = share or Share()
+        self.weights: dict[str, float] = {"future": future_weight, "places": places_weight}
+        self.share: Share = share or Share()
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared errors over this process's rows × m samples each.

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from streamvla.model.interface import Model
+from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
 from streamvla.model.models import make_models
 from streamvla.model.normalisation import Normalisation
@@ -139,24 +139,28 @@ class Trainer:
             demonstrations = demonstrations.as_deltas()
         self.config = config
         self.demonstrations = demonstrations
-        self.fingerprint = fingerprint(demonstrations)
+        self.fingerprint: Final = fingerprint(demonstrations)
         self.provenance: dict[str, Any] = dict(provenance())
         self.clock = clock
-        self.share = share or Share()
-        self.device = device_named(config.device)
-        self.methods = {method.name: method for method in config.methods}
+        self.share: Share = share or Share()
+        self.device: Final = device_named(config.device)
+        self.methods: dict[str, Method] = {method.name: method for method in config.methods}
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
         starts = {path: load_checkpoint(path, recorded_space) for path in self._init_paths()}
         for start in starts.values():
             self.provenance["init"] = dict(start.provenance)
-        self.normalisation = self._fit_normalisation(training, next(iter(starts.values()), None))
-        self.probe = HoldoutProbe(
+        self.normalisation: Normalisation = self._fit_normalisation(
+            training, next(iter(starts.values()), None)
+        )
+        self.probe: Final = HoldoutProbe(
             demonstrations, held_out, config.generation.horizon, config.holdout_frames
         )
-        self.model_config = config.model.model_config(demonstrations.meta, config.train)
+        self.model_config: ModelConfig = config.model.model_config(
+            demonstrations.meta, config.train
+        )
         torch.manual_seed(config.seed)
-        self.models = self._new_models()
-        self.sampler = BatchSampler(
+        self.models: dict[str, Model] = self._new_models()
+        self.sampler: Final = BatchSampler(
             demonstrations,
             training,
             self.normalisation,
@@ -173,10 +177,10 @@ class Trainer:
         self._seed_keypoints()
         for model in self.models.values():
             model.train_only(config.train)
-        self.averages = copy.deepcopy(self.models)
+        self.averages: dict[str, Model] = copy.deepcopy(self.models)
         self._weights, self._average = nn.ModuleDict(self.models), nn.ModuleDict(self.averages)
         self._average.requires_grad_(False)
-        self.optimiser = make_optimiser(self._weights, config.optimiser)
+        self.optimiser: Final = make_optimiser(self._weights, config.optimiser)
         is_delta = demonstrations.meta.action_space.is_delta()
         objective = Objective(
             self.models,
@@ -189,8 +193,9 @@ class Trainer:
             self.share,
             places_alone=config.train == "vision",
         )
-        self.objective = self.share.wrap(objective)
-        self.step = self.saved_step = 0
+        self.objective: nn.Module = self.share.wrap(objective)
+        self.step: int = 0
+        self.saved_step: int = 0
         self.holdout: dict[str, float] = {}
         self._saved_ns = self._logged_ns = clock.now_ns()
         self._losses: list[dict[str, torch.Tensor]] = []

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -151,8 +151,8 @@ class ChunkExpert(Expert):
 
     def __init__(self, size: ExpertSize, horizon: int) -> None:
         super().__init__(size)
-        self.from_action = nn.Linear(size.action_dim, size.width)
-        self.place = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
+        self.from_action: Final = nn.Linear(size.action_dim, size.width)
+        self.place: Final = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
 
     def gather(
         self, noisy: Tensor, tau: Tensor, start: Tensor, age: Tensor, prefix: PrefixCache

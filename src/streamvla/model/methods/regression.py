@@ -9,7 +9,7 @@ place of noisy actions, and flow time fixed at 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class RegressionExpert(Expert):
 
     def __init__(self, size: ExpertSize, horizon: int) -> None:
         super().__init__(size)
-        self.query = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
+        self.query: Final = nn.Parameter(torch.randn(horizon, size.width) * 0.02)
 
     def gather(self, start: Tensor, age: Tensor, prefix: PrefixCache) -> Tensor:
         """(b, m, d), (b, m), cache of b observations → (b, m, h, w)."""

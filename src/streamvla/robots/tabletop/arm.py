@@ -55,8 +55,8 @@ class Arm:
         self._mujoco = import_mujoco()
         spec = self._mujoco.MjSpec.from_string(_arm_xml(_assets()))
         furnish(spec)
-        self.model = spec.compile()
-        self.data = self._mujoco.MjData(self.model)
+        self.model: Any = spec.compile()
+        self.data: Any = self._mujoco.MjData(self.model)
         welds = self.model.eq_type == self._mujoco.mjtEq.mjEQ_WELD
         self.model.eq_data[welds] = _WELD
         self._home = self._homed()

@@ -175,7 +175,10 @@ def spoiled(values: np.ndarray, kind: str) -> np.ndarray:
             return np.full_like(values, TOO_LARGE)
         case "wrong-shape":
             return np.zeros(values.size + 1)
-    raise ValueError(f"{kind!r} is no way to spoil an action: expected one of {BAD_ACTIONS}")
+        case _:
+            raise ValueError(
+                f"{kind!r} is no way to spoil an action: expected one of {BAD_ACTIONS}"
+            )
 
 
 _SHOWN = "shown."

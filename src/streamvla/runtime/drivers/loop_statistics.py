@@ -38,10 +38,10 @@ class TickLog:
     __slots__ = ("done_ns", "due_ns", "sent_ns", "served_ns")
 
     def __init__(self) -> None:
-        self.due_ns = array("q")
-        self.served_ns = array("q")
-        self.sent_ns = array("q")
-        self.done_ns = array("q")
+        self.due_ns: array[int] = array("q")
+        self.served_ns: array[int] = array("q")
+        self.sent_ns: array[int] = array("q")
+        self.done_ns: array[int] = array("q")
 
     def __len__(self) -> int:
         return len(self.due_ns)
@@ -175,5 +175,5 @@ def miss_rate(late_ns: np.ndarray, skipped: int = 0) -> float:
     return (int((late_ns > MISS_NS).sum()) + skipped) / ticks if ticks else 0.0
 
 
-def _int64(values: array) -> np.ndarray:
+def _int64(values: array[int]) -> np.ndarray:
     return np.frombuffer(values, np.int64) if len(values) else np.empty(0, np.int64)

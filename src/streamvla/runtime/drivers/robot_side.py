@@ -1,4 +1,4 @@
-"""How long the robot's own calls take: the control thread makes them, and a slow one costs ticks."""
+"""How long the robot's calls take: the control thread makes them, and a slow one costs ticks."""
 
 from __future__ import annotations
 

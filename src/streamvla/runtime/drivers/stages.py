@@ -366,7 +366,10 @@ class StageRunner:
         self._generator = accelerator.generator
         self._report = report
         self._abandoned = False
-        self.cancel = self._work.cancel
+
+    def cancel(self, generation: int) -> None:
+        """Begin no further job of this generation."""
+        self._work.cancel(generation)
 
     def abandon(self) -> None:
         """Let no queued step of this episode start any more."""

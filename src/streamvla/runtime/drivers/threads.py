@@ -52,7 +52,7 @@ class RealtimeDriver:
     def __init__(self, clock: SystemClock | None = None, *, serial: bool = True) -> None:
         self._clock = clock or SystemClock()
         self._accelerator = Accelerator.start(serial=serial)
-        self.ticks = TickLog()
+        self.ticks: TickLog = TickLog()
 
     def __enter__(self) -> RealtimeDriver:
         return self

@@ -139,7 +139,7 @@ class ActionFlow:
         self._check()
 
     def _check(self) -> None:
-        if not isinstance(self.lead, int) or self.lead < 0:
+        if not _is_lead(self.lead):
             raise ConfigError(f'lead {self.lead!r}: expected a whole number ≥ 0, or "auto"')
         if self.replan not in ("when-due", "as-fast-as-possible"):
             raise did_you_mean("replan", self.replan, ("when-due", "as-fast-as-possible"))
@@ -460,6 +460,10 @@ class _Decisions(Decisions):
             return len(plan.buffered)
         self._step_left_ns = _step_left_ns(plan, now_ns, first_ns)
         return self._delay(plan, now_ns)
+
+
+def _is_lead(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _step_left_ns(plan: Plan, now_ns: int, step_ns: int) -> int:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.actions import is_array
 from streamvla.core.errors import ConfigError
 
 
@@ -135,7 +136,7 @@ class Governor(Protocol):
 
 def unusable(space: ActionSpace, values: object) -> str | None:
     """Why `values` cannot be an action at all, or None: shape (d,), numbers, all finite."""
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+    if not is_array(values) or values.dtype.kind not in "fiu":
         return f"not a numeric array: {type(values).__name__}"
     if values.shape != (space.dim,):
         return f"shape {values.shape}, expected ({space.dim},)"

@@ -69,11 +69,15 @@ class Ladder:
                 f"ladder: expected 0 ≤ extrapolate_ticks {self.extrapolate_ticks} < fallback_after "
                 f"{self.fallback_after} < stop_after {self.stop_after}: the rungs have an order"
             )
-        if not isinstance(self.controller, FallbackController):
+        if not _is_controller(self.controller):
             raise ConfigError(
                 f"ladder: controller {self.controller!r} has no method velocity(situation); see "
                 "runtime.governor.fallbacks.FallbackController"
             )
+
+
+def _is_controller(value: object) -> bool:
+    return isinstance(value, FallbackController)
 
 
 class LadderGovernor:

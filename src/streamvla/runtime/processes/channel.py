@@ -40,7 +40,7 @@ class Channel:
         self._unsent = bytearray()
         self._received = bytearray()
         self._sending = threading.Lock()
-        self.closed = False
+        self.closed: bool = False
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -102,7 +102,8 @@ class Channel:
         return self._take_messages()
 
     def _take_messages(self) -> list[bytes]:
-        messages, start = [], 0
+        messages: list[bytes] = []
+        start = 0
         while len(self._received) - start >= _HEADER.size:
             (length,) = _HEADER.unpack_from(self._received, start)
             if self._most_bytes is not None and length > self._most_bytes:

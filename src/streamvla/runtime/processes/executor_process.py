@@ -13,7 +13,7 @@ import pickle
 import select
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -339,6 +339,8 @@ class _Executor:
                     self._measure(request)
                 case Interrupt():
                     continue  # it came when the episode was over
+                case _:
+                    pass
 
     def _measure(self, request: Measure) -> None:
         period_ns = self._robot.spec.control_period_ns
@@ -429,7 +431,7 @@ class _Executor:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
+def _no_collections() -> Generator[None]:
     """Keep the garbage collector away: what exists is frozen, what comes is freed by counting."""
     gc.collect()
     gc.freeze()

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.core.actions import is_array
 from streamvla.core.errors import HandoffError
 from streamvla.runtime.drivers.cameras import FrozenCamera
 from streamvla.runtime.drivers.stages import (
@@ -238,7 +239,7 @@ def _decode_seen(observation: int, body: bytes, *, refused: bool) -> ContextRead
 
 def _numeric(values: object) -> np.ndarray:
     """As float64; what is no array of numbers is one NaN, which the governor refuses."""
-    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+    if is_array(values) and values.dtype.kind in "fiu":
         return values.astype(np.float64)
     return np.array([np.nan])
 
@@ -275,12 +276,11 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
             return _is_vector(record, values)
         case ContextReady(goal=goal, frozen=frozen, saliency=saliency):
             return not (frozen or saliency) and (goal is None or _is_vector(record, goal))
-    return True
+        case _:
+            return True
 
 
 def _is_vector(record: np.dtype, values: object) -> bool:
     return (
-        isinstance(values, np.ndarray)
-        and values.dtype.kind in "fiu"
-        and values.shape == record["values"].shape
+        is_array(values) and values.dtype.kind in "fiu" and values.shape == record["values"].shape
     )

@@ -65,7 +65,8 @@ class Child:
         leaves_by_itself: bool = False,
     ) -> None:
         self._role = role
-        self.connection, theirs = Pipe()
+        ours, theirs = Pipe()
+        self.connection: Connection = ours
         call = _packed(role, function, arguments)
         with theirs:
             fd = theirs.fileno()

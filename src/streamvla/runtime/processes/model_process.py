@@ -157,6 +157,8 @@ class _ModelServer:
                 self._abandon()
             case _ if self._episode is not None:
                 self._on_stage_request(request, self._episode)
+            case _:
+                pass  # of an episode that is over
 
     def _on_stage_request(self, request: object, episode: _Served) -> None:
         match request:

@@ -36,7 +36,7 @@ class EpisodePlan:
 
     settings: EpisodeSettings
     trace: Path
-    header: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict[str, Any])
     seed: int = 0
     reset_ns: int = ms_to_ns(300)
     faults: FaultPlan = NO_FAULTS

@@ -114,7 +114,7 @@ class FifoGuard:
     KILLED_AFTER_S = 2.0
 
     def __init__(self) -> None:
-        self.given_back = False
+        self.given_back: bool = False
         limits = round(self.MOST_S * 1e6), round(self.KILLED_AFTER_S * 1e6)
         signal.signal(signal.SIGXCPU, self._give_back)
         resource.setrlimit(resource.RLIMIT_RTTIME, limits)

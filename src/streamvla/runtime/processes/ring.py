@@ -79,7 +79,8 @@ class SharedRing:
         self._record = record
         self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
         self._counters = memoryview(self._memory)[:_HEADER_BYTES].cast("Q")
-        magic, self.capacity, words = self._counters[_IDENTITY : _IDENTITY + 3]
+        magic, capacity, words = self._counters[_IDENTITY : _IDENTITY + 3]
+        self.capacity: int = capacity
         if magic != _MAGIC or words != _words(record):
             raise RingError(
                 f"shared memory holds {words}-word records (mark {magic:#x}), expected "

@@ -20,9 +20,9 @@ class Execution:
     """
 
     def __init__(self, space: ActionSpace, pacing: Pacing) -> None:
-        self.action_state = space.initial_state()
-        self.sent = 0
-        self.actions_sent = 0
+        self.action_state: np.ndarray = space.initial_state()
+        self.sent: int = 0
+        self.actions_sent: int = 0
         self.next_tick = 0
         self.free_since_ns: int | None = None
         self._space = space

@@ -45,7 +45,7 @@ class RollingPlan:
         self.space = space
         self.horizon = horizon
         self.generation: Generation | None = None
-        self.generations = 0
+        self.generations: int = 0
         self.next_observation = 0
         self._executed = executed
         self._pacing = pacing

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -217,15 +217,17 @@ class SaliencyTrainer:
         self.config = config
         self.policy = policy
         self.demonstrations = demonstrations
+        self.training: list[Episode]
+        self.held_out: list[Episode]
         self.training, self.held_out = split_holdout(demonstrations, config.holdout_per_task)
         self._frames = _eligible(self.training)
         self.policy.model.requires_grad_(False)
         torch.manual_seed(config.seed)
-        self.predictor = SaliencyPredictor(self._size()).to(policy.device)
-        self.average = copy.deepcopy(self.predictor).requires_grad_(False)
-        self.optimiser = make_optimiser(self.predictor, config.optimiser)
+        self.predictor: SaliencyPredictor = SaliencyPredictor(self._size()).to(policy.device)
+        self.average: SaliencyPredictor = copy.deepcopy(self.predictor).requires_grad_(False)
+        self.optimiser: Final = make_optimiser(self.predictor, config.optimiser)
         self.provenance: dict[str, Any] = dict(provenance())
-        self.step = 0
+        self.step: int = 0
         self._losses: list[float] = []
         self._calibrated_on: Mapping[str, Any] = {}
 
