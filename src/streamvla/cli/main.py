@@ -38,6 +38,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 }
 
 _OLD_SPELLINGS = {
+    "simulate": {"--executor": "--executors"},
     "run": {"--checkpoint": "--policy", "--task": "--tasks", "--methods": "--executors"},
     "eval": {"--checkpoint": "--policy"},
     "grid": {"--checkpoint": "--policy"},
