@@ -20,7 +20,9 @@ def halts_after_start_up(command: Simulate) -> bool:
     """Whether the robot waits in the second half of the actions."""
     profile, trace = command.stage_times(), MemoryTrace()
     drive(command, profile, trace)
-    sent = [each.t_ns for each in trace.events if isinstance(each, Sent) and each.source == "policy"]
+    sent = [
+        each.t_ns for each in trace.events if isinstance(each, Sent) and each.source == "policy"
+    ]
     late = sent[len(sent) // 2 :]
     return any(after - before > profile.execute_ns for before, after in pairwise(late))
 

@@ -40,8 +40,13 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 _OLD_SPELLINGS = {
     "simulate": {"--executor": "--executors"},
     "run": {"--checkpoint": "--policy", "--task": "--tasks", "--methods": "--executors"},
-    "eval": {"--checkpoint": "--policy"},
-    "grid": {"--checkpoint": "--policy"},
+    "eval": {"--checkpoint": "--policy", "--task": "--tasks", "--executor": "--executors"},
+    "grid": {"--checkpoint": "--policy", "--task": "--tasks"},
+    "collect": {"--checkpoint": "--policy", "--task": "--tasks"},
+    "train": {"--task": "--tasks"},
+    "train-saliency": {"--checkpoint": "--policy", "--task": "--tasks"},
+    "ablations": {"--task": "--tasks", "--executor": "--executors"},
+    "export": {"--checkpoint": "--policy"},
 }
 """Flags as they were called before; still understood."""
 

@@ -23,6 +23,7 @@ from streamvla.runtime.timing.latency import (
     named_profile,
     profile_ms,
 )
+from streamvla.studies.outputs import require_trace
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 from streamvla.trace import FileTrace, TeeTrace, TraceSink
@@ -121,6 +122,8 @@ def simulate(command: Simulate) -> None:
         )
     profile = command.stage_times()
     metrics = MetricsAccumulator(profile.execute_ns, command.pacing)
+    if command.trace is not None:
+        require_trace(command.trace, "simulate")
     if command.trace is None:
         drive(command, profile, metrics)
     else:

@@ -55,7 +55,7 @@ class Ablations:
         tasks: to train and evaluate on.
         steps, batch_size, lr, seed: of each training.
         episodes: per task and ablation, the same seeds in each.
-        executor: as for `eval`.
+        executors: as for `eval`.
         out: folder for policies and traces.
         json: print the rows as one JSON object on the last line.
     """
@@ -69,7 +69,7 @@ class Ablations:
     lr: float = 1e-3
     seed: int = 0
     episodes: int = 20
-    executor: str = "action-flow:0"
+    executors: tuple[str, ...] = ("action-flow:0",)
     workers: int = 2
     out: Path = Path("runs/ablations")
     json: bool = False
@@ -149,7 +149,7 @@ def _driven(command: Ablations, policy: Path) -> list[RunMetrics]:
         policy=str(policy),
         tasks=command.tasks,
         episodes=command.episodes,
-        executor=command.executor,
+        executors=command.executors,
         workers=command.workers,
         out=command.out / "traces",
     )
