@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from streamvla.cli.main import execute
 from streamvla.cli.simulate import Simulate, drive, verdict
-from streamvla.core.errors import ConfigError
 from streamvla.trace import MemoryTrace, Sent
 
 

@@ -188,6 +188,12 @@ def evaluate(command: Eval) -> None:
     _require_robots(policy, tasks, command.instructions, command.asked)
     command = with_measured_times(command, source, tasks, command.out / _folder(command, source))
     require_effect([lambda early: _executor(replace(command, early=early), policy)], command.early)
+    executor = _executor(command, policy)
+    if command.concurrent and not (executor.overlaps and executor.streams):
+        raise ConfigError(
+            f"--concurrent changes nothing under {executor.name}, which generates and observes in "
+            "turn: leave it out, or use an executor that streams, such as action-flow"
+        )
     jobs = episode_jobs(command, source, tasks)
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}

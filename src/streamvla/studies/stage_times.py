@@ -91,8 +91,8 @@ def stage_times(profile: str | None, times: StatedTimes, policy: PolicySpec) -> 
     passes = policy.chunk_passes
     if passes and times.chunk_ms is None:
         raise ConfigError(
-            f"--generate-ms {times.generate_ms:g}: this policy gives whole chunks "
-            f"({passes} passes each); state --chunk-ms instead"
+            f"--generate-ms {times.generate_ms:g}: this policy gives whole chunks; "
+            "state --chunk-ms, the time of one"
         )
     if not passes and times.generate_ms is None:
         raise ConfigError(

@@ -44,9 +44,7 @@ def transposed(
     (('figure', 'm', 'n'), [('a', '1', '3'), ('b', '2', '4')])
     """
     heads = (name, *(row[0] for row in rows))
-    return heads, [
-        (column, *(row[i] for row in rows)) for i, column in enumerate(columns) if i > 0
-    ]
+    return heads, [(column, *(row[i] for row in rows)) for i, column in enumerate(columns) if i > 0]
 
 
 def _blocks(
