@@ -72,7 +72,7 @@ def refused(capsys, command: str) -> str:
         ("run --priority 50", "needs --driver process"),
         ("run --priority None", "needs --driver process"),
         ("run --governor ladder --fallback hold", "needs --governor basic"),
-        ("run --faults camera-freeze@1s --fallback=hold", "needs --governor basic"),
+        ("run --faults model-stall:800ms@1s --fallback=hold", "needs --governor basic"),
         ("grid --rules none --leads 2", "--rules that look early"),
         ("grid --rules none always --rate 0.4", "--rules random or action-norm"),
         ("grid --holdout-frames 4", "--dataset"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from streamvla.core.errors import ConfigError, TraceError
-from streamvla.trace import read_header
+from streamvla.core.errors import ConfigError
 
 MARK = " · streamvla</title>"
 """Near the beginning of every page we write."""
 PERFETTO_MARK = '{"traceEvents":[{"ph":"M","name":"process_name","pid":1,"tid":0,'
 """Where our Perfetto files begin."""
+
+TRACE_MARK = "streamvla-trace/"
+"""How the schema of every trace begins."""
 
 _HEAD_BYTES = 2000
 
@@ -51,10 +54,16 @@ def remove_traces(folder: Path, command: str) -> None:
 
 
 def _is_trace(path: Path, command: str) -> bool:
+    """Of this version or of an earlier one, whole or cut off."""
     try:
-        return read_header(path).get("command") == command
-    except TraceError:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            header = json.loads(file.readline())
+    except (OSError, ValueError):
         return False
+    if not isinstance(header, dict):
+        return False
+    ours = str(header.get("schema")).startswith(TRACE_MARK)
+    return ours and header.get("command") == command
 
 
 def _in_the_way(path: Path) -> ConfigError:

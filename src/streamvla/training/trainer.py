@@ -512,7 +512,8 @@ def _seed(seed: int, step: int) -> int:
 
 def _is_log(path: Path) -> bool:
     """Whether a file is empty or a log of ours, to its first line."""
-    first = path.open(encoding="utf-8", errors="replace").readline()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
     try:
         return not first or "step" in json.loads(first)
     except (ValueError, TypeError):
