@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.drivers.stages import StageTimes
-from streamvla.runtime.executors.base import Executor
+from streamvla.runtime.executors.base import Executor, LooksByHorizon
 from streamvla.runtime.timing.estimates import WARM_UP, DecayingEstimate
 from streamvla.runtime.timing.latency import LatencyProfile
 
@@ -135,7 +135,9 @@ def check_schedule(
     cycle_ns = executor.executed(horizon) * period_ns
     first = chunk_passes or (horizon if whole else 1)
     first_ns = stages.observe_ns + first * stages.generate_ns
-    lead, needed = pending_at_look(executor, horizon), math.ceil(first_ns / period_ns)
+    needed = math.ceil(first_ns / period_ns)
+    by_horizon = isinstance(executor, LooksByHorizon)
+    lead = executor.pending_at_look(horizon) if by_horizon else executor.lead
     covered = (
         f"observing and {'the chunk' if first > 1 or chunk_passes else 'the first action'} take "
         f"{_ms(first_ns)}, lead {{lead}} covers {{ms}}"
@@ -177,9 +179,3 @@ def check_schedule(
 
 def _ms(duration_ns: float) -> str:
     return f"{duration_ns / NS_PER_MS:.0f} ms"
-
-
-def pending_at_look(executor: Executor, horizon: int) -> int:
-    """How many actions are pending when it looks; one that knows only with H says it by `left`."""
-    left = getattr(executor, "left", None)
-    return executor.lead if left is None else left(horizon)

@@ -19,7 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -336,6 +336,15 @@ class Executor(Protocol):
 
     def slug(self) -> str:
         """A folder's name that tells its settings: `action-flow-3`."""
+        ...
+
+
+@runtime_checkable
+class LooksByHorizon(Protocol):
+    """An executor whose `lead` depends on the policy's H."""
+
+    def pending_at_look(self, horizon: int) -> int:
+        """How many of the `horizon` actions are pending when the next observation starts."""
         ...
 
 
