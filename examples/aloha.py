@@ -1,17 +1,15 @@
 """A chunk policy of 150 ms on gym-aloha: two arms, 14 absolute joints, 50 Hz.
 
-pip install -c constraints.txt gym-aloha==0.1.5
+pip install 'streamvla[all,aloha]'
 python examples/aloha.py
 """
 
 import time
 
-import gym_aloha  # noqa: F401 (registers the environments)
 import gymnasium
 import numpy as np
 
 import streamvla as sv
-from streamvla.adapters.gymnasium_robot import GymnasiumRobot
 
 NAMES = tuple(f"joint_{index}" for index in range(14))
 JOINTS = sv.ActionSpace(NAMES, ("absolute",) * 14, (-3.2,) * 14, (3.2,) * 14)
@@ -32,9 +30,9 @@ def model(observation):
     return chunk
 
 
-def main(seconds: float = 10) -> None:
-    robot = GymnasiumRobot(
-        lambda: gymnasium.make("gym_aloha/AlohaTransferCube-v0", **SIZE),
+def main(seconds: float = 10) -> list[sv.Result]:
+    robot = sv.GymnasiumRobot(
+        lambda: gymnasium.make("gym_aloha:gym_aloha/AlohaTransferCube-v0", **SIZE),
         control_hz=50,
         space=JOINTS,
         standing=joints,
@@ -42,11 +40,13 @@ def main(seconds: float = 10) -> None:
         state_names=NAMES,
     )
     policy = sv.chunk_policy(model, robot, horizon=32)
-    for executor in (sv.Synchronous(), sv.AsyncChunks()):
-        result = sv.run(policy, robot, executor, seconds=seconds)
-        halt_ms = result.metrics.halt_ms_per_observation
-        print(f"{result.executor}: halt {halt_ms:.1f} ms per observation")
+    results = [
+        sv.run(policy, robot, e, seconds=seconds) for e in (sv.Synchronous(), sv.AsyncChunks())
+    ]
+    for each in results:
+        print(f"{each.executor}: halt {each.metrics.halt_ms_per_observation} ms per observation")
     robot.close()
+    return results
 
 
 if __name__ == "__main__":

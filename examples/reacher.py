@@ -9,7 +9,6 @@ import gymnasium
 import numpy as np
 
 import streamvla as sv
-from streamvla.adapters.gymnasium_robot import GymnasiumRobot
 
 JOINTS = sv.ActionSpace(("shoulder_rad", "elbow_rad"), ("absolute",) * 2, (-3.1, -3.0), (3.1, 3.0))
 
@@ -31,7 +30,7 @@ def model(observation):
 
 def main(seconds: float = 10) -> list[sv.Result]:
     env = {"id": "Reacher-v5", "render_mode": "rgb_array", "width": 96, "height": 96}
-    robot = GymnasiumRobot(
+    robot = sv.GymnasiumRobot(
         lambda: gymnasium.make(**env), control_hz=50, space=JOINTS, act=torque, standing=joints
     )
     policy = sv.chunk_policy(model, robot, horizon=32)

@@ -18,6 +18,7 @@ _WHERE = {
     "ActionFlow": "streamvla.runtime.executors.action_flow",
     "ActionSpace": "streamvla.core.action_space",
     "AsyncChunks": "streamvla.runtime.executors.async_chunks",
+    "GymnasiumRobot": "streamvla.adapters.gymnasium_robot",
     "Observation": "streamvla.core.interfaces",
     "Policy": "streamvla.core.interfaces",
     "PolicySpec": "streamvla.core.interfaces",
@@ -36,6 +37,7 @@ _WHERE = {
 
 if TYPE_CHECKING:
     from streamvla.adapters.functions import chunk_policy
+    from streamvla.adapters.gymnasium_robot import GymnasiumRobot
     from streamvla.core.action_space import ActionSpace
     from streamvla.core.interfaces import Observation, Policy, PolicySpec, Robot, RobotSpec
     from streamvla.drive import Result, Running, run, simulate, start
@@ -49,6 +51,7 @@ __all__ = [
     "ActionFlow",
     "ActionSpace",
     "AsyncChunks",
+    "GymnasiumRobot",
     "Observation",
     "Policy",
     "PolicySpec",

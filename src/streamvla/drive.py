@@ -10,40 +10,51 @@ takes. What does not fit is refused before the robot gets a command.
 
 from __future__ import annotations
 
-import shlex
-import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from streamvla.core.clock import NS_PER_S, SystemClock
-from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import Policy, Robot, RobotSpec, check_fit, check_start, standing_at
-from streamvla.core.provenance import commit, machine
-from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
+from streamvla.core.errors import ConfigError, TraceError, did_you_mean
+from streamvla.core.interfaces import (
+    Policy,
+    PolicySpec,
+    Robot,
+    RobotSpec,
+    check_fit,
+    check_start,
+    standing_at,
+)
+from streamvla.core.provenance import commit
+from streamvla.evaluation.metrics import RunMetrics, metrics_of
+from streamvla.result import Result
 from streamvla.runtime.buffer import LateRule
-from streamvla.runtime.drivers.episode import Episode, EpisodeLimits, EpisodeResult, Watch
+from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.drivers.stages import StageTimes, measure_once
 from streamvla.runtime.drivers.threads import RealtimeDriver
 from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.executors.registry import parse_executor
-from streamvla.runtime.faults.plan import parse_faults
-from streamvla.runtime.governor.governor import Hold
+from streamvla.runtime.faults.plan import FaultPlan, parse_faults
+from streamvla.runtime.governor.governor import Fallback, Hold
 from streamvla.runtime.governor.ladder import Ladder
-from streamvla.runtime.streamer.machine import Streamer
+from streamvla.runtime.processes.driver import ProcessDriver
+from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.runtime.timing.latency import (
     ConstantLatency,
     LatencyModel,
     LatencyProfile,
     named_profile,
 )
-from streamvla.trace import FileTrace, MemoryTrace, TeeTrace, Trace
+from streamvla.trace import FileTrace, HealthChanged, MemoryTrace, TeeTrace, Trace, read_trace
 from streamvla.trace.spans import Pacing
 
 MEASURED = "measured"
@@ -52,141 +63,22 @@ WARM_UP, REPEATS = 2, 5
 LEAD_TIME_NS = 50_000_000
 """From the reset to the first tick."""
 
+DriverName = Literal["thread", "process"]
 GovernorName = Literal["ladder", "basic"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One episode, and everything that was measured in it.
-
-    Attributes:
-        success: whether the robot's task was reached.
-        reason: why it ended: "success", "time-limit", "interrupted".
-        seconds: how long it took, on the episode's clock.
-        metrics: see `evaluation.metrics`.
-        trace: every event, with what the run carried in its header.
-        executor: what drove, in words.
-        profile: the stage times, emulated or as measured.
-        robot: its specification.
-    """
-
-    success: bool
-    reason: str
-    seconds: float
-    metrics: RunMetrics
-    trace: Trace
-    executor: str
-    profile: LatencyProfile
-    pacing: Pacing
-    robot: RobotSpec
-
-    def report(self, path: Path | str, beside: Sequence[Result] = ()) -> Path:
-        """Write one self-contained HTML page about this run and those beside it.
-
-        Raises:
-            ConfigError: two runs by the same executor.
-        """
-        from streamvla.evaluation.report.report import ReportContext, ReportRun, write_report
-
-        runs = [
-            ReportRun(
-                each.executor,
-                [each.trace],
-                aggregate([each.metrics]),
-                each.pacing,
-                each.profile.execute_ns,
-                space=each.robot.action_space,
-            )
-            for each in (self, *beside)
-        ]
-        context = ReportContext(
-            title=f"{self.robot.name}: {self.executor}",
-            profile=self.profile.label,
-            emulated=self.profile.emulated,
-            command=shlex.join(sys.argv),
-            commit=commit(),
-            seeds=[self.trace.header["seed"]],
-            machine=machine(),
-        )
-        write_report(Path(path), runs, context)
-        return Path(path)
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """One episode before it runs: stated once, checked once."""
-
-    policy: Policy
-    robot: Robot
-    executor: Executor
-    profile: LatencyProfile
-    pacing: Pacing
-    late: LateRule | None
-    governor: GovernorName | None
-    limits: EpisodeLimits
-    seed: int
-    instruction: str | None
-    shared_accelerator: bool
-
-    def episode(self, trace: Any, watch: Watch | None = None) -> Episode:
-        ladder = self.governor == "ladder" or (self.governor is None and self.pacing == "grid")
-        streamer = Streamer(
-            self.robot.spec.action_space,
-            self.policy.spec.horizon,
-            self.executor.seeded(self.seed),
-            self.pacing,
-            trace,
-            fallback=Ladder(self.robot.spec.motion_limits) if ladder else Hold(),
-            late=self.late,
-        )
-        return Episode(
-            robot=self.robot,
-            policy=self.policy,
-            streamer=streamer,
-            trace=trace,
-            pacing=self.pacing,
-            profile=self.profile,
-            limits=self.limits,
-            serial=self.shared_accelerator,
-            instruction=self.instruction,
-            watch=watch,
-        )
-
-    def header(self) -> dict[str, Any]:
-        return {
-            "command": "python",
-            "robot": self.robot.spec.name,
-            "executor": self.executor.slug(),
-            "profile": self.profile.label,
-            "pacing": self.pacing,
-            "seed": self.seed,
-            "commit": commit(),
-        }
-
-    def result(self, outcome: EpisodeResult, events: MemoryTrace) -> Result:
-        space, period_ns = self.robot.spec.action_space, self.profile.execute_ns
-        return Result(
-            success=outcome.success,
-            reason=outcome.reason,
-            seconds=outcome.duration_ns / NS_PER_S,
-            metrics=metrics_of(events.events, period_ns, self.pacing, space),
-            trace=Trace(self.header(), list(events.events), complete=True),
-            executor=self.executor.label(self.policy.spec.horizon),
-            profile=self.profile,
-            pacing=self.pacing,
-            robot=self.robot.spec,
-        )
+PolicySource = Policy | Callable[[], Policy] | str
+RobotSource = Robot | Callable[[], Robot] | str
 
 
 def run(
-    policy: Policy | Callable[[], Policy],
-    robot: Robot | Callable[[], Robot],
+    policy: PolicySource,
+    robot: RobotSource,
     executor: Executor | str = "action-flow:auto",
     *,
     seconds: float | None = None,
-    latency: str | LatencyProfile = MEASURED,
+    latency: str | LatencyProfile | LatencyModel = MEASURED,
     pacing: Pacing = "grid",
-    governor: GovernorName | None = None,
+    driver: DriverName = "thread",
+    governor: GovernorName | Fallback | Ladder | None = None,
     late: LateRule | None = None,
     faults: Sequence[str] = (),
     seed: int = 0,
@@ -198,15 +90,19 @@ def run(
     """Drive a robot with a policy in real time, until `seconds` have passed or its task is reached.
 
     Args:
-        policy, robot: or functions that make them.
+        policy, robot: objects, functions that make them, or names, as on the command line.
         executor: how observing, generating and executing are ordered; a name such as
             "synchronous:5" will do.
         seconds: None for no limit.
         latency: "measured": stages take what they take, and are measured before the robot moves.
-            A profile, or a profile's name: they are padded up to its times.
+            A profile, its name, or a model of times: they are padded up to its times.
         pacing: "grid": one command every control period; "event": the next when the robot is free.
+        driver: "thread": the control loop on this thread, the policy on threads beside it;
+            "process": a process each, so that the policy's Python cannot hold the loop up. Policy
+            and robot are then functions of importable modules, or names, and the robot's module
+            imports no torch.
         governor: "ladder": the robot's motion limits, smooth stops, a latched safe stop (the
-            default on the grid); "basic": clip and hold.
+            default on the grid); "basic": clip and hold; or a `Ladder`, `Hold` or `Decelerate`.
         late: what becomes of an action that is late; None to send it late.
         faults: put in on purpose: KIND[:AMOUNT]@START[+LENGTH], as "model-stall:800ms@3s".
         seed: the robot is reset with it.
@@ -220,28 +116,28 @@ def run(
         StageFailedError: a stage died; the robot was brought to its safe stop first.
         KeyboardInterrupt: Ctrl-C, after the robot was brought to rest; the trace file is whole.
     """
-    return _Realtime(
-        _made(policy),
-        _made(robot),
-        executor,
-        latency,
-        trace,
-        tuple(faults),
-        _Options(
-            seconds, pacing, governor, late, seed, instruction, stop_on_success, shared_accelerator
-        ),
-    ).run()
+    options = _Options(
+        seconds, pacing, governor, late, seed, instruction, stop_on_success, shared_accelerator
+    )
+    live = _present.live or _Live()
+    file, plan = None if trace is None else Path(trace), parse_faults(faults)
+    if driver == "process":
+        return _run_in_processes(policy, robot, executor, latency, file, plan, options, live)
+    if driver != "thread":
+        raise did_you_mean("driver", str(driver), ("thread", "process"))
+    plan.require_in_process()
+    return _run_on_threads(policy, robot, executor, latency, file, plan, options, live)
 
 
 def simulate(
-    policy: Policy | Callable[[], Policy],
-    robot: Robot | Callable[[], Robot],
+    policy: PolicySource,
+    robot: RobotSource,
     executor: Executor | str = "action-flow:auto",
     *,
     seconds: float = 30.0,
     latency: str | LatencyProfile | LatencyModel = "paper-20hz",
     pacing: Pacing = "grid",
-    governor: GovernorName | None = None,
+    governor: GovernorName | Fallback | Ladder | None = None,
     late: LateRule | None = None,
     faults: Sequence[str] = (),
     seed: int = 0,
@@ -259,21 +155,25 @@ def simulate(
     options = _Options(
         seconds, pacing, governor, late, seed, instruction, stop_on_success, shared_accelerator
     )
-    made, moved = _made(policy), _made(robot)
-    _check(made, moved)
     plan = parse_faults(faults)
-    moved.reset(seed, 0, moved.spec.control_period_ns)
-    standing_at(moved)
-    repeats = WARM_UP + REPEATS if latency == MEASURED else 1
-    times = [_rehearse(made, moved) for _ in range(repeats)]
-    profile = _profile(latency, moved, times)
-    model = cast(LatencyModel, latency) if _is_model(latency) else ConstantLatency(profile)
-    setup = options.setup(made, moved, executor, profile)
-    events = MemoryTrace()
-    with _Recording(events, trace, setup.header()) as sink:
-        moved.reset(seed, 0, profile.execute_ns)
-        outcome = run_simulated(setup.episode(sink), model, faults=plan)
-    return setup.result(outcome, events)
+    with ExitStack() as owned:
+        made, moved = _policy(policy), _robot(robot, owned)
+        _check(made.spec, moved.spec)
+        moved.reset(seed, 0, moved.spec.control_period_ns)
+        standing_at(moved)
+        repeats = WARM_UP + REPEATS if latency == MEASURED else 1
+        times = [_rehearse(made, moved) for _ in range(repeats)]
+        profile = _profile(latency, moved.spec, times)
+        settings = options.settings(made.spec, moved.spec, executor, profile)
+        events = MemoryTrace()
+        with _Recording(events, trace, _header(settings, seed, moved.spec)) as sink:
+            moved.reset(seed, 0, profile.execute_ns)
+            outcome = run_simulated(
+                settings.episode(made, moved, sink),
+                _model(latency) or ConstantLatency(profile),
+                faults=plan,
+            )
+    return _result(outcome, events.events, settings, seed, moved.spec)
 
 
 def start(*arguments: Any, **options: Any) -> Running:
@@ -283,7 +183,8 @@ def start(*arguments: Any, **options: Any) -> Running:
             while running.alive:
                 show(running.health, running.metrics())
 
-    The checks are over, and the robot moves, when this returns; leaving the block stops it.
+    The checks are over, and the robot is about to move, when this returns; leaving the block stops
+    it.
     """
     return Running(run, arguments, options)
 
@@ -298,7 +199,7 @@ class Running:
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(
-            target=self._work, args=(arguments, options), name="streamvla-run", daemon=True
+            target=self._work, args=(target, arguments, options), name="streamvla-run", daemon=True
         )
         self._thread.start()
         self._live.moving.wait()
@@ -325,16 +226,17 @@ class Running:
     @property
     def health(self) -> str:
         """The state of the action stream: "nominal", "degraded", "stalled" or "latched"."""
-        episode = self._live.episode
-        return "nominal" if episode is None else str(episode.streamer.health)
+        changes = (e for e in reversed(self._live.events()) if isinstance(e, HealthChanged))
+        return next((change.after for change in changes), "nominal")
 
     def metrics(self) -> RunMetrics:
         """The figures so far."""
         live = self._live
-        assert live.episode is not None
-        events = list(live.events.events)
-        period_ns, pacing = live.episode.profile.execute_ns, live.episode.pacing
-        return metrics_of(events, period_ns, pacing, live.episode.robot.spec.action_space)
+        assert live.settings is not None
+        settings = live.settings
+        return metrics_of(
+            live.events(), settings.profile.execute_ns, settings.pacing, settings.space
+        )
 
     def stop(self) -> Result | None:
         """Bring the robot to rest and end the run; its result. Safe to call twice.
@@ -342,17 +244,19 @@ class Running:
         Raises:
             StageFailedError: a stage had died; the robot was brought to its safe stop then.
         """
-        self._live.stopping.set()
+        self._live.stop()
         self._thread.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         return self._result
 
-    def _work(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _work(
+        self, target: Callable[..., Result], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
         _present.live = self._live
         try:
-            self._result = run(*arguments, **options)
+            self._result = target(*arguments, **options)
         except BaseException as error:  # handed to the owner, whatever it is
             self._error = error
         finally:
@@ -364,18 +268,34 @@ class _Stopped(KeyboardInterrupt):
 
 
 class _Live:
-    """What a run in the background shows of itself."""
+    """What a run shows of itself while it goes on.
+
+    Attributes:
+        moving: the checks are over.
+        stopping: its owner wants it to end.
+        settings: of the episode, once it is known.
+        events: those so far.
+    """
 
     def __init__(self) -> None:
         self.moving = threading.Event()
         self.stopping = threading.Event()
-        self.episode: Episode | None = None
-        self.events = MemoryTrace()
+        self.settings: EpisodeSettings | None = None
+        self.events: Callable[[], list[Any]] = list
+        self.interrupt: Callable[[], None] = lambda: None
+
+    def begin(self, settings: EpisodeSettings, events: Callable[[], list[Any]]) -> None:
+        self.settings, self.events = settings, events
 
     def watch(self, now_ns: int) -> None:
         self.moving.set()
         if self.stopping.is_set():
             raise _Stopped
+
+    def stop(self) -> None:
+        if not self.stopping.is_set():
+            self.stopping.set()
+            self.interrupt()
 
 
 class _Present(threading.local):
@@ -385,13 +305,105 @@ class _Present(threading.local):
 _present = _Present()
 
 
+# --- the drivers -----------------------------------------------------------------------------
+
+
+def _run_on_threads(
+    policy: PolicySource,
+    robot: RobotSource,
+    executor: Executor | str,
+    latency: str | LatencyProfile | LatencyModel,
+    file: Path | None,
+    faults: FaultPlan,
+    options: _Options,
+    live: _Live,
+) -> Result:
+    with ExitStack() as owned:
+        made, moved = _policy(policy), _robot(robot, owned)
+        _check(made.spec, moved.spec)
+        driver = owned.enter_context(RealtimeDriver(serial=options.shared_accelerator))
+        moved.reset(options.seed, driver.clock.now_ns(), moved.spec.control_period_ns)
+        standing_at(moved)
+        times = driver.measure(moved, made, WARM_UP + REPEATS)
+        profile = _profile(latency, moved.spec, times)
+        settings = options.settings(made.spec, moved.spec, executor, profile)
+        events = MemoryTrace()
+        live.begin(settings, lambda: list(events.events))
+        header = _header(settings, options.seed, moved.spec)
+        with _Recording(events, file, header, background=True) as sink:
+            episode = settings.episode(made, moved, sink, live.watch)
+            start_ns = driver.clock.now_ns() + LEAD_TIME_NS
+            moved.reset(options.seed, start_ns, profile.execute_ns)
+            try:
+                outcome = driver.run(episode, start_ns, faults=faults, latency=_model(latency))
+            except _Stopped:
+                took_ns = driver.clock.now_ns() - start_ns
+                outcome = EpisodeResult(moved.success, "interrupted", took_ns)
+    return _result(outcome, events.events, settings, options.seed, moved.spec)
+
+
+def _run_in_processes(
+    policy: PolicySource,
+    robot: RobotSource,
+    executor: Executor | str,
+    latency: str | LatencyProfile | LatencyModel,
+    file: Path | None,
+    faults: FaultPlan,
+    options: _Options,
+    live: _Live,
+) -> Result:
+    if not options.shared_accelerator:
+        raise ConfigError(
+            "shared_accelerator=False: the model process has one accelerator; use driver='thread'"
+        )
+    makers = _maker(robot, "robot", _robot_named), _maker(policy, "policy", _policy_named)
+    with ExitStack() as owned:
+        driver = owned.enter_context(closing(ProcessDriver(*makers)))
+        policy_spec, robot_spec = driver.policy_spec, driver.robot_spec
+        _check(policy_spec, robot_spec)
+        profile = _profile(latency, robot_spec, driver.measure(WARM_UP + REPEATS, options.seed))
+        settings = options.settings(policy_spec, robot_spec, executor, profile)
+        if file is None:
+            file = Path(owned.enter_context(tempfile.TemporaryDirectory())) / "trace.jsonl"
+        header = _header(settings, options.seed, robot_spec)
+        plan = EpisodePlan(
+            settings, file, header, options.seed, faults=faults, latency=_model(latency)
+        )
+        live.begin(settings, partial(_events_in, file))
+        live.interrupt = driver.interrupt
+        live.moving.set()
+        try:
+            outcome: EpisodeResult | None = driver.run(plan)
+        except KeyboardInterrupt:
+            if not live.stopping.is_set():
+                raise
+            outcome = None
+        events = list(read_trace(file).events)
+        live.begin(settings, lambda: events)
+    if outcome is None:
+        took_ns = events[-1].t_ns - events[0].t_ns if events else 0
+        outcome = EpisodeResult(success=False, reason="interrupted", duration_ns=took_ns)
+    return _result(outcome, events, settings, options.seed, robot_spec)
+
+
+def _events_in(file: Path) -> list[Any]:
+    """The events that another process has written so far."""
+    try:
+        return list(read_trace(file).events)
+    except TraceError:
+        return []
+
+
+# --- one episode, stated once ----------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Options:
     """What both functions take alike."""
 
     seconds: float | None
     pacing: Pacing
-    governor: GovernorName | None
+    governor: GovernorName | Fallback | Ladder | None
     late: LateRule | None
     seed: int
     instruction: str | None
@@ -403,72 +415,59 @@ class _Options:
             raise ConfigError(f"seconds {self.seconds}: expected a number above 0, or None")
         if self.pacing not in ("grid", "event"):
             raise did_you_mean("pacing", self.pacing, ("grid", "event"))
-        if self.governor not in (None, "ladder", "basic"):
-            raise did_you_mean("governor", str(self.governor), ("ladder", "basic"))
+        if isinstance(self.governor, str) and self.governor not in ("ladder", "basic"):
+            raise did_you_mean("governor", self.governor, ("ladder", "basic"))
+        if not isinstance(self.governor, str | None) and not (
+            isinstance(self.governor, Ladder) or hasattr(self.governor, "factor")
+        ):
+            raise ConfigError(
+                f'governor {self.governor!r}: expected "ladder", "basic", or a Ladder, Hold or '
+                "Decelerate (streamvla.runtime)"
+            )
 
-    def setup(
-        self, policy: Policy, robot: Robot, executor: Executor | str, profile: LatencyProfile
-    ) -> _Setup:
+    def settings(
+        self,
+        policy: PolicySpec,
+        robot: RobotSpec,
+        executor: Executor | str,
+        profile: LatencyProfile,
+    ) -> EpisodeSettings:
         if isinstance(executor, str):
-            executor = parse_executor(executor, profile, policy.spec.horizon)
-        executor = executor.fitted(policy.spec, profile, shared_accelerator=self.shared_accelerator)
+            executor = parse_executor(executor, profile, policy.horizon)
+        fitted = executor.fitted(policy, profile, shared_accelerator=self.shared_accelerator)
         limit_ns = None if self.seconds is None else round(self.seconds * NS_PER_S)
-        return _Setup(
-            policy,
-            robot,
-            executor,
+        return EpisodeSettings(
+            robot.action_space,
+            policy.horizon,
+            fitted.seeded(self.seed),
             profile,
             self.pacing,
-            self.late,
-            self.governor,
             EpisodeLimits(limit_ns, self.stop_on_success),
-            self.seed,
-            self.instruction,
-            self.shared_accelerator,
+            fallback=self._fallback(robot),
+            late=self.late,
+            serial=self.shared_accelerator,
+            instruction=self.instruction,
         )
 
-
-@dataclass(frozen=True)
-class _Realtime:
-    policy: Policy
-    robot: Robot
-    executor: Executor | str
-    latency: str | LatencyProfile
-    trace: Path | str | None
-    faults: tuple[str, ...]
-    options: _Options
-
-    def run(self) -> Result:
-        robot, policy, options = self.robot, self.policy, self.options
-        _check(policy, robot)
-        plan = parse_faults(self.faults)
-        plan.require_in_process()
-        live = _present.live or _Live()
-        with closing(RealtimeDriver(serial=options.shared_accelerator)) as driver:
-            robot.reset(options.seed, driver.clock.now_ns(), robot.spec.control_period_ns)
-            standing_at(robot)
-            times = driver.measure(robot, policy, WARM_UP + REPEATS)
-            profile = _profile(self.latency, robot, times)
-            setup = options.setup(policy, robot, self.executor, profile)
-            with _Recording(live.events, self.trace, setup.header()) as sink:
-                live.episode = setup.episode(sink, live.watch)
-                start_ns = driver.clock.now_ns() + LEAD_TIME_NS
-                robot.reset(options.seed, start_ns, profile.execute_ns)
-                try:
-                    outcome = driver.run(live.episode, start_ns, faults=plan)
-                except _Stopped:
-                    took_ns = driver.clock.now_ns() - start_ns
-                    outcome = EpisodeResult(robot.success, "interrupted", took_ns)
-        return setup.result(outcome, live.events)
+    def _fallback(self, robot: RobotSpec) -> Fallback | Ladder:
+        governor = self.governor or ("ladder" if self.pacing == "grid" else "basic")
+        if not isinstance(governor, str):
+            return governor
+        return Ladder(robot.motion_limits) if governor == "ladder" else Hold()
 
 
 class _Recording:
     """Events kept in memory and, where a file is named, written to it."""
 
     def __init__(
-        self, events: MemoryTrace, path: Path | str | None, header: dict[str, Any]
+        self,
+        events: MemoryTrace,
+        path: Path | str | None,
+        header: dict[str, Any],
+        *,
+        background: bool = False,
     ) -> None:
-        self._file = None if path is None else FileTrace(Path(path), header)
+        self._file = None if path is None else FileTrace(Path(path), header, background=background)
         self._sink = events if self._file is None else TeeTrace(events, self._file)
 
     def __enter__(self) -> Any:
@@ -479,22 +478,96 @@ class _Recording:
             self._file.close()
 
 
+def _header(settings: EpisodeSettings, seed: int, robot: RobotSpec) -> dict[str, Any]:
+    return {
+        "command": "python",
+        "robot": robot.name,
+        "executor": settings.executor.slug(),
+        "profile": settings.profile.label,
+        "pacing": settings.pacing,
+        "seed": seed,
+        "commit": commit(),
+    }
+
+
+def _result(
+    outcome: EpisodeResult,
+    events: list[Any],
+    settings: EpisodeSettings,
+    seed: int,
+    robot: RobotSpec,
+) -> Result:
+    profile, pacing = settings.profile, settings.pacing
+    return Result(
+        success=outcome.success,
+        reason=outcome.reason,
+        seconds=outcome.duration_ns / NS_PER_S,
+        metrics=metrics_of(events, profile.execute_ns, pacing, settings.space),
+        trace=Trace(_header(settings, seed, robot), list(events), complete=True),
+        executor=settings.executor.label(settings.horizon),
+        profile=profile,
+        pacing=pacing,
+        robot=robot,
+    )
+
+
+# --- what the caller gave ----------------------------------------------------------------------
+
+
+def _policy_named(source: str) -> Policy:
+    from streamvla.policy import find_policy
+
+    return find_policy(source).load({})
+
+
+def _robot_named(source: str) -> Robot:
+    from streamvla.robots.registry import make_robot
+
+    return make_robot(source)
+
+
+def _policy(source: PolicySource) -> Policy:
+    return _made(partial(_policy_named, source) if isinstance(source, str) else source)
+
+
+def _robot(source: RobotSource, owned: ExitStack) -> Robot:
+    """The robot; one that is made here is closed here."""
+    if isinstance(source, str):
+        source = partial(_robot_named, source)
+    made = _made(source)
+    if made is not source:
+        owned.callback(made.close)
+    return made
+
+
 def _made(part: Any) -> Any:
     """The part, or what a function gives that makes it."""
     made = part() if callable(part) and not hasattr(part, "spec") else part
     if isinstance(made, type) or not hasattr(made, "spec"):
         raise ConfigError(
-            f"{made!r} has no `spec`: expected a Policy or Robot (streamvla.core.interfaces), or a "
-            "function that makes one"
+            f"{made!r} has no `spec`: expected a Policy or Robot (streamvla.core.interfaces), a "
+            "function that makes one, or a name"
         )
     return made
 
 
-def _check(policy: Policy, robot: Robot) -> None:
+def _maker(part: Any, what: str, named: Callable[[str], Any]) -> Callable[[], Any]:
+    """A function that another process can call for the part."""
+    if isinstance(part, str):
+        return partial(named, part)
+    if callable(part) and (isinstance(part, type) or not hasattr(part, "spec")):
+        return part
+    raise ConfigError(
+        f"the {what} is an object, and driver='process' makes it in another process: give a "
+        "function of an importable module that makes it, or a name"
+    )
+
+
+def _check(policy: PolicySpec, robot: RobotSpec) -> None:
     """Refuse what does not fit, before anything runs."""
-    check_fit(policy.spec, robot.spec)
-    check_start(robot.spec)
-    robot.spec.motion_limits.require(robot.spec.action_space)
+    check_fit(policy, robot)
+    check_start(robot)
+    robot.motion_limits.require(robot.action_space)
 
 
 def _rehearse(policy: Policy, robot: Robot) -> StageTimes:
@@ -502,27 +575,26 @@ def _rehearse(policy: Policy, robot: Robot) -> StageTimes:
     return measure_once(SystemClock(), robot, policy, robot.capture(), robot.instruction)
 
 
-def _is_model(latency: Any) -> bool:
-    return not isinstance(latency, str | LatencyProfile)
+def _model(latency: str | LatencyProfile | LatencyModel) -> LatencyModel | None:
+    return None if isinstance(latency, str | LatencyProfile) else latency
 
 
 def _profile(
-    latency: str | LatencyProfile | LatencyModel, robot: Robot, times: list[StageTimes]
+    latency: str | LatencyProfile | LatencyModel, robot: RobotSpec, times: list[StageTimes]
 ) -> LatencyProfile:
     """Stage times at the robot's own rate."""
-    period_ns = robot.spec.control_period_ns
+    period_ns = robot.control_period_ns
     if isinstance(latency, LatencyProfile):
         return replace(latency, execute_ns=period_ns)
     if isinstance(latency, str) and latency != MEASURED:
         return replace(named_profile(latency), execute_ns=period_ns)
-    if _is_model(latency):
+    if not isinstance(latency, str):
         if not all(hasattr(latency, name) for name in ("observe_ns", "generate_ns", "execute_ns")):
             raise ConfigError(
                 f"latency {latency!r}: expected a profile's name, a LatencyProfile, or a model "
                 "with observe_ns(), generate_ns() and execute_ns()"
             )
-        model = cast(LatencyModel, latency)
-        observe, generate = model.observe_ns(), model.generate_ns()
+        observe, generate = latency.observe_ns(), latency.generate_ns()
         return LatencyProfile("model", observe, generate, period_ns)
     known = times[WARM_UP:] or times
     return LatencyProfile(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 
 from streamvla.core.errors import SpecMismatchError
 from streamvla.robots.point import SPEC
-from streamvla.runtime import ActionFlow, EpisodeLimits, EpisodePlan, RealtimeSettings, Streamer
+from streamvla.runtime import ActionFlow, EpisodePlan, RealtimeSettings
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.timing.latency import profile_ms
 from streamvla.studies.sessions import Captures, ProcessRunner, ThreadRunner
 from streamvla.testing import ScriptedPolicy, unit_space
@@ -37,17 +37,14 @@ def wide_policy() -> ScriptedPolicy:
 
 
 def plan_for(path: Path) -> EpisodePlan:
-    return EpisodePlan(
-        streamer=partial(
-            Streamer, SPEC.action_space, HORIZON, ActionFlow(0), "grid", max_observations=3
-        ),
-        trace=path,
-        pacing="grid",
-        profile=profile_ms("brisk", 8, 4, 20),
-        limits=EpisodeLimits(),
-        seed=7,
-        film=True,
+    settings = EpisodeSettings(
+        SPEC.action_space,
+        HORIZON,
+        ActionFlow(0),
+        profile_ms("brisk", 8, 4, 20),
+        max_observations=3,
     )
+    return EpisodePlan(settings, path, seed=7, film=True)
 
 
 def test_both_drivers_carry_out_a_plan_alike(tmp_path):

@@ -44,7 +44,7 @@ def simulate_arm(
     policy = ScriptedPolicy(ARM, HORIZON, profile.execute_ns, _circle)
     streamer = Streamer(ARM, HORIZON, executor, pacing, trace, max_observations=observations)
     limits = EpisodeLimits(round(seconds * NS_PER_S) if seconds else None, stop_on_success=False)
-    episode = Episode(robot, policy, streamer, trace, pacing, profile, limits)
+    episode = Episode(robot, policy, streamer, trace, profile, limits)
     run_simulated(episode, JitteredLatency(profile, jitter, seed))
     return trace.events
 

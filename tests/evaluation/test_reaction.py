@@ -45,7 +45,6 @@ def run(executor: Executor, instant_ns: int, *, serial: bool = True) -> RunMetri
         ScriptedPolicy(space, 10, PERIOD_NS),
         Streamer(space, 10, executor, "grid", trace),
         trace,
-        "grid",
         PROFILE,
         EpisodeLimits(instant_ns + 16 * 10**8),
         serial,

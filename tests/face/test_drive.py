@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 import streamvla as sv
 from streamvla.core.errors import ConfigError, RobotError, SpecMismatchError, StreamVLAError
 from streamvla.core.interfaces import Frames
-from streamvla.runtime.timing.latency import JitteredLatency, profile_ms
+from streamvla.runtime import Decelerate
+from streamvla.runtime.timing.latency import EmpiricalLatency, JitteredLatency, profile_ms
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
-from streamvla.trace import Sent, read_trace
+from streamvla.trace import ObserveReady, ObserveStarted, Sent, read_trace
 
 PERIOD_NS = 20_000_000
 JOINTS = sv.ActionSpace(("elbow_rad",), ("absolute",), (0.5,), (2.5,))
@@ -209,3 +211,103 @@ def test_the_face_is_lazy_and_complete():
     assert "streamvla.load_policy needs torch, which is not installed" in done.stderr
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sv.nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# --- the control loop in a process of its own -------------------------------------------------
+
+
+def make_still() -> StillRobot:
+    return still(JOINTS, standing=np.array([1.5]))
+
+
+def make_policy() -> ScriptedPolicy:
+    return policy_for(make_still(), script=bend)
+
+
+def bend(observation, start, index) -> np.ndarray:
+    return np.array([1.5 + 0.01 * index])
+
+
+def make_nowhere() -> StillRobot:
+    return Nowhere()
+
+
+def test_a_run_in_processes_is_like_one_on_threads(tmp_path):
+    """Figures, trace and the first command come back from the other process."""
+    path = tmp_path / "run.jsonl"
+    result = sv.run(
+        make_policy, make_still, "action-flow:2", driver="process", seconds=0.5, trace=path
+    )
+    assert result.reason == "time-limit"
+    assert result.metrics.actions > 5
+    assert read_trace(path).events == result.trace.events
+    first = next(event for event in result.trace.events if isinstance(event, Sent))
+    assert (first.source, first.values) == ("hold", (1.5,))
+
+
+def test_a_run_in_processes_can_be_watched_and_stopped():
+    """From another thread: figures while it goes on; stopping brings the robot to rest."""
+    with sv.start(make_policy, make_still, "action-flow:2", driver="process") as running:
+        while running.metrics().actions < 5:
+            time.sleep(0.01)
+        assert running.health == "nominal"
+        result = running.stop()
+    assert result is not None
+    assert result.reason == "interrupted"
+    assert result.metrics.actions >= 5
+    assert result.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "robot", "settings", "message"),
+    [
+        (policy_for(still()), make_still, {}, "the policy is an object, and driver='process'"),
+        (make_policy, still(), {}, "the robot is an object, and driver='process'"),
+        (lambda: 1, make_still, {}, "the model process cannot be given its work"),
+        (make_policy, make_nowhere, {}, "nobody knows where elbow_rad stand"),
+        (make_policy, make_still, {"shared_accelerator": False}, "has one accelerator"),
+        (make_policy, make_still, {"executor": "action-flow:9"}, "below H = 6"),
+    ],
+)
+def test_what_processes_cannot_run_is_refused(policy, robot, settings, message):
+    """One line, before motion."""
+    with pytest.raises(StreamVLAError, match=message) as refusal:
+        sv.run(policy, robot, driver="process", seconds=1, **settings)
+    assert "\n" not in str(refusal.value)
+
+
+# --- names, governors and models of times -----------------------------------------------------
+
+
+def test_policy_and_robot_can_be_names():
+    """As on the command line; what is made here is closed here."""
+    result = sv.simulate("shipped", "reach", latency="paper-20hz", seconds=0.5)
+    assert result.metrics.actions > 0
+
+
+def test_a_governor_can_be_an_object():
+    """`Decelerate` fades the last delta out where the ladder would stop smoothly."""
+    robot = still()
+    result = sv.simulate(
+        policy_for(robot, script=lambda observation, start, index: np.array([0.8])),
+        robot,
+        sv.Synchronous(),
+        governor=Decelerate(factor=0.5),
+        seconds=3,
+    )
+    sent = [event.values[0] for event in result.trace.events if isinstance(event, Sent)]
+    assert 0.4 in sent
+    with pytest.raises(ConfigError, match='expected "ladder", "basic", or a Ladder'):
+        sv.simulate(policy_for(robot), robot, governor=3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_model_of_times_holds_in_real_time():
+    """Stages are padded up to what the model says, observation by observation."""
+    robot = still()
+    times = EmpiricalLatency([30_000_000, 90_000_000], [1_000_000], [PERIOD_NS])
+    result = sv.run(policy_for(robot), robot, sv.Synchronous(), latency=times, seconds=1)
+    begun = [e.t_ns for e in result.trace.events if isinstance(e, ObserveStarted)]
+    ready = [e.t_ns for e in result.trace.events if isinstance(e, ObserveReady)]
+    took_ms = [(end - start) / 1e6 for start, end in zip(begun, ready, strict=False)]
+    assert len([t for t in took_ms if t > 29]) == len(took_ms)
+    assert any(t > 89 for t in took_ms)

@@ -54,7 +54,7 @@ def driven(policy: ModelPolicy, seed: int) -> list[tuple[float, ...]]:
     robot.reset(seed, 0, period_ns)
     streamer = Streamer(SPEC.action_space, policy.spec.horizon, Synchronous(), "event", trace)
     limits = EpisodeLimits(STEPS * period_ns)
-    episode = Episode(robot, policy, streamer, trace, "event", profile, limits)
+    episode = Episode(robot, policy, streamer, trace, profile, limits)
     run_simulated(episode, ConstantLatency(profile))
     return [event.values for event in trace.events if isinstance(event, Sent)]
 

@@ -6,11 +6,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from streamvla.runtime.drivers.episode import EpisodeLimits
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan
-from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.timing.latency import profile_ms
 
 from . import process_parts as parts
@@ -21,9 +20,9 @@ def main(trace: Path, diary: Path) -> None:
     with ProcessDriver(robot, parts.wandering_policy, settings=parts.NORMAL) as driver:
         sys.stdout.write(f"{driver.executor_pid} {driver.model_pid}\n")
         sys.stdout.flush()
-        streamer = partial(Streamer, parts.SPACE, parts.HORIZON, ActionFlow(3), "grid")
         profile = profile_ms("brisk", 8, 4, 20)
-        driver.run(EpisodePlan(streamer, trace, "grid", profile, EpisodeLimits()))
+        settings = EpisodeSettings(parts.SPACE, parts.HORIZON, ActionFlow(3), profile)
+        driver.run(EpisodePlan(settings, trace))
 
 
 if __name__ == "__main__":

@@ -82,9 +82,7 @@ class Scenario:
             validity_ns=self.validity_ns,
         )
         limits = EpisodeLimits(self.duration_ns)
-        return Episode(
-            robot, policy, streamer, trace, self.pacing, self.profile, limits, self.serial
-        )
+        return Episode(robot, policy, streamer, trace, self.profile, limits, self.serial)
 
     def run(self) -> Run:
         trace = MemoryTrace()

@@ -86,7 +86,7 @@ def drive(speed: float, faults: str = "", *, simulated: bool = True) -> list[Tra
     policy = ScriptedPolicy(SPEC.action_space, 10, profile.execute_ns, script)
     streamer = Streamer(SPEC.action_space, 10, ActionFlow(3), "grid", trace)
     limits = EpisodeLimits(ms_to_ns(8000 if simulated else 1200), stop_on_success=False)
-    episode = Episode(robot, policy, streamer, trace, "grid", profile, limits)
+    episode = Episode(robot, policy, streamer, trace, profile, limits)
     plan = parse_faults([faults])
     if simulated:
         robot.reset(0, 0, profile.execute_ns)

@@ -25,6 +25,7 @@ from streamvla.core.errors import (
     TraceError,
 )
 from streamvla.runtime.drivers.episode import EpisodeLimits
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.early import Adaptive
@@ -33,7 +34,6 @@ from streamvla.runtime.faults.plan import parse_faults
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.runtime.processes.privileges import RealtimeSettings
-from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.trace import (
     CameraFrozen,
@@ -62,11 +62,15 @@ def plan_for(
     observations: int | None = None,
     seconds: float | None = None,
 ) -> EpisodePlan:
-    streamer = partial(
-        Streamer, parts.SPACE, parts.HORIZON, executor, "grid", max_observations=observations
+    settings = EpisodeSettings(
+        parts.SPACE,
+        parts.HORIZON,
+        executor,
+        PROFILE,
+        limits=EpisodeLimits(None if seconds is None else ms_to_ns(1000 * seconds)),
+        max_observations=observations,
     )
-    limits = EpisodeLimits(None if seconds is None else ms_to_ns(1000 * seconds))
-    return EpisodePlan(streamer, path, "grid", PROFILE, limits, {"seed": 0}, reset_ns=ms_to_ns(50))
+    return EpisodePlan(settings, path, {"seed": 0}, reset_ns=ms_to_ns(50))
 
 
 def sent(trace: Trace) -> list[Sent]:

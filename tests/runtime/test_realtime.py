@@ -130,7 +130,7 @@ def test_what_was_commanded_is_what_the_robot_moved():
     policy = ScriptedPolicy(robot.spec.action_space, 10, profile.execute_ns, lambda *_: STEP)
     streamer = Streamer(robot.spec.action_space, 10, ActionFlow(3), "grid", trace)
     limits = EpisodeLimits(ms_to_ns(600), stop_on_success=False)
-    episode = Episode(robot, policy, streamer, trace, "grid", profile, limits, watch=watch)
+    episode = Episode(robot, policy, streamer, trace, profile, limits, watch=watch)
     with RealtimeDriver() as driver:
         robot.reset(0, driver.clock.now_ns(), profile.execute_ns)
         before = robot.observe(robot.capture()).state[0]

@@ -20,6 +20,14 @@ from streamvla.evaluation.results import Results as ResultsFile
 from streamvla.evaluation.results import check, documents, update, write_results
 from streamvla.studies.recipes import RECIPES, Recipe, Row
 
+_EXAMPLE = """
+import json, runpy, sys
+results = runpy.run_path(sys.argv[1])["main"]()
+rows = [{"run": each.executor, **each.metrics.to_json()} for each in results]
+print(json.dumps({"seed": results[0].trace.header["seed"], "rows": rows}))
+"""
+"""Runs an example and prints its figures."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -81,10 +89,12 @@ def make(name: str, recipe: Recipe) -> ResultsFile:
 
 
 def _run(arguments: str) -> Row:
-    """The JSON object on the last line of one `streamvla` command."""
-    print(f"$ streamvla {arguments}", flush=True)
-    command = [sys.executable, "-m", "streamvla", *shlex.split(arguments)]
+    """The JSON object on the last line of one `streamvla` command, or of `_EXAMPLE`."""
+    shown = f"python {arguments}" if arguments.endswith(".py") else f"streamvla {arguments}"
+    print(f"$ {shown}", flush=True)
+    called = ["-c", _EXAMPLE] if arguments.endswith(".py") else ["-m", "streamvla"]
+    command = [sys.executable, *called, *shlex.split(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise StreamVLAError(f"`streamvla {arguments}` failed with exit code {done.returncode}")
+        raise StreamVLAError(f"`{shown}` failed with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -29,10 +29,10 @@ from streamvla.runtime import (
     Ladder,
     LatencyProfile,
     RealtimeSettings,
-    Streamer,
     parse_faults,
 )
 from streamvla.runtime.drivers.feasibility import check_schedule, estimate_stages
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
@@ -244,13 +244,13 @@ class _Session:
         for executor in self._executors:
             for number in range(command.episodes):
                 require_trace(self._path(number, executor), "run")
-        read_measured(out / MEASURED_FILE)
+        read_measured(out / MEASURED_FILE, self._measured_of())  # refuses another file
         if not command.resume:
             remove_traces(out / TRACES, "run")
             for name in (REPORT, PERFETTO, MEASURED_FILE):
                 (out / name).unlink(missing_ok=True)
         if command.profile == MEASURED:
-            write_measured(out / MEASURED_FILE, self._profile)
+            write_measured(out / MEASURED_FILE, self._profile, self._measured_of())
 
     def run_all(self) -> None:
         """Every episode with every method; a robot is set up once per task."""
@@ -301,19 +301,24 @@ class _Session:
 
     def _plan(self, number: int, executor: Executor, robot: Robot, filmed: bool) -> EpisodePlan:
         space, horizon = self._policy.action_space, self._policy.horizon
-        pacing, rule = self._command.pacing, self._rule(robot)
-        drawn = executor.seeded(self._command.seed + number)
-        return EpisodePlan(
-            streamer=partial(Streamer, space, horizon, drawn, pacing, fallback=rule),
-            trace=self._path(number, executor),
-            header={**self._header(number, executor), "commit": commit()},
-            pacing=pacing,
-            profile=self._profile,
-            limits=EpisodeLimits(ms_to_ns(self._command.seconds * 1000)),
-            seed=self._command.seed + number,
+        seed = self._command.seed + number
+        settings = EpisodeSettings(
+            space,
+            horizon,
+            executor.seeded(seed),
+            self._profile,
+            self._command.pacing,
+            EpisodeLimits(ms_to_ns(self._command.seconds * 1000)),
+            fallback=self._rule(robot),
             instruction=self._command.instruction,
-            faults=self._command.fault_plan(),
             frozen=FrozenCamera(self._command.frozen_after),
+        )
+        return EpisodePlan(
+            settings,
+            self._path(number, executor),
+            header={**self._header(number, executor), "commit": commit()},
+            seed=seed,
+            faults=self._command.fault_plan(),
             film=filmed,
         )
 
@@ -348,11 +353,16 @@ class _Session:
         command = self._command
         if command.profile != MEASURED:
             return stage_times(command.profile, command.times, self._policy)
-        kept = read_measured(command.out / MEASURED_FILE) if command.resume else None
-        if kept is not None:
-            return kept
+        if command.resume:
+            kept = read_measured(command.out / MEASURED_FILE, self._measured_of())
+            if kept is not None:
+                return kept
         period_ns = self._driver.use(self._tasks[0]).spec.control_period_ns
         return median_profile(self._driver.measure(command.seed, REPEATS), period_ns)
+
+    def _measured_of(self) -> dict[str, Any]:
+        """What the stage times depend on besides the machine."""
+        return {"policy": self._identity, "driver": self._command.driver}
 
     def _header(self, number: int, executor: Executor) -> dict[str, Any]:
         command = self._command

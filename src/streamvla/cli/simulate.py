@@ -153,7 +153,6 @@ def drive(command: Simulate, profile: LatencyProfile, trace: TraceSink) -> None:
             max_observations=command.observations,
         ),
         trace=trace,
-        pacing=command.pacing,
         profile=profile,
         limits=EpisodeLimits(),
         serial=not command.concurrent,

@@ -2,6 +2,7 @@
 
 from streamvla.runtime.drivers.cameras import FrozenCamera
 from streamvla.runtime.drivers.episode import Episode, EpisodeLimits, EpisodeResult
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.drivers.threads import RealtimeDriver, run_realtime
 from streamvla.runtime.executors.action_flow import ActionFlow
@@ -32,6 +33,7 @@ __all__ = [
     "EpisodeLimits",
     "EpisodePlan",
     "EpisodeResult",
+    "EpisodeSettings",
     "Executor",
     "FallbackController",
     "FaultPlan",

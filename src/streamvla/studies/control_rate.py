@@ -19,8 +19,9 @@ import numpy as np
 from streamvla.core.clock import NS_PER_MS, NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.provenance import commit, machine
-from streamvla.runtime import ActionFlow, Episode, EpisodeLimits, RealtimeDriver, Streamer
+from streamvla.runtime import ActionFlow, EpisodeLimits, RealtimeDriver
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, lateness_ms, miss_rate
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan, ProcessResult
 from streamvla.runtime.processes.privileges import RealtimeSettings
@@ -124,6 +125,13 @@ def _robot(period_ns: int) -> StillRobot:
     return StillRobot(unit_space(_DIM), period_ns, keep=False)
 
 
+def _settings(command: BenchRealtime) -> EpisodeSettings:
+    limits = EpisodeLimits(command.duration_ns)
+    return EpisodeSettings(
+        unit_space(_DIM), _HORIZON, ActionFlow(_LEAD), command.profile, limits=limits
+    )
+
+
 def _executor_process(command: BenchRealtime) -> ProcessResult:
     space, period_ns = unit_space(_DIM), command.period_ns
     settings = RealtimeSettings(command.priority, command.cpus, command.lock_memory)
@@ -135,28 +143,14 @@ def _executor_process(command: BenchRealtime) -> ProcessResult:
             settings=settings,
         ) as driver,
     ):
-        plan = EpisodePlan(
-            streamer=partial(Streamer, space, _HORIZON, ActionFlow(_LEAD), "grid"),
-            trace=Path(folder) / "trace.jsonl",
-            pacing="grid",
-            profile=command.profile,
-            limits=EpisodeLimits(command.duration_ns),
-        )
-        return driver.run(plan)
+        return driver.run(EpisodePlan(_settings(command), Path(folder) / "trace.jsonl"))
 
 
 def _same_process(command: BenchRealtime) -> LoopStatistics:
     space, period_ns = unit_space(_DIM), command.period_ns
     trace = MemoryTrace()
-    episode = Episode(
-        robot=_robot(period_ns),
-        policy=ScriptedPolicy(space, _HORIZON, period_ns),
-        streamer=Streamer(space, _HORIZON, ActionFlow(_LEAD), "grid", trace),
-        trace=trace,
-        pacing="grid",
-        profile=command.profile,
-        limits=EpisodeLimits(command.duration_ns),
-    )
+    policy = ScriptedPolicy(space, _HORIZON, period_ns)
+    episode = _settings(command).episode(policy, _robot(period_ns), trace)
     with RealtimeDriver() as driver, Load():
         driver.run(episode)
     return LoopStatistics.of(driver.ticks, command.hz)

@@ -21,13 +21,12 @@ from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import is_robot, make_robot, require_task, suite_of, suite_tasks
 from streamvla.runtime import (
-    Episode,
     EpisodeLimits,
     Executor,
     LatencyProfile,
-    Streamer,
     run_simulated,
 )
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
@@ -39,6 +38,7 @@ from streamvla.studies.stage_times import (
     StatedTimes,
     measured_times,
     profile_name,
+    read_measured,
     require_stage_times,
     stage_times,
 )
@@ -266,11 +266,14 @@ def with_measured_times(command: Eval, source: str, tasks: tuple[str, ...], fold
     `folder`, and said."""
     if command.profile != MEASURED:
         return command
+    from streamvla.policy import find_policy, identity_of
+
     policy = policy_of(source, command.method, command.policy_settings())
     path = folder / MEASURED_FILE
-    kept = path.exists()
+    of = {"policy": identity_of(find_policy(source, command.method), policy.spec)}
+    kept = read_measured(path, of) is not None
     with closing(make_robot(tasks[0], command.instructions, command.asked)) as robot:
-        times = measured_times(policy, robot, command.seed, path)
+        times = measured_times(policy, robot, command.seed, path, of)
     command = replace(command, times=times)
     since = f"kept in {path}" if kept else f"on this machine; kept in {path}"
     print(f"Profile {command.profile_for(policy.spec).label}, {since}.", flush=True)
@@ -408,11 +411,16 @@ def _run_job(job: Job) -> None:
     partial = job.path.with_suffix(".partial")
     with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
         robot.reset(job.seed, 0, profile.execute_ns)
-        space, horizon = policy.spec.action_space, policy.spec.horizon
-        streamer = Streamer(space, horizon, executor, command.pacing, trace)
-        limits = EpisodeLimits(ms_to_ns(command.seconds * 1000))
-        serial = not command.concurrent
-        episode = Episode(robot, policy, streamer, trace, command.pacing, profile, limits, serial)
+        settings = EpisodeSettings(
+            policy.spec.action_space,
+            policy.spec.horizon,
+            executor,
+            profile,
+            command.pacing,
+            EpisodeLimits(ms_to_ns(command.seconds * 1000)),
+            serial=not command.concurrent,
+        )
+        episode = settings.episode(policy, robot, trace)
         jittered = JitteredLatency(profile, command.jitter, job.seed)
         run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
     os.replace(partial, job.path)

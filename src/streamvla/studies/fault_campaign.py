@@ -23,16 +23,15 @@ from streamvla.evaluation.campaign import WALL_CLOCK, Case, Verdict, draw_cases,
 from streamvla.robots.point import SPEC, PointRobot
 from streamvla.runtime import (
     PROFILES,
-    Episode,
     EpisodeLimits,
     EpisodePlan,
     Ladder,
     LatencyProfile,
     ProcessDriver,
     RealtimeSettings,
-    Streamer,
     run_simulated,
 )
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.faults.plan import FaultPlan
 from streamvla.runtime.timing.latency import JitteredLatency, profile_ms
 from streamvla.studies.tables import figure, print_json, print_table
@@ -144,16 +143,7 @@ def run_case(case: Case, path: Path) -> Verdict:
     robot.reset(case.seed, 0, _PROFILE.execute_ns)
     failed = False
     with FileTrace(path, {"command": "bench faults", "seed": case.seed}) as trace:
-        episode = Episode(
-            robot=robot,
-            policy=wandering_policy(_PROFILE),
-            streamer=_make_streamer(case, _PROFILE)(trace),
-            trace=trace,
-            pacing="grid",
-            profile=_PROFILE,
-            limits=EpisodeLimits(case.duration_ns, stop_on_success=False),
-            instruction=str(case.seed),
-        )
+        episode = _settings(case, _PROFILE).episode(wandering_policy(_PROFILE), robot, trace)
         latency = JitteredLatency(_PROFILE, _JITTER, case.seed)
         try:
             run_simulated(episode, latency, faults=FaultPlan((case.fault,)))
@@ -180,14 +170,10 @@ def _run_in_wall_clock(command: BenchFaults, folder: Path) -> Iterator[Verdict]:
 def run_wall_clock_case(case: Case, driver: ProcessDriver, folder: Path) -> Verdict:
     """One episode in wall-clock time, its trace written to `folder` and read back."""
     plan = EpisodePlan(
-        streamer=_make_streamer(case, _WALL_PROFILE),
-        trace=folder / "trace.jsonl",
-        pacing="grid",
-        profile=_WALL_PROFILE,
-        limits=EpisodeLimits(case.duration_ns, stop_on_success=False),
+        _settings(case, _WALL_PROFILE),
+        folder / "trace.jsonl",
         header={"command": "bench faults", "seed": case.seed},
         seed=case.seed,
-        instruction=str(case.seed),
         faults=FaultPlan((case.fault,)),
     )
     failed = False
@@ -198,17 +184,18 @@ def run_wall_clock_case(case: Case, driver: ProcessDriver, folder: Path) -> Verd
     return _judged(case, plan.trace, failed)
 
 
-def _make_streamer(case: Case, profile: LatencyProfile) -> partial[Streamer]:
+def _settings(case: Case, profile: LatencyProfile) -> EpisodeSettings:
     """Twice the time of a synchronous cycle is how old an action may get."""
     work_ns = profile.observe_ns + _HORIZON * (profile.generate_ns + profile.execute_ns)
-    return partial(
-        Streamer,
+    return EpisodeSettings(
         SPEC.action_space,
         _HORIZON,
         case.executor,
-        "grid",
+        profile,
+        limits=EpisodeLimits(case.duration_ns, stop_on_success=False),
         fallback=Ladder(SPEC.motion_limits),
         validity_ns=2 * work_ns,
+        instruction=str(case.seed),
     )
 
 

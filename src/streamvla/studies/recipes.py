@@ -19,7 +19,8 @@ class Recipe:
     """How one results file is made.
 
     Attributes:
-        commands: row name → arguments of `streamvla`; each ends in `--json`.
+        commands: row name → arguments of `streamvla`, ending in `--json`; or the file of an
+            example, whose `main` gives one result per executor.
         rows: (row name, the command's JSON object) → its rows.
         gather: all commands' JSON objects by row name → all rows, instead of `rows`.
         columns, tables, tuning_seeds, seen: as in `ResultsFile`.
@@ -122,6 +123,11 @@ def _ablation_rows(name: str, figures: Row) -> list[Row]:
 def _method_rows(name: str, figures: Row) -> list[Row]:
     """One row per method of a `run`."""
     return figures["methods"]
+
+
+def _example_rows(name: str, figures: Row) -> list[Row]:
+    """One row per executor of an example."""
+    return [{**row, "run": f"{name}, {row['run']}"} for row in figures["rows"]]
 
 
 def _kind_rows(name: str, figures: Row) -> list[Row]:
@@ -760,6 +766,31 @@ RECIPES: dict[str, Recipe] = {
                 "first_action_p99_ms",
                 "action_p50_ms",
                 "action_mflop",
+            )
+        },
+    ),
+    "examples": Recipe(
+        commands={
+            "Reacher-v5": "examples/reacher.py",
+            "gym-aloha": "examples/aloha.py",
+        },
+        rows=_example_rows,
+        columns={
+            "run": Column("environment, executor"),
+            "halt_ms_per_observation": Column("halt / observation (ms)"),
+            "longest_halt_ms": Column("longest halt (ms)", 0),
+            "starved_ticks": Column("ticks without an action", 0),
+            "actions": Column("actions", 0),
+            "deadline_misses": Column("deadline misses", 0),
+        },
+        tables={
+            "main": (
+                "run",
+                "halt_ms_per_observation",
+                "longest_halt_ms",
+                "starved_ticks",
+                "actions",
+                "deadline_misses",
             )
         },
     ),

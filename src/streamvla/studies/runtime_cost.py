@@ -104,7 +104,6 @@ def _simulated_rate(ticks: int) -> float:
         policy=ScriptedPolicy(space, _HORIZON, _PROFILE.execute_ns),
         streamer=Streamer(space, _HORIZON, ActionFlow(3), "grid", trace),
         trace=trace,
-        pacing="grid",
         profile=_PROFILE,
         limits=EpisodeLimits(duration_ns=ticks * _PROFILE.execute_ns),
     )

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamvla.core.interfaces import Policy, Robot, check_fit
-from streamvla.runtime import Episode, RealtimeDriver
+from streamvla.runtime import RealtimeDriver
 from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan
@@ -132,27 +132,11 @@ class ThreadRunner:
     def run(self, plan: EpisodePlan, film: Captures) -> None:
         robot = self._present.robot
         watch = _Film(robot, film) if plan.film else None
-        with FileTrace(plan.trace, plan.header) as trace:
+        with FileTrace(plan.trace, plan.header, background=True) as trace:
             start_ns = self._driver.clock.now_ns() + plan.reset_ns
-            robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
-            episode = self._episode(plan, robot, trace, watch)
+            robot.reset(plan.seed, start_ns, plan.settings.profile.execute_ns)
+            episode = plan.settings.episode(self._policy, robot, trace, watch)
             self._driver.run(episode, start_ns, faults=plan.faults)
-
-    def _episode(
-        self, plan: EpisodePlan, robot: Robot, trace: FileTrace, watch: Callable[[int], None] | None
-    ) -> Episode:
-        return Episode(
-            robot=robot,
-            policy=self._policy,
-            streamer=plan.streamer(trace),
-            trace=trace,
-            pacing=plan.pacing,
-            profile=plan.profile,
-            limits=plan.limits,
-            instruction=plan.instruction,
-            watch=watch,
-            frozen=plan.frozen,
-        )
 
     def close(self) -> None:
         self._present.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from streamvla.core.clock import NS_PER_MS, ms_to_ns
 from streamvla.core.errors import ConfigError
@@ -133,17 +135,22 @@ def median_profile(found: list[StageTimes], period_ns: int) -> LatencyProfile:
     )
 
 
-def measured_times(policy: Policy, robot: Robot, seed: int, path: Path) -> StatedTimes:
+def measured_times(
+    policy: Policy, robot: Robot, seed: int, path: Path, of: Mapping[str, Any]
+) -> StatedTimes:
     """What the stages take on this machine, in one thread as in a worker; kept in `path`, so that
     whoever goes on with these results goes on with the same times.
+
+    Args:
+        of: what was measured, such as the policy; the times of something else are not taken.
 
     Raises:
         ConfigError: the file there is another.
     """
-    profile = read_measured(path)
+    profile = read_measured(path, of)
     if profile is None:
         profile = _measure(policy, robot, seed)
-        write_measured(path, profile)
+        write_measured(path, profile, of)
     passes = policy.spec.chunk_passes
     observe_ms, generate_ms = (
         round(ns / NS_PER_MS, 3) for ns in (profile.observe_ns, profile.generate_ns)
@@ -167,17 +174,18 @@ def _measure(policy: Policy, robot: Robot, seed: int) -> LatencyProfile:
         torch.set_num_threads(threads)
 
 
-def write_measured(path: Path, profile: LatencyProfile) -> None:
+def write_measured(path: Path, profile: LatencyProfile, of: Mapping[str, Any]) -> None:
     """Keep measured stage times for whoever resumes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fields = {"streamvla": MEASURED, **asdict(profile), "commit": commit(), "machine": machine()}
+    where = {"commit": commit(), "machine": machine()}
+    fields = {"streamvla": MEASURED, "of": dict(of), **asdict(profile), **where}
     text = json.dumps(fields, indent=1)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def read_measured(path: Path) -> LatencyProfile | None:
-    """What `write_measured` kept; None: there is no such file.
+def read_measured(path: Path, of: Mapping[str, Any]) -> LatencyProfile | None:
+    """What `write_measured` kept; None: there is no such file, or it is of something else.
 
     Raises:
         ConfigError: the file there is another.
@@ -188,6 +196,8 @@ def read_measured(path: Path) -> LatencyProfile | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         times = (int(found[f"{stage}_ns"]) for stage in ("observe", "generate", "execute"))
         if found["streamvla"] == MEASURED:
+            if found["of"] != json.loads(json.dumps(dict(of))):
+                return None
             return LatencyProfile(MEASURED, *times, emulated=False)
     except (ValueError, KeyError, TypeError):
         pass

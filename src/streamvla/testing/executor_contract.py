@@ -44,7 +44,7 @@ class ExecutorContract:
         policy = ScriptedPolicy(space, _HORIZON, _PROFILE.execute_ns)
         streamer = Streamer(space, _HORIZON, self.executor().seeded(3), pacing, trace)
         limits = EpisodeLimits(ms_to_ns(1000 * _SECONDS))
-        episode = Episode(robot, policy, streamer, trace, pacing, _PROFILE, limits)
+        episode = Episode(robot, policy, streamer, trace, _PROFILE, limits)
         run_simulated(episode, JitteredLatency(_PROFILE, jitter, 5))
         return list(trace.events)
 

@@ -231,6 +231,14 @@ class FaultInjected(NamedTuple):
     until_ns: int
 
 
+class RecordingLost(NamedTuple):
+    """So many events from here on are missing: the trace file could not be written."""
+
+    t_ns: int
+    events: int
+    cause: str
+
+
 class Failed(NamedTuple):
     """A stage died; the robot is being stopped."""
 
@@ -266,6 +274,7 @@ TraceEvent = (
     | CameraFrozen
     | CameraThawed
     | FaultInjected
+    | RecordingLost
     | Failed
     | Ended
 )
@@ -291,6 +300,7 @@ EVENT_TYPES: dict[str, type] = {
         CameraFrozen,
         CameraThawed,
         FaultInjected,
+        RecordingLost,
         Failed,
         Ended,
     )

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from streamvla.core.errors import TraceError
-from streamvla.trace.events import EVENT_TYPES, Ended, Parent, TraceEvent
+from streamvla.trace.events import EVENT_TYPES, Ended, Parent, RecordingLost, TraceEvent
+from streamvla.trace.writer import BackgroundWriter, Chunk
 
-SCHEMA = "streamvla-trace/1"
+SCHEMA = "streamvla-trace/2"
+_UNSEALED = "streamvla-trace/1"
+"""Lines without checksums, as they were written before."""
+
+_SEALED_BY = b',"crc":"00000000"}'
+_SEAL = re.compile(rb',"crc":"[0-9a-f]{8}"\}$')
 
 _MOST_UNWRITTEN = 1 << 16
 """Events kept in memory at the most, if nobody calls `flush`."""
@@ -67,15 +78,28 @@ class FileTrace:
     Args:
         path: the file; its folder is made.
         header: the resolved config, seed, commit and whatever else the run should carry.
+        background: a thread writes, and a disk that fails costs events, never the run
+            (`trace.writer`). For whatever drives a robot.
+
+    Attributes:
+        lost: events that could not be written; known when it is closed.
+
+    Raises:
+        TraceError: the file cannot be made; or, unless in the background, not written.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, header: dict[str, Any], *, background: bool = False) -> None:
         self.path = path
-        self._file = path.open("w", encoding="utf-8", buffering=1 << 16)
+        self.lost = 0
         self._unwritten: list[TraceEvent] = []
-        self._file.write(_dumps({"schema": SCHEMA, **header}) + "\n")
-        self._file.flush()
+        first = _sealed(_dumps({"schema": SCHEMA, **header}))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            _write_all(self._fd, first)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        self._writer = BackgroundWriter(path, self._fd, _lost_line) if background else None
 
     def record(self, event: TraceEvent) -> None:
         self._unwritten.append(event)
@@ -84,13 +108,30 @@ class FileTrace:
 
     def flush(self) -> None:
         """Write everything recorded so far through to the operating system."""
+        if not self._unwritten:
+            return
         events, self._unwritten = self._unwritten, []
-        self._file.writelines(_dumps(_to_fields(event)) + "\n" for event in events)
-        self._file.flush()
+        data = b"".join(map(_line, events))
+        if self._writer is not None:
+            self._writer.put(Chunk(data, len(events), events[0].t_ns))
+            return
+        try:
+            _write_all(self._fd, data)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def close(self) -> None:
-        self.flush()
-        self._file.close()
+        """Safe to call twice."""
+        if self._fd < 0:
+            return
+        try:
+            self.flush()
+        finally:
+            if self._writer is not None:
+                self.lost = self._writer.close()
+            else:
+                os.close(self._fd)
+            self._fd = -1
 
     def __enter__(self) -> FileTrace:
         return self
@@ -102,6 +143,22 @@ class FileTrace:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def _unwritable(path: Path, error: OSError) -> TraceError:
+    return TraceError(
+        f"cannot write trace {path}: {error.strerror or error}; name another place, or make room"
+    )
+
+
+def _lost_line(t_ns: int, events: int, cause: str) -> bytes:
+    return _line(RecordingLost(t_ns, events, cause))
 
 
 @dataclass(frozen=True)
@@ -126,13 +183,15 @@ def read_trace(path: Path) -> Trace:
         TraceError: no such file, not a trace, another schema, or a damaged line inside it.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise TraceError(f"cannot read trace {path}: {error.strerror or error}") from error
-    complete = lines[-1] == ""
+    complete = lines[-1] == b""
     lines = lines[:-1]
-    header = _parse_header(path, lines)
-    events = [_parse_event(path, number, line) for number, line in enumerate(lines[1:], start=2)]
+    header, sealed = _parse_header(path, lines[0] if lines else b"")
+    events = [
+        _parse_event(path, number, line, sealed) for number, line in enumerate(lines[1:], start=2)
+    ]
     return Trace(header, events, complete)
 
 
@@ -140,11 +199,11 @@ def read_header(path: Path) -> dict[str, Any]:
     """The first line of a trace file alone.
 
     Raises:
-        TraceError: no such file, not a trace, or another schema.
+        TraceError: no such file, not a trace, damaged, or another schema.
     """
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return _parse_header(path, [file.readline()])
+        with path.open("rb") as file:
+            return _parse_header(path, file.readline().rstrip(b"\n"))[0]
     except OSError as error:
         raise TraceError(f"cannot read trace {path}: {error.strerror or error}") from error
 
@@ -168,7 +227,22 @@ def is_complete(path: Path, expected: dict[str, Any] | None = None) -> bool:
 
 def trace_lines(header: dict[str, Any], events: Iterable[TraceEvent]) -> list[str]:
     """The lines `FileTrace` would write; what golden-trace tests compare byte for byte."""
-    return [_dumps({"schema": SCHEMA, **header}), *(_dumps(_to_fields(event)) for event in events)]
+    lines = [_sealed(_dumps({"schema": SCHEMA, **header})), *map(_line, events)]
+    return [line.decode().rstrip("\n") for line in lines]
+
+
+def _line(event: TraceEvent) -> bytes:
+    return _sealed(_dumps(_to_fields(event)))
+
+
+def _sealed(body: str) -> bytes:
+    """A JSON object as a line that carries its own checksum, as its last field.
+
+    >>> _sealed('{"a":1}')
+    b'{"a":1,"crc":"a702fc6e"}\\n'
+    """
+    head = body[:-1].encode()
+    return head + b',"crc":"%08x"}\n' % zlib.crc32(head)
 
 
 def _to_fields(event: TraceEvent) -> dict[str, Any]:
@@ -183,30 +257,55 @@ def _dumps(fields: dict[str, Any]) -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
-def _parse_header(path: Path, lines: list[str]) -> dict[str, Any]:
+def _parse_header(path: Path, line: bytes) -> tuple[dict[str, Any], bool]:
+    """The header, and whether the lines carry checksums."""
+    sealed = _SEAL.search(line) is not None
     try:
-        header = json.loads(lines[0])
-    except (IndexError, json.JSONDecodeError):
+        header = json.loads(_opened(line)) if sealed else json.loads(line)
+    except ValueError:
         header = None
     if not isinstance(header, dict) or "schema" not in header:
-        raise TraceError(f"{path} is not a trace: its first line is no header")
-    if header["schema"] != SCHEMA:
+        raise TraceError(f"{path} is not a trace, or damaged: its first line is no header")
+    if header["schema"] not in (SCHEMA, _UNSEALED):
         raise TraceError(
             f"{path} has schema {header['schema']!r}, this version reads {SCHEMA!r}; "
             "read it with the version that wrote it"
         )
-    return header
+    if sealed != (header["schema"] == SCHEMA):
+        raise TraceError(f"{path}: its first line is damaged; nothing in it can be relied on")
+    if not sealed:
+        _say_unsealed(path)
+    return header, sealed
 
 
-def _parse_event(path: Path, number: int, line: str) -> TraceEvent:
+@cache
+def _say_unsealed(path: Path) -> None:
+    logging.getLogger("streamvla").warning(
+        "trace %s is of an earlier version, without checksums: damage may go unnoticed", path
+    )
+
+
+def _opened(line: bytes) -> bytes:
+    """The JSON object of a line as `_sealed` made it.
+
+    Raises:
+        ValueError: its checksum is missing or wrong.
+    """
+    head, checksum = line[: -len(_SEALED_BY)], line[-len(_SEALED_BY) :]
+    if checksum != b',"crc":"%08x"}' % zlib.crc32(head):
+        raise ValueError("its checksum is wrong")
+    return head + b"}"
+
+
+def _parse_event(path: Path, number: int, line: bytes, sealed: bool) -> TraceEvent:
     try:
-        fields = json.loads(line)
+        fields = json.loads(_opened(line) if sealed else line)
         kind = EVENT_TYPES[fields.pop("event")]
         fields = {name: _tuples(value) for name, value in fields.items()}
         if "parents" in fields:
             fields["parents"] = tuple(Parent(*each) for each in fields["parents"])
         return kind(**fields)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TraceError(f"{path}, line {number}: not a trace event ({error})") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from streamvla.core.actions import actions_of
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import (
     FlowStart,
     Frames,
@@ -26,7 +26,6 @@ from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import Ended, Stimulus, TraceSink
-from streamvla.trace.spans import Pacing
 
 EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
 
@@ -56,25 +55,37 @@ class Episode:
     """Everything one episode runs with.
 
     Attributes:
+        streamer: also says the pacing.
         profile: gives the control period (grid pacing) and the stage times to emulate.
         serial: encoding and generating share one accelerator, first come, first served per flow
             step; false gives each its own.
         instruction: say this to the policy instead of the robot's own phrasing.
         watch: called on every control instant.
         frozen: when a camera counts as frozen.
+
+    Raises:
+        SpecMismatchError: the streamer was made for another action space than the robot's, or
+            another horizon than the policy's: it would wait for actions that never come.
     """
 
     robot: Robot
     policy: Policy
     streamer: Streamer
     trace: TraceSink
-    pacing: Pacing
     profile: LatencyProfile
     limits: EpisodeLimits
     serial: bool = True
     instruction: str | None = None
     watch: Watch | None = None
     frozen: FrozenCamera = field(default_factory=FrozenCamera)
+
+    def __post_init__(self) -> None:
+        if self.streamer.horizon != self.policy.spec.horizon:
+            raise SpecMismatchError(
+                f"the streamer expects {self.streamer.horizon} actions a generation, the policy "
+                f"makes {self.policy.spec.horizon}; make it with horizon=policy.spec.horizon"
+            )
+        self.robot.spec.action_space.require(self.streamer.space, "the streamer")
 
 
 class Controlled(Protocol):
@@ -86,8 +97,6 @@ class Controlled(Protocol):
     def streamer(self) -> Streamer: ...
     @property
     def trace(self) -> TraceSink: ...
-    @property
-    def pacing(self) -> Pacing: ...
     @property
     def profile(self) -> LatencyProfile: ...
     @property

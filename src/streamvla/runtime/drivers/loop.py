@@ -117,7 +117,7 @@ class ControlLoop:
         self._stages = stages
         self._ticks = ticks
         self._start_ns = start_ns
-        self._on_grid = episode.pacing == "grid"
+        self._on_grid = episode.streamer.pacing == "grid"
         self._period_ns = episode.profile.execute_ns
         self._limit_ns = self._own_limit_ns()
         self._due_ns: int | None = None  # when the next control instant is due

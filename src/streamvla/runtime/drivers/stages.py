@@ -28,7 +28,7 @@ from streamvla.runtime.drivers.episode import (
 from streamvla.runtime.drivers.observing import Sighting
 from streamvla.runtime.executors.base import Saliency
 from streamvla.runtime.streamer.messages import StartGenerate, StartObserve
-from streamvla.runtime.timing.latency import LatencyProfile
+from streamvla.runtime.timing.latency import ConstantLatency, LatencyModel, LatencyProfile
 
 STAGE_RETURN_S = 30.0
 """How long a stage may take to come back after its episode is over."""
@@ -333,7 +333,9 @@ class StageRunner:
     """Runs the stages of one episode on an accelerator, one flow step or chunk a job.
 
     Args:
+        profile: if it is emulated, stages are padded up to the times of `latency`.
         report: gets every result, on the thread that made it.
+        latency: asked for every stage; None: the profile's own times.
     """
 
     def __init__(
@@ -343,9 +345,11 @@ class StageRunner:
         clock: Clock,
         accelerator: Accelerator,
         report: Callable[[StageResult], None],
+        latency: LatencyModel | None = None,
     ) -> None:
         self._work = StageWork(policy)
         self._profile = profile
+        self._latency = latency or ConstantLatency(profile)
         self._clock = clock
         self._encoder = accelerator.encoder
         self._generator = accelerator.generator
@@ -367,7 +371,7 @@ class StageRunner:
             self._report(ObserveBegun(observation))
             made = self._work.sight(make)
             if isinstance(made, Sighting):
-                observe_ns = self._profile.observe_ns
+                observe_ns = self._latency.observe_ns()
                 target_ns = self._profile.sighting_ns(observe_ns, made.calls, refused=made.refused)
                 self._occupy(self._encoder, started_ns, target_ns)
             self._report(self._work.seen(observation, made))
@@ -392,7 +396,8 @@ class StageRunner:
             passes = work.passes(flow)
             results = work.step(flow, started_ns)
             if isinstance(results[0], ActionMade):
-                self._occupy(self._generator, started_ns, passes * self._profile.generate_ns)
+                target_ns = sum(self._latency.generate_ns() for _ in range(passes))
+                self._occupy(self._generator, started_ns, target_ns)
             for result in results:
                 self._report(result)
             if work.goes_on(flow, results):

@@ -31,6 +31,7 @@ from streamvla.runtime.drivers.stages import (
 )
 from streamvla.runtime.faults.plan import NO_FAULTS, FaultPlan
 from streamvla.runtime.streamer.messages import StartObserve
+from streamvla.runtime.timing.latency import LatencyModel
 
 
 class RealtimeDriver:
@@ -80,13 +81,19 @@ class RealtimeDriver:
         )
 
     def run(
-        self, episode: Episode, start_ns: int | None = None, *, faults: FaultPlan = NO_FAULTS
+        self,
+        episode: Episode,
+        start_ns: int | None = None,
+        *,
+        faults: FaultPlan = NO_FAULTS,
+        latency: LatencyModel | None = None,
     ) -> EpisodeResult:
         """Run one episode; the robot must have been reset for `start_ns`.
 
         Args:
             start_ns: the instant of the first tick, waited for; None for now.
             faults: put in on purpose, counted from `start_ns`.
+            latency: stages are padded up to its times; None: to those of the episode's profile.
 
         Raises:
             StageFailedError: a stage died; the robot was brought to its safe stop first.
@@ -106,7 +113,7 @@ class RealtimeDriver:
             sleep_until_ns = self._clock.sleep_until_ns
             episode = inject(episode, FaultClock(faults, self._clock, start_ns, sleep_until_ns))
             clock = JumpingClock(self._clock, faults, start_ns)
-        stages = _ThreadStages(episode, clock, self._accelerator)
+        stages = _ThreadStages(episode, clock, self._accelerator, latency)
         self.ticks = TickLog()
         timing = Timing.real(clock, episode.profile)
         try:
@@ -125,14 +132,20 @@ def run_realtime(episode: Episode, clock: SystemClock | None = None) -> EpisodeR
 class _ThreadStages:
     """Stages on threads of this process, results in a queue."""
 
-    def __init__(self, episode: Episode, clock: Clock, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        episode: Episode,
+        clock: Clock,
+        accelerator: Accelerator,
+        latency: LatencyModel | None,
+    ) -> None:
         self._episode = episode
         self._clock = clock
         self._inbox: queue.SimpleQueue[StageResult] = queue.SimpleQueue()
         self._waited_for: StageResult | None = None
         self._cameras = CameraWatch(episode.frozen)
         self._runner = StageRunner(
-            episode.policy, episode.profile, clock, accelerator, self._inbox.put
+            episode.policy, episode.profile, clock, accelerator, self._inbox.put, latency
         )
         self.generate = self._runner.generate
         self.cancel = self._runner.cancel

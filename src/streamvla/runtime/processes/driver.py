@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from types import TracebackType
 
 from streamvla.core.clock import NS_PER_S, SystemClock
@@ -144,9 +145,13 @@ class ProcessDriver:
 
         Raises:
             StageFailedError: a stage or a process died.
+            RobotError: the robot cannot be reset.
         """
         crew = self._living_crew()
         crew.executor.send(Measure(seed, repeats))
+        both = [crew.executor.connection, crew.model.connection]
+        if crew.executor.connection in wait(both, _START_S):  # it speaks when it fails
+            crew.executor.receive()
         return crew.model.receive(_START_S)
 
     def run(self, plan: EpisodePlan, start_ns: int | None = None) -> ProcessResult:
@@ -158,7 +163,8 @@ class ProcessDriver:
         Raises:
             StageFailedError: a stage or a process died; the robot was stopped first (unless the
                 executor process itself died).
-            KeyboardInterrupt: passed on after the robot was told to hold.
+            KeyboardInterrupt: passed on, or asked for by `interrupt`, after the robot was told to
+                hold.
         """
         crew = self._living_crew()
         self.captures = []
@@ -174,8 +180,13 @@ class ProcessDriver:
             raise StageFailedError(
                 over.error if ended == "runs" else f"{over.error} (its process was {ended})"
             )
-        assert over.result is not None  # interrupted only when asked to
+        if over.result is None:
+            raise KeyboardInterrupt
         return over.result
+
+    def interrupt(self) -> None:
+        """End the episode under way, from another thread than the one in `run`."""
+        self._crew.executor.send(Interrupt())
 
     def _wait_for(self, crew: _Crew, request: RunEpisode) -> EpisodeOver:
         crew.executor.send(request)

@@ -21,7 +21,7 @@ from typing import Any
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError
-from streamvla.core.interfaces import Robot, RobotSpec
+from streamvla.core.interfaces import Robot, RobotSpec, standing_at
 from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watch
 from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject_control
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
@@ -46,7 +46,6 @@ from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import CancelGenerate, StartGenerate, StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import FileTrace, TraceSink
-from streamvla.trace.spans import Pacing
 
 _FINE_NS = ms_to_ns(0.5)
 """The last stretch before a deadline, slept through to the very instant; results that come in it
@@ -262,7 +261,6 @@ class _Hosted:
     robot: Robot
     streamer: Streamer
     trace: TraceSink
-    pacing: Pacing
     profile: LatencyProfile
     limits: EpisodeLimits
     watch: Watch | None
@@ -312,6 +310,7 @@ class _Executor:
     def _measure(self, request: Measure) -> None:
         period_ns = self._robot.spec.control_period_ns
         self._robot.reset(request.seed, self._clock.now_ns(), period_ns)
+        standing_at(self._robot)
         capture, instruction = self._robot.capture(), self._robot.instruction
         self._intake.send(MeasureRequest(capture, instruction, request.repeats))
 
@@ -320,7 +319,7 @@ class _Executor:
         header = request.plan.header | {"executor": [str(grant) for grant in self._grants]}
         captures: Captures = []
         try:
-            with FileTrace(request.plan.trace, header) as trace:
+            with FileTrace(request.plan.trace, header, background=True) as trace:
                 return EpisodeOver(self._run_traced(request, trace, captures), None, captures)
         except StageFailedError as error:
             return EpisodeOver(None, str(error), captures)
@@ -332,21 +331,28 @@ class _Executor:
     def _run_traced(
         self, request: RunEpisode, trace: TraceSink, captures: Captures
     ) -> ProcessResult:
-        plan = request.plan
+        plan, settings = request.plan, request.plan.settings
 
         def instruct() -> str:
-            return plan.instruction or self._robot.instruction
+            return settings.instruction or self._robot.instruction
 
         stages = _ProcessStages(self._owner, self._intake, self._clock, self._episodes, instruct)
         stages.wait_for_model()
         start_ns = request.start_ns or self._clock.now_ns() + plan.reset_ns
-        begin = BeginEpisode(self._episodes, plan.profile, start_ns, plan.faults, plan.frozen)
+        begin = BeginEpisode(
+            self._episodes,
+            settings.profile,
+            start_ns,
+            plan.faults,
+            settings.frozen,
+            plan.latency,
+        )
         self._intake.send(begin)
-        self._robot.reset(plan.seed, start_ns, plan.profile.execute_ns)
+        self._robot.reset(plan.seed, start_ns, settings.profile.execute_ns)
         film = _Film(self._robot, captures) if plan.film else None
         hosted, clock = self._host(plan, trace, film, start_ns)
         ticks = TickLog()
-        loop = ControlLoop(hosted, Timing.real(clock, plan.profile), stages, start_ns, ticks)
+        loop = ControlLoop(hosted, Timing.real(clock, settings.profile), stages, start_ns, ticks)
         with _no_collections():
             result = loop.run()
         return self._result(result, ticks, plan)
@@ -360,8 +366,9 @@ class _Executor:
             faults = FaultClock(plan.faults, clock, start_ns, clock.sleep_until_ns)
             robot, watch = inject_control(robot, film, trace, faults)
             clock = JumpingClock(clock, plan.faults, start_ns)
-        streamer = plan.streamer(trace)
-        hosted = _Hosted(robot, streamer, trace, plan.pacing, plan.profile, plan.limits, watch)
+        settings = plan.settings
+        streamer = settings.streamer(trace)
+        hosted = _Hosted(robot, streamer, trace, settings.profile, settings.limits, watch)
         return hosted, clock
 
     def _result(self, result: EpisodeResult, ticks: TickLog, plan: EpisodePlan) -> ProcessResult:
@@ -370,7 +377,7 @@ class _Executor:
             result.reason,
             result.duration_ns,
             ticks,
-            LoopStatistics.of(ticks, NS_PER_S / plan.profile.execute_ns),
+            LoopStatistics.of(ticks, NS_PER_S / plan.settings.profile.execute_ns),
             (*self._grants, *self._guard.verdict()),
         )
 

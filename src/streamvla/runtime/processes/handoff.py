@@ -25,7 +25,7 @@ from streamvla.runtime.drivers.stages import (
 )
 from streamvla.runtime.executors.base import Foresee
 from streamvla.runtime.faults.plan import FaultPlan
-from streamvla.runtime.timing.latency import LatencyProfile
+from streamvla.runtime.timing.latency import LatencyModel, LatencyProfile
 
 # --- requests --------------------------------------------------------------------------------
 
@@ -46,6 +46,7 @@ class BeginEpisode:
     start_ns: int
     faults: FaultPlan
     frozen: FrozenCamera
+    latency: LatencyModel | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,9 @@ class Child:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def send(self, message: Any) -> None:
-        """Send a message; a dead child is noticed by the next `receive`."""
+        """Send a message; a dead child is noticed by the next `receive`, a closed one by nobody."""
+        if self.connection.closed:
+            return
         try:
             self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError):

@@ -104,6 +104,7 @@ class _Served:
             clock,
             accelerator,
             lambda result: outlet.deliver(Delivered(begin.episode, clock.now_ns(), result)),
+            begin.latency,
         )
 
     def observe(self, request: ObserveRequest) -> None:

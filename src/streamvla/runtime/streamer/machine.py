@@ -154,6 +154,18 @@ class Streamer:
         self._supplied = False  # grid pacing: the latest tick had an action
 
     @property
+    def space(self) -> ActionSpace:
+        return self._space
+
+    @property
+    def horizon(self) -> int:
+        return self._horizon
+
+    @property
+    def pacing(self) -> Pacing:
+        return self._pacing
+
+    @property
     def anticipates(self) -> bool:
         """Whether the policy must be an `AnticipatingPolicy`."""
         return self._anticipates
