@@ -78,6 +78,8 @@ def refused(capsys, command: str) -> str:
         ("grid --holdout-frames 4", "--dataset"),
         ("collect --most-lead 0", "needs a --policy"),
         ("train --chunk-samples 3", "--method chunk-flow or regression"),
+        ("train --backbone vlm --seeded-keypoints 0.5", "--backbone small"),
+        ("ablations --executors synchronous action-flow", "expected one"),
         ("train-saliency --test x --steps 3", "a training, and --test is none"),
         ("train-saliency --figure x.svg", "needs --test"),
         ("bench faults --priority 50", "needs --wall-clock"),

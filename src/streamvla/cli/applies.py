@@ -69,6 +69,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             _makes_chunks,
             "--method chunk-flow or regression",
         ),
+        ("seeded-keypoints", lambda c: c.backbone == "small", "--backbone small"),
     ),
     "train-saliency": (
         ("figure", lambda c: c.test is not None, "--test"),

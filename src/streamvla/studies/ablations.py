@@ -10,6 +10,7 @@ from streamvla.core.errors import ConfigError, InterruptedRunError, did_you_mean
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate
 from streamvla.evaluation.stats import compare_paired
+from streamvla.runtime.executors.registry import executor_named
 from streamvla.studies.episodes import Eval, episode_jobs, outcome_of, run_missing
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.studies.trainings import Train, train_config
@@ -77,6 +78,9 @@ class Ablations:
     def __post_init__(self) -> None:
         from streamvla.training.ablations import ABLATIONS
 
+        if len(self.executors) != 1:
+            raise ConfigError(f"executors {', '.join(self.executors) or 'none'}: expected one")
+        executor_named(self.executors[0].partition(":")[0])  # said before anything is trained
         for name in self.names:
             if name not in ABLATIONS:
                 raise did_you_mean("ablation", name, ABLATIONS)

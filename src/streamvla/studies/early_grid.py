@@ -161,7 +161,7 @@ def run_grid(command: Grid) -> None:
     rows = [session.row(cell, outcomes) for cell in outcomes]
     driven = driven_at(session.jobs)
     _write_pictures(command, rows, driven, measured.profile_for(spec))
-    _print_rows(rows)
+    _print_rows(rows, measured.profile_for(spec))
     for reason in session.left_out:
         print(f"left out: {reason}")
     if command.json:
@@ -435,9 +435,9 @@ def _write_pictures(
     print(f"Figure: {command.figure or command.out / 'grid.svg'}; every cell: {page}")
 
 
-def _print_rows(rows: list[dict[str, Any]]) -> None:
+def _print_rows(rows: list[dict[str, Any]], profile: LatencyProfile) -> None:
     print_table(
-        "early observation",
+        f"early observation; {profile.label}",
         ("cell", "success", "halt / obs (ms)", "T_action (ms)", "mean lead", "held-out error"),
         [
             (

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.drivers.stages import StageTimes
-from streamvla.runtime.executors.base import Executor, LooksByHorizon
+from streamvla.runtime.executors.base import Executor, pending_at_look
 from streamvla.runtime.timing.estimates import WARM_UP, DecayingEstimate
 from streamvla.runtime.timing.latency import LatencyProfile
 
@@ -136,8 +136,7 @@ def check_schedule(
     first = chunk_passes or (horizon if whole else 1)
     first_ns = stages.observe_ns + first * stages.generate_ns
     needed = math.ceil(first_ns / period_ns)
-    by_horizon = isinstance(executor, LooksByHorizon)
-    lead = executor.pending_at_look(horizon) if by_horizon else executor.lead
+    lead = pending_at_look(executor, horizon)
     covered = (
         f"observing and {'the chunk' if first > 1 or chunk_passes else 'the first action'} take "
         f"{_ms(first_ns)}, lead {{lead}} covers {{ms}}"

@@ -348,6 +348,12 @@ class LooksByHorizon(Protocol):
         ...
 
 
+def pending_at_look(executor: Executor, horizon: int) -> int:
+    """How many actions are pending when an executor looks, as far as is known."""
+    by_horizon = isinstance(executor, LooksByHorizon)
+    return executor.pending_at_look(horizon) if by_horizon else executor.lead
+
+
 def append_when_made(generation: Generation, executed: int) -> Placement:
     """Everything held goes out, but what is beyond the execute horizon."""
     return _sorted(generation.held, executed)
