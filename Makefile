@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TASKS := reach push button-press-topdown drawer-open press-named-button window-open
 
-.PHONY: demo test test-slow test-robot-side test-all lint setup docs clean
+.PHONY: demo test test-slow test-robot-side test-all lint setup docs site clean
 
 demo: setup  ## the shipped policy on a simulated robot: the classic way, then streaming
 	$(BIN)/streamvla run --tasks $(TASKS) --out runs/demo
@@ -28,6 +28,9 @@ lint: setup
 docs: setup  ## rewrite the figures in the documents from docs/results
 	$(BIN)/streamvla results
 
+site: setup  ## the documents as a web site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
@@ -35,4 +38,4 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) build dist site src/*.egg-info

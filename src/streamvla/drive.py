@@ -90,7 +90,8 @@ def run(
     """Drive a robot with a policy in real time, until `seconds` have passed or its task is reached.
 
     Args:
-        policy, robot: objects, functions that make them, or names, as on the command line.
+        policy: the object, a function that makes it, or a name, as on the command line.
+        robot: likewise.
         executor: how observing, generating and executing are ordered; a name such as
             "synchronous:5" will do.
         seconds: None for no limit.
@@ -225,9 +226,9 @@ class Running:
 
     @property
     def health(self) -> str:
-        """The state of the action stream: "nominal", "degraded", "stalled" or "latched"."""
+        """The state of the action stream: "streaming", "degraded", "stalled" or "stopped"."""
         changes = (e for e in reversed(self._live.events()) if isinstance(e, HealthChanged))
-        return next((change.after for change in changes), "nominal")
+        return next((change.after for change in changes), "streaming")
 
     def metrics(self) -> RunMetrics:
         """The figures so far."""

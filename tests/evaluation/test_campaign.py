@@ -180,11 +180,13 @@ def test_a_cut_off_trace_is_reported(recorded):
 
 
 def test_a_crash_that_goes_unnoticed_or_leaves_the_robot_moving_is_reported(recorded):
-    """After a crash the run must end in a failure, on a stop, at rest."""
-    case, *others = recorded
+    """After a crash the run must end in a failure; every run on a stop, at rest."""
+    case, trace, commands, *others = recorded
     crash = replace(case, fault=Fault("model-crash", 3_000_000_000))
-    texts = [text for text in judge(crash, *others).broken if text.startswith("stop")]
-    assert len(texts) == 2
+    assert promises(judge(crash, trace, commands, *others)) == {"failure"}
+    moving = [e for e in trace.events if getattr(e, "source", "policy") == "policy"]
+    short = [np.array(e.values) for e in moving if isinstance(e, Sent)]
+    assert "stop" in promises(judge(case, replace(trace, events=moving), short, *others))
 
 
 def test_limits_are_checked_on_positions_and_their_differences():

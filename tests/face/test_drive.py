@@ -250,7 +250,7 @@ def test_a_run_in_processes_can_be_watched_and_stopped():
     with sv.start(make_policy, make_still, "action-flow:2", driver="process") as running:
         while running.metrics().actions < 5:
             time.sleep(0.01)
-        assert running.health == "nominal"
+        assert running.health == "streaming"
         result = running.stop()
     assert result is not None
     assert result.reason == "interrupted"

@@ -56,7 +56,8 @@ def driven(policy: ModelPolicy, seed: int) -> list[tuple[float, ...]]:
     limits = EpisodeLimits(STEPS * period_ns)
     episode = Episode(robot, policy, streamer, trace, profile, limits)
     run_simulated(episode, ConstantLatency(profile))
-    return [event.values for event in trace.events if isinstance(event, Sent)]
+    *sent, _stop = [event.values for event in trace.events if isinstance(event, Sent)]
+    return sent
 
 
 @pytest.mark.parametrize("method", [ActionFlowConfig(horizon=5), ChunkFlowConfig(horizon=5)])

@@ -22,7 +22,7 @@ from streamvla.runtime.timing.latency import (
 )
 from streamvla.testing import ScriptedPolicy, StillRobot
 from streamvla.testing.fakes import Script
-from streamvla.trace import MemoryTrace, Sent, TraceEvent, TraceSink
+from streamvla.trace import MemoryTrace, Sent, Stopping, TraceEvent, TraceSink
 
 MIXED = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
 PAPER = profile_ms("paper", 58, 18, 27)
@@ -38,8 +38,20 @@ class Run:
     streamer: Streamer
 
     @property
+    def episode(self) -> list[TraceEvent]:
+        """The events until it is over."""
+        over = next(i for i, event in enumerate(self.events) if isinstance(event, Stopping))
+        return self.events[:over]
+
+    @property
     def sent(self) -> list[Sent]:
-        return [event for event in self.events if isinstance(event, Sent)]
+        """The commands until it is over."""
+        return [event for event in self.episode if isinstance(event, Sent)]
+
+    @property
+    def stop(self) -> list[Sent]:
+        """The commands that then brought the robot to rest."""
+        return [event for event in self.events if isinstance(event, Sent)][len(self.sent) :]
 
     @property
     def policy_values(self) -> list[tuple[float, ...]]:

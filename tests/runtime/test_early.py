@@ -400,7 +400,7 @@ def test_the_newest_context_takes_over_without_a_seam():
         state += event.values[0]
     told = [departures[number] for number in range(len(starts)) if number in departures]
     assert starts[: len(told)] == pytest.approx(told)
-    reasons = {event.reason for event in run.events if isinstance(event, Dropped)}
+    reasons = {event.reason for event in run.episode if isinstance(event, Dropped)}
     assert reasons <= {"replaced by a newer context", "cancelled"}
 
 

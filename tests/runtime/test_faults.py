@@ -31,6 +31,8 @@ from streamvla.trace import (
     ObserveRequested,
     Rejected,
     Sent,
+    Stopping,
+    TraceEvent,
 )
 
 from .motion import violations
@@ -58,6 +60,12 @@ def run(text: str, seconds: float = 6.0, executor=None, script=None) -> MemoryTr
 
 def sent(trace: MemoryTrace) -> list[Sent]:
     return [event for event in trace.events if isinstance(event, Sent)]
+
+
+def episode(trace: MemoryTrace) -> list[TraceEvent]:
+    """The events until the episode is over."""
+    over = next(i for i, event in enumerate(trace.events) if isinstance(event, Stopping))
+    return trace.events[:over]
 
 
 # --- text --------------------------------------------------------------------------------------
@@ -137,7 +145,7 @@ def test_the_golden_timeline_of_a_stall_the_robot_slows_holds_and_resumes():
         if 0 <= event.tick - first <= 40
     ]
     assert seen == GOLDEN_STALL
-    changes = [(e.before, e.after) for e in trace.events if isinstance(e, HealthChanged)]
+    changes = [(e.before, e.after) for e in episode(trace) if isinstance(e, HealthChanged)]
     assert changes[-3:] == [
         ("streaming", "degraded"),
         ("degraded", "stalled"),
@@ -184,7 +192,7 @@ def test_an_unusable_action_is_rejected_when_it_is_made(kind, cause):
     trace = run(f"{kind}@2s")
     rejected = [event for event in trace.events if isinstance(event, Rejected)]
     assert [cause in event.cause for event in rejected] == [True]
-    assert sent(trace)[-1].source == "policy"
+    assert [e for e in episode(trace) if isinstance(e, Sent)][-1].source == "policy"
 
 
 def test_an_action_out_of_range_is_rejected_when_it_is_due():

@@ -15,12 +15,15 @@ from streamvla.trace import (
     ObserveRequested,
     ObserveStarted,
     Sent,
+    Stopping,
 )
 from streamvla.trace.store import trace_lines
 
 from .scenario import PAPER, Scenario, wandering
 
 TINY = profile_ms("tiny", 4e-6, 1e-6, 2e-6)  # 4, 1 and 2 ns: readable by hand
+
+HOLD = ("hold", -1, -1, -1, -1, 0, (0.0, 0.0))
 
 
 def test_the_golden_event_list_of_action_flow_with_a_lead():
@@ -54,6 +57,8 @@ def test_the_golden_event_list_of_action_flow_with_a_lead():
         Finished(18),
         Sent(18, 18, 5, "policy", 1, 1, 2, 9, 0, zero),
         Finished(20),
+        Stopping(20, "observations"),
+        Sent(20, 20, 6, *HOLD),
         Ended(20, False, "observations"),
     ]
 
@@ -62,22 +67,23 @@ def test_the_golden_event_list_of_synchronous_on_a_grid():
     """H = 3, h = 2: nothing moves before the whole chunk is made; the third action is dropped."""
     run = Scenario(Synchronous(2), pacing="grid", profile=TINY, horizon=3, observations=1).run()
     zero = (0.0, 0.0)
-    hold = ("hold", -1, -1, -1, -1, 0, zero)
     assert run.events == [
         ObserveRequested(0, 0, 0),
         ObserveStarted(0, 0),
-        Sent(0, 0, 0, *hold),
-        Sent(2, 2, 1, *hold),
+        Sent(0, 0, 0, *HOLD),
+        Sent(2, 2, 1, *HOLD),
         ObserveReady(4, 0, 0),
         GenerateRequested(4, 0, 0, 0, 0),
-        Sent(4, 4, 2, *hold),
+        Sent(4, 4, 2, *HOLD),
         ActionReady(5, 4, 0, 0, 0),
         ActionReady(6, 5, 0, 0, 1),
-        Sent(6, 6, 3, *hold),
+        Sent(6, 6, 3, *HOLD),
         ActionReady(7, 6, 0, 0, 2),
         Dropped(7, 0, 2, "beyond execute horizon"),
         Sent(8, 8, 4, "policy", 0, 0, 0, 0, 1, zero),
         Sent(10, 10, 5, "policy", 0, 0, 1, 0, 0, zero),
+        Stopping(12, "observations"),
+        Sent(12, 12, 6, *HOLD),
         Ended(12, False, "observations"),
     ]
 

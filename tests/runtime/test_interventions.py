@@ -68,7 +68,7 @@ def test_the_report_counts_all_of_them():
         fallback=Ladder(limits),
     ).run()
     clamped = sum(event.source == "policy" for event in run.sent)
-    events = [event for event in run.events if isinstance(event, Intervened)]
+    events = [event for event in run.episode if isinstance(event, Intervened)]
     metrics = metrics_of(run.events, 27_000_000, "grid", MIXED)
     assert metrics.interventions["clamp"] == clamped > 80
     assert len(events) < 20

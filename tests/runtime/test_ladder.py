@@ -351,7 +351,12 @@ def test_every_tick_has_one_command_within_the_limits(
         state = MIXED.advance(state, values)
     assert run.streamer.action_state == pytest.approx(state)
     first = next((e.tick for e in run.sent if e.source == "policy"), 80)
-    filled = Counter(e.source for e in run.sent if e.source != "policy" and e.tick > first)
+    assert run.stop[-1].source == "stop"
+    assert run.streamer.at_rest
+    sent = [*run.sent, *run.stop]
+    filled = Counter(
+        e.source for e in sent if e.source == "stop" or (e.source != "policy" and e.tick > first)
+    )
     told = Counter()
     for event in run.events:
         if isinstance(event, Intervened) and event.rung not in {"clamp", "reject"}:

@@ -76,7 +76,9 @@ def held_up(margin: bool) -> tuple[list[Sent], TickLog]:
     timing = Timing.real(clock, PROFILE)
     timing = timing if margin else replace(timing, margin_ns=0)
     ControlLoop(episode, timing, AtOnce(clock, scenario.horizon), 0, ticks).run()
-    return [event for event in trace.events if isinstance(event, Sent)], ticks
+    *sent, stop = [event for event in trace.events if isinstance(event, Sent)]
+    assert stop.source == "hold"
+    return sent, ticks
 
 
 def test_a_tick_that_comes_too_soon_after_a_late_one_is_left_out():

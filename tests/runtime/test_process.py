@@ -114,8 +114,10 @@ def test_one_command_a_tick_reaches_the_robot_and_the_trace_says_which(driver, d
     assert result.reason == "time-limit"
     assert ticks == sorted(set(ticks))
     assert parts.read_diary(diary) == [event.values for event in sent(trace)]
-    assert len(result.ticks) == result.statistics.ticks == len(ticks)
-    served = zip(sent(trace), result.ticks.due_ns.tolist(), strict=True)
+    *served_ticks, stop = sent(trace)
+    assert stop.source == "hold"
+    assert len(result.ticks) == result.statistics.ticks == len(served_ticks)
+    served = zip(served_ticks, result.ticks.due_ns.tolist(), strict=True)
     assert all(event.due_ns >= due_ns for event, due_ns in served)  # later if ticks were skipped
     assert {"policy"} <= {event.source for event in sent(trace)}
 
@@ -275,10 +277,11 @@ def test_a_robot_that_fails_is_named_and_the_trace_ends_with_it(tmp_path):
         pytest.raises(RobotError, match="joint 3 does not answer"),
     ):
         driver.run(plan_for(path, seconds=20))
-    failed, ended = read_trace(path).events[-2:]
-    assert isinstance(failed, Failed)
-    assert failed.stage == "control"
-    assert isinstance(ended, Ended)
+    events = read_trace(path).events
+    failed = [event.stage for event in events if isinstance(event, Failed)]
+    assert failed == ["control"]
+    assert sent(read_trace(path))[-1].source == "hold"
+    assert isinstance(events[-1], Ended)
 
 
 def test_actions_of_the_wrong_shape_are_refused_not_misread(tmp_path):

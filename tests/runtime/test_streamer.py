@@ -16,7 +16,7 @@ from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.governor.governor import Decelerate
 from streamvla.runtime.streamer.machine import Streamer
-from streamvla.runtime.streamer.messages import Generated, Observed, Started
+from streamvla.runtime.streamer.messages import Generated, Observed, Started, Stop, Tick
 from streamvla.runtime.timing.latency import ConstantLatency, EmpiricalLatency, profile_ms
 from streamvla.trace import (
     ActionReady,
@@ -366,13 +366,26 @@ def test_a_dead_stage_stops_the_robot_before_the_owner_hears_of_it(pacing):
     assert after[0].values == (0.0, 1.0)
 
 
-def test_steps_out_of_order_are_a_bug_of_the_driver():
-    """The streamer refuses a flow step that skips one."""
-    streamer = Streamer(MIXED, 10, ActionFlow(0), "grid", MemoryTrace())
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([Observed(1, 0), Generated(2, 1, 0, 1, np.zeros(2))], "flow step 1 arrived, 0 was next"),
+        ([Observed(1, 7)], "observation 7 arrived, which nobody waits for"),
+        ([Observed(1, 0), Observed(2, 0)], "observation 0 arrived, which nobody waits for"),
+        ([Observed(1, 0, np.array([np.nan, 0.0]))], "a goal that is no position"),
+        ([Observed(1, 0, np.zeros(5))], "a goal that is no position"),
+    ],
+)
+def test_what_a_model_must_not_say_is_a_failed_stage(events, message):
+    """Out of order, unknown, no position: the robot is stopped, the owner told why."""
+    trace = MemoryTrace()
+    streamer = Streamer(MIXED, 10, ActionFlow(0), "grid", trace)
     streamer.handle(Started(0))
-    streamer.handle(Observed(1, 0))
-    with pytest.raises(ValueError, match="flow step 1 arrived, 0 was next"):
-        streamer.handle(Generated(2, 1, 0, 1, np.zeros(2)))
+    for event in events:
+        streamer.handle(event)
+    assert message in next(e.message for e in trace.events if isinstance(e, Failed))
+    *_, stop = streamer.handle(Tick(10, 10, 0))
+    assert isinstance(stop, Stop)
 
 
 def test_a_cancelled_generation_is_ignored():

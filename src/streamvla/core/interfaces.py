@@ -1,7 +1,9 @@
 """The words everyone shares: observation, robot, policy. NumPy only.
 
-robot.capture ─► robot.observe ─► policy.encode ─► policy.generate ─► robot.command
-   (instant)         (frames)         (context)       (one action at a time)
+One cycle, from the world to the world:
+
+    robot.capture ─► robot.observe ─► policy.encode ─► policy.generate ─► robot.command
+       (instant)         (frames)         (context)       (one action at a time)
 """
 
 from __future__ import annotations

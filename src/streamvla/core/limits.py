@@ -27,7 +27,8 @@ class MotionLimits:
         jerk            –     –     –     0        j[k] = a[k] − a[k−1]
 
     Attributes:
-        position_low, position_high: of the action state; infinite for none.
+        position_low: of the action state; infinite for none.
+        position_high: likewise.
         velocity: > 0, action units per period.
         acceleration: > 0, action units per period².
         jerk: > 0, action units per period³.
@@ -93,7 +94,9 @@ class MotionLimits:
         Args:
             unit: per dimension, what an action of 1 displaces, in u (m, rad, or 1 for a command
                 without a unit).
-            velocity, acceleration, jerk: per dimension, u/s, u/s², u/s³.
+            velocity: per dimension, u/s.
+            acceleration: per dimension, u/s².
+            jerk: per dimension, u/s³.
 
         Raises:
             ConfigError: other than one entry per dimension, or an entry that is not positive.

@@ -8,7 +8,8 @@
 - **readable**: the trace file reads back whole, to the last tick;
 - **recovery**: an action from an observation captured after the fault's end reaches the robot
   within two observation cycles of that end (cycle: median of the run before the fault);
-- **stop**: after a crash the robot comes to rest, and only then the run ends;
+- **stop**: the last command of every run, however it ended, is the stop, and the robot at rest;
+- **failure**: a crash reaches the owner;
 - **cameras**: none is called frozen that is not.
 
 The checks use what was sent and the declared limits, and nothing of the governor that sent it.
@@ -183,8 +184,11 @@ def judge(
         *_readable(trace, sent),
         *(["cameras: one was called frozen that was not"] if found and not freezes else []),
     ]
-    if crash:
-        broken += _stopped(sent, failed, space)
+    broken += _stopped(sent, space)
+    if crash and not failed:
+        broken.append("failure: the crash did not reach the owner")
+    elif crash:
+        pass
     elif failed:
         broken.append("recovery: the run ended in a failure")
     elif recovery_ns is None or recovery_ns > RECOVERY_CYCLES * cycle_ns:
@@ -254,9 +258,7 @@ def _readable(trace: Trace, sent: Sequence[Sent]) -> Iterable[str]:
         yield "readable: the trace is cut off"
 
 
-def _stopped(sent: Sequence[Sent], failed: bool, space: ActionSpace) -> Iterable[str]:
-    if not failed:
-        yield "stop: the crash did not reach the owner"
+def _stopped(sent: Sequence[Sent], space: ActionSpace) -> Iterable[str]:
     moving = np.asarray(sent[-1].values)[space.is_delta()]
     if sent[-1].source != "stop" or np.abs(moving).max() > _ROUNDING:
         yield f"stop: the last command is {sent[-1].source} {sent[-1].values}"

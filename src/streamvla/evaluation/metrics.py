@@ -83,6 +83,7 @@ from streamvla.trace.events import (
     Rejected,
     Sent,
     Stimulus,
+    Stopping,
     TraceEvent,
 )
 from streamvla.trace.spans import Pacing, idle_before_ns
@@ -271,6 +272,7 @@ class MetricsAccumulator:
         self._pending: dict[int, int] = {}
         self._stimulus_ns: int | None = None
         self._longest_ns = 0
+        self._over_ns: int | None = None
         self._ended: Ended | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
             Sent: self._on_sent,
@@ -286,10 +288,13 @@ class MetricsAccumulator:
             Intervened: self._on_intervened,
             HealthChanged: self._on_health_changed,
             CameraFrozen: self._on_camera_frozen,
+            Stopping: self._on_stopping,
             Ended: self._on_ended,
         }
 
     def record(self, event: TraceEvent) -> None:
+        if self._over_ns is not None and not isinstance(event, Ended):
+            return  # what brings the robot to rest is no part of the episode
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
@@ -427,8 +432,13 @@ class MetricsAccumulator:
     def _on_camera_frozen(self, event: CameraFrozen) -> None:
         self._counts["frozen_cameras"] += 1
 
+    def _on_stopping(self, event: Stopping) -> None:
+        self._over_ns = event.t_ns
+
     def _on_ended(self, event: Ended) -> None:
         self._ended = event
+        if self._over_ns is None:
+            self._over_ns = event.t_ns
 
     # --- small parts ---------------------------------------------------------------------------
 
@@ -447,10 +457,10 @@ class MetricsAccumulator:
         return None if self._ended.reason == "observations" and not reached else reached
 
     def _tail_ms(self) -> float | None:
-        if self._last_policy is None or self._ended is None:
+        if self._last_policy is None or self._over_ns is None:
             return None
         done_ns = self._last_policy.t_ns + self._period_ns
-        return max(0, self._ended.t_ns - done_ns) / NS_PER_MS
+        return max(0, self._over_ns - done_ns) / NS_PER_MS
 
 
 class _SteadyState:

@@ -1,10 +1,12 @@
 """What every policy keeps, as tests to inherit.
 
-from streamvla.testing.policy_contract import PolicyContract
+Say which policy it is about:
 
-class TestMine(PolicyContract):
-    def policy(self):
-        return MyPolicy()
+    from streamvla.testing.policy_contract import PolicyContract
+
+    class TestMine(PolicyContract):
+        def policy(self):
+            return MyPolicy()
 """
 
 from __future__ import annotations

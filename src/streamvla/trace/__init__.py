@@ -23,6 +23,7 @@ from streamvla.trace.events import (
     Rejected,
     Sent,
     Stimulus,
+    Stopping,
     TraceEvent,
 )
 from streamvla.trace.store import (
@@ -61,6 +62,7 @@ __all__ = [
     "Rejected",
     "Sent",
     "Stimulus",
+    "Stopping",
     "TeeTrace",
     "Trace",
     "TraceEvent",

@@ -247,6 +247,13 @@ class Failed(NamedTuple):
     message: str
 
 
+class Stopping(NamedTuple):
+    """The episode is over, for this reason; what follows until `Ended` brings the robot to rest."""
+
+    t_ns: int
+    reason: str
+
+
 class Ended(NamedTuple):
     """The episode is over. `reason`: success, time-limit, observations, failed, interrupted."""
 
@@ -276,6 +283,7 @@ TraceEvent = (
     | FaultInjected
     | RecordingLost
     | Failed
+    | Stopping
     | Ended
 )
 
@@ -302,6 +310,7 @@ EVENT_TYPES: dict[str, type] = {
         FaultInjected,
         RecordingLost,
         Failed,
+        Stopping,
         Ended,
     )
 }

@@ -1,8 +1,10 @@
 """The methods of making actions by name: ours, and those of other packages.
 
-action-flow   `action_flow`   one action per expert pass; the flow variable is the action state
-chunk-flow    `chunk_flow`    noise → H actions in n passes, as π0
-regression    `regression`    H actions in one pass, deterministic
+Ours:
+
+    action-flow   `action_flow`   one action per expert pass; the flow variable is the action state
+    chunk-flow    `chunk_flow`    noise → H actions in n passes, as π0
+    regression    `regression`    H actions in one pass, deterministic
 """
 
 from __future__ import annotations

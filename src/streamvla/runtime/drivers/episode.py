@@ -198,11 +198,7 @@ def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:
     return "observations" if episode.streamer.finished else None
 
 
-def close_trace(
-    episode: Controlled, now_ns: int, start_ns: int, reason: EndReason
-) -> EpisodeResult:
-    """Write the last events and give the result."""
+def close_trace(episode: Controlled, now_ns: int, reason: EndReason, success: bool) -> None:
+    """Write the last events."""
     episode.streamer.close(now_ns)
-    success = episode.robot.success
     episode.trace.record(Ended(now_ns, success, reason))
-    return EpisodeResult(success, reason, now_ns - start_ns)

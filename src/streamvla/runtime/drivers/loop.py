@@ -58,7 +58,7 @@ from streamvla.runtime.streamer.messages import (
     Tick,
 )
 from streamvla.runtime.timing.latency import LatencyProfile
-from streamvla.trace import Failed, ObserveStarted
+from streamvla.trace import Failed, ObserveStarted, Stopping
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class ControlLoop:
         self._sent_ns = start_ns  # of the latest command
         self._over: EndReason | None = None
         self._error: Exception | None = None
+        self._result: EpisodeResult | None = None
+        self._sent = False  # a command: until then the robot stands, and needs no stop
 
     def _own_limit_ns(self) -> int | None:
         """Event pacing has no ticks to notice the time limit on while the robot waits."""
@@ -134,34 +136,31 @@ class ControlLoop:
         return None if self._on_grid or duration_ns is None else self._start_ns + duration_ns
 
     def run(self) -> EpisodeResult:
-        """Run the episode to its end.
+        """Run the episode to its end. However it is left, the robot gets its stop first.
 
         Raises:
-            StageFailedError: a stage died; the robot was brought to its safe stop first.
-            KeyboardInterrupt: passed on after the robot was brought to its safe stop.
+            StageFailedError: a stage died.
+            KeyboardInterrupt, or whatever else came up: passed on.
         """
         try:
             self._clock.sleep_until_ns(self._start_ns)
-        except KeyboardInterrupt:  # nothing was sent, the robot stands: there is nothing to stop
-            self._close("interrupted")
+        except BaseException:  # nothing was sent, the robot stands: there is nothing to stop
+            self._come_to_rest("interrupted")
             raise
         try:
             over = self._until_over()
-        except KeyboardInterrupt:
-            self._come_to_rest()
-            self._close("interrupted")
+            self._come_to_rest(over)
+        except (KeyboardInterrupt, SystemExit):
+            self._come_to_rest("interrupted")
             raise
-        except Exception as error:  # the robot itself, or a fault in the runtime: no way to stop
+        except BaseException as error:  # the robot itself, or a fault in the runtime
             self._trace.record(Failed(self._told.now_ns(), "control", describe(error)))
-            self._close("failed")
+            self._come_to_rest("failed")
             raise
-        result = self._close(over)
         if self._error is not None:
             raise self._error
-        return result
-
-    def _close(self, reason: EndReason) -> EpisodeResult:
-        return close_trace(self._episode, self._told.now_ns(), self._start_ns, reason)
+        assert self._result is not None
+        return self._result
 
     def _until_over(self) -> EndReason:
         if self._on_grid:
@@ -284,17 +283,53 @@ class ControlLoop:
         self._over = self._over or end_reason(self._episode, now_ns - self._start_ns)
         return self._over is not None
 
-    def _come_to_rest(self) -> None:
+    # --- the end -------------------------------------------------------------------------------
+
+    def _come_to_rest(self, reason: EndReason) -> None:
+        """Stop the robot, whatever happens meanwhile, and close the trace.
+
+        What raises here is noted and does not keep the robot from its stop; so is a second Ctrl-C.
+        """
+        if self._result is not None:
+            return
+        success, over_ns = self._success(), self._told.now_ns()
+        self._streamer.close(over_ns)
+        self._trace.record(Stopping(over_ns, reason))
+        ways = (self._slow_down, self._slow_down, self._hold_blindly) if self._sent else ()
+        for stop in ways:
+            try:
+                stop()
+                break
+            except (KeyboardInterrupt, SystemExit):
+                continue
+            except BaseException as error:
+                self._trace.record(Failed(self._told.now_ns(), "stop", describe(error)))
+        close_trace(self._episode, self._told.now_ns(), reason, success)
+        self._result = EpisodeResult(success, reason, over_ns - self._start_ns)
+
+    def _success(self) -> bool:
+        try:
+            return self._robot.success
+        except Exception:  # a robot that is gone says nothing any more
+            return False
+
+    def _slow_down(self) -> None:
         """One hold at once; a robot that a ladder must slow down first gets the ticks for that."""
+        if self._error is not None:  # a dead stage: the streamer has seen to it
+            return
         at_rest = self._streamer.at_rest
         self._handle(Interrupted(self._told.now_ns()))
-        while not at_rest and self._on_grid:
-            tick = (self._clock.now_ns() - self._start_ns) // self._period_ns + 1
-            due_ns = self._start_ns + tick * self._period_ns
-            self._clock.sleep_until_ns(due_ns)
+        while self._on_grid and not at_rest:
+            assert self._wake_ns is not None
+            self._clock.sleep_until_ns(self._wake_ns)
             self._robot.advance_to(self._clock.now_ns())
-            self._handle(Tick(self._told.now_ns(), due_ns, tick))
+            self._serve_tick(self._clock.now_ns())
             at_rest = self._streamer.at_rest
+
+    def _hold_blindly(self) -> None:
+        """Straight to the robot: whatever makes commands otherwise has failed."""
+        hold = self._streamer.space.hold(self._streamer.action_state)
+        self._robot.command(hold, self._clock.now_ns())
 
     # --- carrying commands out -----------------------------------------------------------------
 
@@ -326,6 +361,7 @@ class ControlLoop:
         self._stages.observe(command, capture, captured_ns)
 
     def _send(self, command: Send) -> None:
+        self._sent = True
         self._sent_ns = self._clock.now_ns()
         self._robot.command(command.values, self._sent_ns)
         if not self._on_grid:

@@ -198,15 +198,15 @@ class Merge:
 class Placement:
     """What becomes of the actions a generation has made and not placed yet.
 
+        plan          a5   a6   a7            merge b0 into a6 and b1 into a7, append b2
+        generation         b0   b1   b2
+        plan then     a5   a6b0 a7b1 b2       what was sent before a5 cannot be merged into
+
     Attributes:
         append: these go behind the plan, in order.
         discard: these never go out; with the reason, for the trace.
         drop_older: the plan of earlier generations makes room first; the reason, or None.
         merge: these are mixed with what is due then; every parent stands in the trace.
-
-        plan          a5   a6   a7            merge b0 into a6 and b1 into a7, append b2
-        generation         b0   b1   b2
-        plan then     a5   a6b0 a7b1 b2       what was sent before a5 cannot be merged into
     """
 
     append: Sequence[PlannedAction] = ()

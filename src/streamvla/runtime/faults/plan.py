@@ -143,7 +143,9 @@ class FaultPlan:
     def stalled_ns(self, begin_ns: int, duration_ns: int, *kinds: str) -> int:
         """How much longer work takes that stands still while one of `kinds` lasts.
 
-        work    ▓▓▓░░░░░░▓▓        begin 0, duration 5; stalled from 3 to 9: 6 longer
+        For example:
+
+            work    ▓▓▓░░░░░░▓▓        begin 0, duration 5; stalled from 3 to 9: 6 longer
         """
         end_ns = begin_ns + duration_ns
         for fault in self.of(*kinds):

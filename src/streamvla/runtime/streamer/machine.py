@@ -368,7 +368,13 @@ class Streamer:
         return [*stop, StartObserve(number, state, look.foresee)]
 
     def _on_observed(self, event: Observed) -> list[Command]:
-        capture = self._captures[event.observation]
+        capture = self._captures.get(event.observation)
+        if capture is None or event.observation != self._encoding:
+            message = f"observation {event.observation} arrived, which nobody waits for"
+            return self._on_failed(StageFailed(event.now_ns, "observe", message))
+        if event.goal is not None and unusable(self._space, event.goal) is not None:
+            message = f"observation {event.observation}: a goal that is no position: {event.goal}"
+            return self._on_failed(StageFailed(event.now_ns, "observe", message))
         self._encoding = None
         self._note_cameras(event)
         outdated = self._latched or event.observation == self._outdated
@@ -432,10 +438,11 @@ class Streamer:
             self._trace.record(Dropped(event.now_ns, event.generation, event.index, "cancelled"))
             return []
         if event.index != generation.next_index:
-            raise ValueError(
+            message = (
                 f"generation {event.generation}: flow step {event.index} arrived, "
-                f"{generation.next_index} was next; steps must come in order"
+                f"{generation.next_index} was next"
             )
+            return self._on_failed(StageFailed(event.now_ns, "generate", message))
         self._trace.record(
             ActionReady(
                 event.now_ns,
