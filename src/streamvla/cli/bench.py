@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import subcommand
 
+from streamvla.cli.examples import described
 from streamvla.studies.control_rate import BenchRealtime, bench_realtime
 from streamvla.studies.fault_campaign import BenchFaults, bench_faults
 from streamvla.studies.handoff_cost import BenchHandoff, bench_handoff
@@ -23,6 +24,11 @@ _BENCHES: dict[type, Callable[[Any], None]] = {
 }
 
 
+def _part(kind: type, name: str) -> Any:
+    description = described(kind, f"bench {name}")
+    return subcommand(name, description=description, prefix_name=False)
+
+
 @dataclass(frozen=True)
 class Bench:
     """Measure the runtime, or policies, on this machine.
@@ -32,11 +38,11 @@ class Bench:
     """
 
     what: (
-        Annotated[BenchRuntime, subcommand("runtime", prefix_name=False)]
-        | Annotated[BenchPolicy, subcommand("policy", prefix_name=False)]
-        | Annotated[BenchRealtime, subcommand("realtime", prefix_name=False)]
-        | Annotated[BenchHandoff, subcommand("handoff", prefix_name=False)]
-        | Annotated[BenchFaults, subcommand("faults", prefix_name=False)]
+        Annotated[BenchRuntime, _part(BenchRuntime, "runtime")]
+        | Annotated[BenchPolicy, _part(BenchPolicy, "policy")]
+        | Annotated[BenchRealtime, _part(BenchRealtime, "realtime")]
+        | Annotated[BenchHandoff, _part(BenchHandoff, "handoff")]
+        | Annotated[BenchFaults, _part(BenchFaults, "faults")]
     )
 
 

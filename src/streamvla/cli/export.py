@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.provenance import without_folders
@@ -21,12 +24,12 @@ class Export:
         checkpoint: the policy, or a folder with one of `method`; default what ships.
         method: of the policy, where the folder holds several.
         out: the file to write.
-        average: other stages of the same training, files or folders as `checkpoint`; the weights
+        average: other stages of the same training, files or folders as `policy`; the weights
             are the mean of all (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
     """
 
     out: Path
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, tyro.conf.arg(name="policy")] = None
     method: str | None = None
     average: tuple[Path, ...] = ()
 

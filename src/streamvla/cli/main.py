@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import tyro
 
 from streamvla import __version__
+from streamvla.cli.applies import require_use
 from streamvla.cli.bench import Bench, bench
 from streamvla.cli.collect import Collect, collect_command
+from streamvla.cli.examples import EXAMPLES, described
 from streamvla.cli.export import Export, export
 from streamvla.cli.results import Results, results
 from streamvla.cli.run import Run, run
@@ -40,11 +42,19 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 }
 
 _OLD_SPELLINGS = {
+    "simulate": {"--executor": "--executors"},
     "run": {"--checkpoint": "--policy", "--task": "--tasks", "--methods": "--executors"},
-    "eval": {"--checkpoint": "--policy"},
-    "grid": {"--checkpoint": "--policy"},
+    "eval": {"--checkpoint": "--policy", "--task": "--tasks", "--executor": "--executors"},
+    "grid": {"--checkpoint": "--policy", "--task": "--tasks"},
+    "collect": {"--checkpoint": "--policy", "--task": "--tasks"},
+    "train": {"--task": "--tasks"},
+    "train-saliency": {"--checkpoint": "--policy", "--task": "--tasks"},
+    "ablations": {"--task": "--tasks", "--executor": "--executors"},
+    "export": {"--checkpoint": "--policy"},
 }
 """Flags as they were called before; still understood."""
+
+_WHAT = "Robots driven by VLA models that never wait for the model."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +69,9 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         print(f"streamvla {__version__}")
         return 0
     try:
-        command = _parse(_spelled(arguments))
+        arguments = _spelled(arguments)
+        command = _parse(arguments)
+        require_use(arguments, command.what if isinstance(command, Bench) else command)
         action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
         with raised_as_interrupts():
             action(command)
@@ -85,15 +97,17 @@ def _spelled(arguments: list[str]) -> list[str]:
     return [names.get(flag, flag) + equals + value for flag, equals, value in split]
 
 
-def _parse(arguments: Sequence[str]) -> object:
+def _parse(arguments: Sequence[str]) -> Any:
     union: Any = None
     for name, (kind, _) in _COMMANDS.items():
-        option = Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        description = described(kind, name, whole=arguments[:1] == [name])
+        named = tyro.conf.subcommand(name, description=description, prefix_name=False)
+        option = Annotated[kind, named]
         union = option if union is None else union | option
     return tyro.cli(
         union,
         prog="streamvla",
-        description="Robots driven by VLA models that never wait for the model.",
+        description="\n".join([_WHAT, "", "Examples:", *(f"  {line}" for line in EXAMPLES[""])]),
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -11,16 +10,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 from streamvla.core.clock import NS_PER_S, ms_to_ns
-from streamvla.core.errors import ConfigError, StageFailedError, did_you_mean
-from streamvla.core.interfaces import Policy, Robot, picture_of
+from streamvla.core.errors import ConfigError, StageFailedError
+from streamvla.core.interfaces import Policy, Robot, check_fit, picture_of
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
-from streamvla.robots.registry import task_names
+from streamvla.robots.registry import is_robot, require_task, suite_of
 from streamvla.runtime import (
     Decelerate,
     EpisodeLimits,
@@ -31,17 +29,23 @@ from streamvla.runtime import (
     Ladder,
     LatencyProfile,
     RealtimeSettings,
-    named_profile,
     parse_faults,
 )
 from streamvla.runtime.drivers.feasibility import check_schedule, estimate_stages
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.executors.options import AUTO, EarlyOptions
-from streamvla.runtime.executors.registry import parse_executor
+from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.studies.checks import require_effect, require_seconds
-from streamvla.studies.episodes import policy_and_tasks
+from streamvla.studies.episodes import file_name, policy_and_tasks
+from streamvla.studies.outputs import (
+    MARK,
+    PERFETTO_MARK,
+    remove_traces,
+    require_ours,
+    require_trace,
+)
 from streamvla.studies.sessions import (
     Captures,
     Driver,
@@ -49,11 +53,21 @@ from streamvla.studies.sessions import (
     load_on_one_thread,
     make_driver,
 )
-from streamvla.studies.tables import figure, print_json, print_table
+from streamvla.studies.stage_times import (
+    MEASURED,
+    MEASURED_FILE,
+    REPEATS,
+    StatedTimes,
+    median_profile,
+    read_measured,
+    require_stage_times,
+    stage_times,
+    write_measured,
+)
+from streamvla.studies.tables import figure, print_json, print_table, transposed
 from streamvla.trace import Trace, is_complete, read_trace
 from streamvla.trace.spans import Pacing
 
-MEASURED = "measured"
 FIRST_SEED = 2_000_000
 VIDEO_SIZE = (240, 240)
 TRACES, REPORT, PERFETTO = "traces", "report.html", "perfetto.json"
@@ -70,9 +84,11 @@ class Run:
         tasks: to run, in turn; default all the policy was trained on.
         instruction: say this to the policy instead of the task's own phrasing.
         early: of the action-flow executors among them.
+        robot: a robot instead of tasks: package.module:make, a function that gives one.
         executors: synchronous[:h], action-flow[:lead|:auto], async-chunks[:left], or one of a
             package; compared in this order, the first is what ratios refer to.
-        profile: paper-20hz, paper-a800, edge-20hz (emulated: stages padded), or measured.
+        profile: paper-20hz (the default), paper-a800, edge-20hz (emulated: stages padded), or
+            measured: nothing is padded; the times are kept in `out` for --resume.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         fallback: what goes out on a tick without an action, under the basic governor.
         episodes: with each method.
@@ -96,10 +112,12 @@ class Run:
 
     policy: str | None = None
     tasks: tuple[str, ...] = ()
+    robot: str | None = None
     instruction: str | None = None
     executors: tuple[str, ...] = ("synchronous", "synchronous:5", f"action-flow:{AUTO}")
     early: EarlyOptions = field(default_factory=EarlyOptions)
-    profile: str = "paper-20hz"
+    profile: str | None = None
+    times: StatedTimes = field(default_factory=StatedTimes)
     pacing: Pacing = "grid"
     fallback: Literal["hold", "decelerate"] = "hold"
     episodes: int = 6
@@ -119,6 +137,10 @@ class Run:
         if self.episodes < 1 or self.videos < 0:
             raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
         require_seconds(self.seconds)
+        if self.robot is not None and self.tasks:
+            raise ConfigError(
+                f"robot {self.robot} and tasks {', '.join(self.tasks)}: expected one of the two"
+            )
         FrozenCamera(self.frozen_after)  # a wrong number is said before the model is loaded
         if self.driver == "thread":
             self.fault_plan().require_in_process()
@@ -145,21 +167,26 @@ def run(command: Run) -> None:
     from streamvla.model.instruction import unknown_words
     from streamvla.policy import find_policy, identity_of
 
-    if command.profile != MEASURED:
-        named_profile(command.profile)  # a wrong name is said before the model is loaded
-    source, tasks = policy_and_tasks(command.policy, command.tasks)
+    require_stage_times(command.profile, command.times)
+    for text in command.executors:
+        executor_named(text.partition(":")[0])
+    named = (command.robot,) if command.robot else command.tasks
+    source, tasks = policy_and_tasks(command.policy, named)
     for task in tasks:
-        if task not in task_names():
-            raise did_you_mean("task", task, task_names())
+        require_task(task)
+    for name, mark in ((REPORT, MARK), (PERFETTO, PERFETTO_MARK)):
+        require_ours(command.out / name, mark)
     policy = load_on_one_thread(source)
+    for task in tasks:
+        if not is_robot(task):
+            check_fit(policy.spec, suite_of(task).spec)
     unknown = unknown_words(command.instruction or "", policy.spec.vocabulary)
     if unknown:
         print(f"The policy does not know, and leaves out: {', '.join(unknown)}.", file=sys.stderr)
     identity = identity_of(find_policy(source), policy.spec)
     with closing(_driver(command, source, policy)) as driver:
         session = _Session(command, policy, identity, driver, tasks)
-        if not command.resume:
-            _clear(command.out)
+        session.claim()
         try:
             session.run_all()
         except KeyboardInterrupt:
@@ -175,14 +202,6 @@ def run(command: Run) -> None:
 def _driver(command: Run, source: str, policy: Policy) -> Driver:
     settings = RealtimeSettings(command.priority)
     return make_driver(command.driver, source, policy, settings)
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left in `out`, and nothing else."""
-    if (out / TRACES).is_dir():
-        shutil.rmtree(out / TRACES)
-    for name in (REPORT, PERFETTO):
-        (out / name).unlink(missing_ok=True)
 
 
 class _Session:
@@ -215,6 +234,24 @@ class _Session:
     def _executor(self, text: str, horizon: int, policy: Policy, options: EarlyOptions) -> Executor:
         return parse_executor(text, self._profile, horizon, options, policy)
 
+    def claim(self) -> None:
+        """Remove what an earlier run left in `out`, unless it is resumed, and nothing else.
+
+        Raises:
+            ConfigError: a file of somebody else is where one of ours would be.
+        """
+        out, command = self._command.out, self._command
+        for executor in self._executors:
+            for number in range(command.episodes):
+                require_trace(self._path(number, executor), "run")
+        read_measured(out / MEASURED_FILE, self._measured_of())  # refuses another file
+        if not command.resume:
+            remove_traces(out / TRACES, "run")
+            for name in (REPORT, PERFETTO, MEASURED_FILE):
+                (out / name).unlink(missing_ok=True)
+        if command.profile == MEASURED:
+            write_measured(out / MEASURED_FILE, self._profile, self._measured_of())
+
     def run_all(self) -> None:
         """Every episode with every method; a robot is set up once per task."""
         from rich.progress import Progress
@@ -237,7 +274,7 @@ class _Session:
         return self._tasks[number % len(self._tasks)]
 
     def _path(self, number: int, executor: Executor) -> Path:
-        name = f"{number:03d}-{self._task_of(number)}.jsonl"
+        name = f"{number:03d}-{file_name(self._task_of(number))}.jsonl"
         return self._command.out / TRACES / executor.slug() / name
 
     def _run_one(self, number: int, executor: Executor) -> None:
@@ -311,18 +348,21 @@ class _Session:
             print(f"{executor.label(horizon)}: {verdict.sentence()}", flush=True)
 
     def _resolve_profile(self) -> LatencyProfile:
-        """The named profile, or this machine's own median stage times."""
-        if self._command.profile != MEASURED:
-            return named_profile(self._command.profile)
+        """The profile named or stated, or this machine's own median stage times, of now or of the
+        run that is resumed."""
+        command = self._command
+        if command.profile != MEASURED:
+            return stage_times(command.profile, command.times, self._policy)
+        if command.resume:
+            kept = read_measured(command.out / MEASURED_FILE, self._measured_of())
+            if kept is not None:
+                return kept
         period_ns = self._driver.use(self._tasks[0]).spec.control_period_ns
-        times = self._driver.measure(self._command.seed, repeats=12)[2:]  # without the cold ones
-        return LatencyProfile(
-            MEASURED,
-            round(median(time.observe_ns for time in times)),
-            round(median(step for time in times for step in time.generate_ns)),
-            period_ns,
-            emulated=False,
-        )
+        return median_profile(self._driver.measure(command.seed, REPEATS), period_ns)
+
+    def _measured_of(self) -> dict[str, Any]:
+        """What the stage times depend on besides the machine."""
+        return {"policy": self._identity, "driver": self._command.driver}
 
     def _header(self, number: int, executor: Executor) -> dict[str, Any]:
         command = self._command
@@ -465,38 +505,38 @@ def _ratio(reference: float | None, value: float | None) -> float | None:
 
 
 def _print_rows(rows: list[dict[str, Any]], profile: LatencyProfile, command: Run) -> None:
-    print_table(
-        f"{profile.label}; {command.pacing} pacing; {command.episodes} episodes each",
-        (
-            "method",
-            "success",
-            "T_action (ms)",
-            "halt / obs (ms)",
-            "longest halt",
-            "starved",
-            "misses",
-            "age p50 (ms)",
-            "SPARC",
-            "speed-up",
-            "less halting",
-        ),
-        [
-            (
-                row["run"],
-                f"{100 * row['success']:.0f} %",
-                figure(row["t_action_ms"]),
-                figure(row["halt_ms_per_observation"]),
-                figure(row["longest_halt_ms"], 0),
-                str(row["starved_ticks"]),
-                str(row["deadline_misses"]),
-                figure(row["action_age_ms"]["p50"], 0),
-                figure(row["smoothness"]["sparc"], 2),
-                _times(row["t_action_ratio"]),
-                "no halt" if row["halt_ms_per_observation"] == 0 else _times(row["halt_ratio"]),
-            )
-            for row in rows
-        ],
+    """Figures as rows, methods as columns: there are more of the first."""
+    columns = (
+        "method",
+        "success",
+        "T_action (ms)",
+        "halt / observation (ms)",
+        "longest halt (ms)",
+        "starved ticks",
+        "deadline misses",
+        "action age p50 (ms)",
+        "SPARC",
+        "speed-up",
+        "less halting",
     )
+    cells = [
+        (
+            row["run"],
+            f"{100 * row['success']:.0f} %",
+            figure(row["t_action_ms"]),
+            figure(row["halt_ms_per_observation"]),
+            figure(row["longest_halt_ms"], 0),
+            str(row["starved_ticks"]),
+            str(row["deadline_misses"]),
+            figure(row["action_age_ms"]["p50"], 0),
+            figure(row["smoothness"]["sparc"], 2),
+            _times(row["t_action_ratio"]),
+            "no halt" if row["halt_ms_per_observation"] == 0 else _times(row["halt_ratio"]),
+        )
+        for row in rows
+    ]
+    title = f"{profile.label}; {command.pacing} pacing; {command.episodes} episodes each"
+    print_table(title, *transposed("figure", columns, cells))
 
 
 def _times(ratio: float | None) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError
 from streamvla.core.provenance import commit
 from streamvla.evaluation.metrics import MetricsAccumulator, RunMetrics
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, run_simulated
+from streamvla.runtime.drivers.feasibility import Feasibility, StageEstimates, check_schedule
 from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import (
@@ -18,6 +23,7 @@ from streamvla.runtime.timing.latency import (
     named_profile,
     profile_ms,
 )
+from streamvla.studies.outputs import require_trace
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
 from streamvla.trace import FileTrace, TeeTrace, TraceSink
@@ -29,13 +35,18 @@ class Simulate:
     """Simulate a schedule in virtual time: will the robot stutter, and how much?
 
     Attributes:
-        observe_ms: stage time T_o, per observation.
-        generate_ms: stage time g, per action.
-        execute_ms: stage time e, per action: the control period.
-        profile: take the stage times of a named profile instead.
+        observe_ms: stage time T_o, per observation; default 58.
+        generate_ms: stage time g of a policy that streams, per action; default 18.
+        chunk_ms: of a policy that gives whole chunks: stage time of one, instead of --generate-ms.
+        chunk_passes: the same, in so many passes of --generate-ms or of the profile; with
+            --chunk-ms, into how many passes that divides (default 1).
+        execute_ms: stage time e, per action: the control period; default 27.
+        profile: take the stage times of a named profile instead: paper-20hz, paper-a800 or
+            edge-20hz. There is nothing to measure here, so `measured` is not one of them.
         horizon: H, actions per observation.
-        executor: action-flow or synchronous.
-        lead: actions still pending when the next observation starts (action-flow).
+        executor: one of synchronous[:h], async-chunks[:left], action-flow[:lead|:auto], or one of a
+            package.
+        lead: actions still pending when the next observation starts (action-flow, async-chunks).
         execute_horizon: actions executed of the H generated (synchronous); default all.
         pacing: "event": the next action starts when the robot is free; "grid": fixed ticks.
         observations: how many observation cycles.
@@ -46,13 +57,15 @@ class Simulate:
         json: print the figures as one JSON object on the last line.
     """
 
-    observe_ms: float = 58.0
-    generate_ms: float = 18.0
-    execute_ms: float = 27.0
+    observe_ms: float | None = None
+    generate_ms: float | None = None
+    chunk_ms: float | None = None
+    chunk_passes: int | None = None
+    execute_ms: float | None = None
     profile: str | None = None
     horizon: int = 10
-    executor: str = "action-flow"
-    lead: int = 0
+    executor: Annotated[str, tyro.conf.arg(name="executors")] = "action-flow"
+    lead: int | None = None
     execute_horizon: int | None = None
     pacing: Pacing = "event"
     observations: int = 100
@@ -62,10 +75,43 @@ class Simulate:
     trace: Path | None = None
     json: bool = False
 
+    @property
+    def passes(self) -> int:
+        """Of a chunk; 0 for a policy that streams."""
+        return self.chunk_passes or (0 if self.chunk_ms is None else 1)
+
     def stage_times(self) -> LatencyProfile:
+        stated = {
+            "--observe-ms": self.observe_ms,
+            "--generate-ms": self.generate_ms,
+            "--chunk-ms": self.chunk_ms,
+            "--execute-ms": self.execute_ms,
+        }
+        flags = [flag for flag, value in stated.items() if value is not None]
+        if self.profile is not None and flags:
+            raise ConfigError(f"--profile {self.profile} and {flags[0]}: expected one of the two")
+        if self.chunk_passes is not None and self.chunk_passes < 1:
+            raise ConfigError(f"--chunk-passes {self.chunk_passes}: expected at least 1")
+        if self.profile == "measured":
+            raise ConfigError(
+                "--profile measured: there is nothing to measure here; state the stage times, or "
+                "measure a policy with `streamvla run` or `eval`"
+            )
         if self.profile is not None:
             return named_profile(self.profile)
-        return profile_ms("stated", self.observe_ms, self.generate_ms, self.execute_ms)
+        observe, execute = _or(self.observe_ms, 58.0), _or(self.execute_ms, 27.0)
+        if self.chunk_ms is None:
+            return profile_ms("stated", observe, _or(self.generate_ms, 18.0), execute)
+        if self.generate_ms is not None:
+            raise ConfigError(
+                "--generate-ms and --chunk-ms: expected one of the two, the first for a policy "
+                "that streams its actions, the second for one that gives whole chunks"
+            )
+        return profile_ms("stated", observe, self.chunk_ms / self.passes, execute)
+
+
+def _or(stated: float | None, default: float) -> float:
+    return default if stated is None else stated
 
 
 def simulate(command: Simulate) -> None:
@@ -76,11 +122,13 @@ def simulate(command: Simulate) -> None:
         )
     profile = command.stage_times()
     metrics = MetricsAccumulator(profile.execute_ns, command.pacing)
+    if command.trace is not None:
+        require_trace(command.trace, "simulate")
     if command.trace is None:
-        _run(command, profile, metrics)
+        drive(command, profile, metrics)
     else:
         with FileTrace(command.trace, _header(command)) as trace:
-            _run(command, profile, TeeTrace(metrics, trace))
+            drive(command, profile, TeeTrace(metrics, trace))
     _report(command, profile, metrics.result())
 
 
@@ -89,12 +137,13 @@ def _header(command: Simulate) -> dict:
     return {"command": "simulate", "config": settings, "seed": command.seed, "commit": commit()}
 
 
-def _run(command: Simulate, profile: LatencyProfile, trace: TraceSink) -> None:
+def drive(command: Simulate, profile: LatencyProfile, trace: TraceSink) -> None:
+    """Run the schedule; every event goes to `trace`."""
     space = unit_space()
     executor = _executor(command, profile)
     episode = Episode(
         robot=StillRobot(space, profile.execute_ns, keep=False),
-        policy=ScriptedPolicy(space, command.horizon, profile.execute_ns),
+        policy=_policy(command, profile),
         streamer=Streamer(
             space,
             command.horizon,
@@ -112,19 +161,73 @@ def _run(command: Simulate, profile: LatencyProfile, trace: TraceSink) -> None:
     run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
 
 
+def _policy(command: Simulate, profile: LatencyProfile) -> ScriptedPolicy:
+    space, passes = unit_space(), command.passes
+    return ScriptedPolicy(space, command.horizon, profile.execute_ns, chunk_passes=passes)
+
+
 def _executor(command: Simulate, profile: LatencyProfile) -> Executor:
     """Of `--lead` and `--execute-horizon` the one that this executor has."""
-    stated = {"lead": command.lead or None, "execute horizon": command.execute_horizon}
-    counts = executor_named(command.executor).counts
-    for what, number in stated.items():
-        if number is not None and what != counts:
+    name, _, setting = command.executor.partition(":")
+    stated = {"lead": command.lead, "execute horizon": command.execute_horizon}
+    counts = executor_named(name).counts
+    what = "lead" if counts == "actions left" else counts
+    for each, number in stated.items():
+        if number is not None and each != what:
             raise ConfigError(
-                f"{what} {number}: executor {command.executor} has none, its number is the "
-                f"{counts}; leave it out, or choose another executor"
+                f"{each} {number}: executor {name} has none, its number is the {counts}; leave it "
+                "out, or choose another executor"
             )
-    number = stated.get(counts)
-    text = command.executor if number is None else f"{command.executor}:{number}"
-    return parse_executor(text, profile, command.horizon)
+    number = stated.get(what)
+    if number is not None and setting:
+        raise ConfigError(f"{command.executor} and {what} {number}: expected one of the two")
+    text = command.executor if number is None else f"{name}:{number}"
+    return parse_executor(
+        text,
+        profile,
+        command.horizon,
+        policy=_policy(command, profile),
+        shared_accelerator=not command.concurrent,
+    )
+
+
+def verdict(command: Simulate, profile: LatencyProfile) -> Feasibility:
+    """What the stage times, without their jitter, come to under this executor."""
+    return check_schedule(
+        StageEstimates(profile.observe_ns, profile.generate_ns),
+        profile.execute_ns,
+        _executor(command, profile),
+        command.horizon,
+        command.passes,
+        shared_accelerator=not command.concurrent,
+    )
+
+
+def _sentence(command: Simulate, found: Feasibility) -> str:
+    """Which number reaches zero halt, and why none does."""
+    name = command.executor.partition(":")[0]
+    overlaps = executor_named(name).overlaps
+    number = "actions left" if executor_named(name).counts == "actions left" else "lead"
+    jitter = ", as long as the stages take their mean times" if command.jitter else ""
+    if not overlaps:
+        if found.feasible:
+            return f"{name}: no halt at these stage times{jitter}."
+        needed = found.needed_lead
+        other = "" if needed is None else f"; action-flow with lead {needed} would not halt"
+        return (
+            f"{name} halts {found.work_ns / NS_PER_MS:.4g} ms an observation, whatever its "
+            f"execute horizon{other}."
+        )
+    if found.needed_lead is None:
+        return f"No {number} below H = {command.horizon} reaches zero halt: {found.never}."
+    if found.feasible:
+        return (
+            f"No halt with {number} {found.lead}{jitter}; zero halt needs {number} "
+            f"{found.needed_lead} at these stage times."
+        )
+    return (
+        f"Zero halt needs {number} {found.needed_lead} at these stage times{jitter}: {found.why}."
+    )
 
 
 def _report(command: Simulate, profile: LatencyProfile, metrics: RunMetrics) -> None:
@@ -141,10 +244,8 @@ def _report(command: Simulate, profile: LatencyProfile, metrics: RunMetrics) -> 
     rows = [(name, figure(value)) for name, value in shown]
     title = f"{command.executor}, {command.pacing} pacing, {profile.label}"
     print_table(title, ("figure", "value"), rows)
-    lead = profile.zero_halt_lead()
-    if lead < command.horizon:
-        print(f"Zero halt needs lead {lead} at these stage times (n·e ≥ T_o + g).")
-    else:
-        print(f"No lead below H = {command.horizon} reaches zero halt at these stage times.")
+    found = verdict(command, profile)
+    print(_sentence(command, found))
     if command.json:
-        print_json({"command": "simulate", "seed": command.seed, **figures})
+        schedule = {"zero_halt_lead": found.needed_lead, "feasible": found.feasible}
+        print_json({"command": "simulate", "seed": command.seed, **schedule, **figures})

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from streamvla.core.clock import NS_PER_MS, SystemClock
 from streamvla.core.errors import InterruptedRunError
@@ -44,7 +46,7 @@ class TrainSaliency:
         json: print the result as one JSON object on the last line.
     """
 
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, tyro.conf.arg(name="policy")] = None
     dataset: Path = Path("datasets/metaworld6")
     calibration: Path | None = None
     test: Path | None = None

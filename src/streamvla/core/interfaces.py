@@ -327,7 +327,7 @@ def require_anticipation(policy: Policy) -> AnticipatingPolicy:
 
 NO_ANTICIPATION = (
     "the policy has no saliency predictor, which the adaptive rule and the compensation 'context' "
-    "need: train one with `streamvla train-saliency --checkpoint …`, or choose another rule"
+    "need: train one with `streamvla train-saliency --policy …`, or choose another rule"
 )
 
 

@@ -8,6 +8,9 @@ A part is imported when it is first asked for, so that a list of names costs not
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -71,6 +74,29 @@ class Registry:
                 found[point.name] = point.value
             self._found = found
         return self._found
+
+
+_IMPORT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def is_import(text: str) -> bool:
+    """Whether it is written as "package.module:attribute".
+
+    >>> is_import("my_package.robots:make"), is_import("synchronous:5")
+    (True, False)
+    """
+    return _IMPORT.fullmatch(text) is not None
+
+
+def import_beside(text: str, what: str) -> Any:
+    """As `import_attribute`; a module in the working directory is found, as `python -m` would.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return import_attribute(text, what)
 
 
 def import_attribute(text: str, what: str) -> Any:

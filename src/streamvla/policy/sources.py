@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import Policy, PolicySpec
-from streamvla.core.registry import Registry, import_attribute
+from streamvla.core.registry import Registry, import_beside, is_import
 
 Settings = Mapping[str, float]
 
@@ -57,7 +56,6 @@ SCHEMES = Registry(
 """Each entry is a function from what follows the scheme to a `FoundPolicy`."""
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)(?::(?://)?(?P<rest>.*))?")
-_ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def find_policy(source: str, method: str | None = None) -> FoundPolicy:
@@ -73,7 +71,7 @@ def find_policy(source: str, method: str | None = None) -> FoundPolicy:
     if not Path(source).exists() and (found := _SCHEME.fullmatch(source)):
         if found["scheme"] in SCHEMES:
             return _checked(SCHEMES.load(found["scheme"])(found["rest"] or method or ""), method)
-        if _ATTRIBUTE.fullmatch(source):
+        if is_import(source):
             return _checked(find_made(source), method)
     if os.sep not in source and not source.endswith(".safetensors") and not Path(source).exists():
         raise CheckpointError(
@@ -117,9 +115,7 @@ def find_made(source: str) -> FoundPolicy:
             raise ConfigError(
                 f"{', '.join(settings)}: {source} is called without settings; leave them out"
             )
-        if os.getcwd() not in sys.path:  # a module beside the user, as `python -m` would find it
-            sys.path.insert(0, os.getcwd())
-        made = import_attribute(source, "policy")()
+        made = import_beside(source, "policy")()
         if not isinstance(getattr(made, "spec", None), PolicySpec):
             raise ConfigError(
                 f"policy {source} gave {type(made).__name__} without a `spec`: expected a Policy "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import Robot
-from streamvla.core.registry import Registry
+from streamvla.core.interfaces import Robot, RobotSpec
+from streamvla.core.registry import Registry, import_beside, is_import
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.suite import Suite, TaskRobot, same_robot
 
@@ -77,6 +77,17 @@ def task_names() -> tuple[str, ...]:
     return (*tasks, *ROBOTS.names())
 
 
+def is_robot(name: str) -> bool:
+    """Whether it is a robot without tasks: one of `ROBOTS`, or an import string."""
+    return name in ROBOTS or is_import(name)
+
+
+def require_task(name: str) -> None:
+    """Raise `ConfigError` unless `make_robot` knows the name."""
+    if not is_import(name) and name not in task_names():
+        raise did_you_mean("task", name, task_names())
+
+
 def training_instructions(task: str) -> tuple[str, ...]:
     """All training phrasings of a task of a suite, over all the goals it can have.
 
@@ -90,7 +101,7 @@ def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot
     """The robot of a task; `reset` it before use and `close` it after.
 
     Args:
-        task: one of `task_names()`.
+        task: one of `task_names()`, or "package.module:make", a function that gives a robot.
         split: which instructions to draw from, "train", "heldout" or, of language scenes,
             "independent".
         asked: the episode's own goal, another goal of the same scene ("swapped", language scenes
@@ -100,14 +111,25 @@ def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot
         ConfigError: unknown task or split, or a task that cannot be asked so.
         RobotError: the simulator or an offscreen OpenGL library is missing.
     """
-    if task in ROBOTS:
+    if is_robot(task):
         if asked != "own" or split != "train":
             raise ConfigError(
                 f"robot {task!r} has no tasks, so only its own instruction: expected asked 'own' "
                 "and instructions 'train'"
             )
-        return ROBOTS.load(task)()
+        return _imported(task) if is_import(task) else ROBOTS.load(task)()
     return make_task_robot(task, split, asked)
+
+
+def _imported(source: str) -> Robot:
+    """What "package.module:make" gives when it is called."""
+    made = import_beside(source, "robot")()
+    if not isinstance(getattr(made, "spec", None), RobotSpec):
+        raise ConfigError(
+            f"robot {source} gave {type(made).__name__} without a `spec`: expected a Robot "
+            "(streamvla.core.interfaces)"
+        )
+    return made
 
 
 def make_task_robot(task: str, split: Split = "train", asked: Asked = "own") -> TaskRobot:

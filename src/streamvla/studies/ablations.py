@@ -10,6 +10,7 @@ from streamvla.core.errors import ConfigError, InterruptedRunError, did_you_mean
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate
 from streamvla.evaluation.stats import compare_paired
+from streamvla.runtime.executors.registry import executor_named
 from streamvla.studies.episodes import Eval, episode_jobs, outcome_of, run_missing
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.studies.trainings import Train, train_config
@@ -55,7 +56,7 @@ class Ablations:
         tasks: to train and evaluate on.
         steps, batch_size, lr, seed: of each training.
         episodes: per task and ablation, the same seeds in each.
-        executor: as for `eval`.
+        executors: as for `eval`.
         out: folder for policies and traces.
         json: print the rows as one JSON object on the last line.
     """
@@ -69,7 +70,7 @@ class Ablations:
     lr: float = 1e-3
     seed: int = 0
     episodes: int = 20
-    executor: str = "action-flow:0"
+    executors: tuple[str, ...] = ("action-flow:0",)
     workers: int = 2
     out: Path = Path("runs/ablations")
     json: bool = False
@@ -77,6 +78,9 @@ class Ablations:
     def __post_init__(self) -> None:
         from streamvla.training.ablations import ABLATIONS
 
+        if len(self.executors) != 1:
+            raise ConfigError(f"executors {', '.join(self.executors) or 'none'}: expected one")
+        executor_named(self.executors[0].partition(":")[0])  # said before anything is trained
         for name in self.names:
             if name not in ABLATIONS:
                 raise did_you_mean("ablation", name, ABLATIONS)
@@ -149,7 +153,7 @@ def _driven(command: Ablations, policy: Path) -> list[RunMetrics]:
         policy=str(policy),
         tasks=command.tasks,
         episodes=command.episodes,
-        executor=command.executor,
+        executors=command.executors,
         workers=command.workers,
         out=command.out / "traces",
     )

@@ -6,11 +6,12 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import check_fit
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate
@@ -18,7 +19,8 @@ from streamvla.evaluation.report.charts import GridPoint, success_halt_svg
 from streamvla.evaluation.report.grid_report import grid_html
 from streamvla.evaluation.results import machine_words
 from streamvla.evaluation.stats import compare_paired
-from streamvla.runtime import named_profile
+from streamvla.robots.registry import suite_of
+from streamvla.runtime import LatencyProfile
 from streamvla.runtime.executors.action_flow import parse_compensation
 from streamvla.runtime.executors.options import EarlyOptions, RuleName
 from streamvla.studies.episodes import (
@@ -30,7 +32,10 @@ from streamvla.studies.episodes import (
     outcome_of,
     policy_of,
     run_missing,
+    with_measured_times,
 )
+from streamvla.studies.outputs import MARK, require_ours
+from streamvla.studies.stage_times import StatedTimes, require_stage_times
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace.spans import Pacing
 
@@ -76,7 +81,8 @@ class Grid:
         leads: fixed leads.
         rules: of none, always, adaptive, second-look, random, action-norm.
         rate: of random where there is no adaptive cell to match; action-norm then looks as early.
-        profile, pacing, concurrent, seconds, seed, workers: as for `eval`.
+        profile, pacing, concurrent, seconds, seed, workers: as for `eval`; `measured` is measured
+            once, with the policy, and kept in `out`.
         holdout_per_task, holdout_frames: of the dataset, for the held-out error.
         out: folder for the traces, the figure (grid.svg) and a page with every cell (report.html).
         figure: write the figure here too.
@@ -91,7 +97,8 @@ class Grid:
     leads: tuple[int, ...] = (1, 2, 3, 5)
     rules: tuple[GridRule, ...] = RULES
     rate: float = 0.5
-    profile: str = "paper-20hz"
+    profile: str | None = None
+    times: StatedTimes = field(default_factory=StatedTimes)
     pacing: Pacing = "grid"
     concurrent: bool = False
     seconds: float = 15.0
@@ -133,10 +140,18 @@ def run_grid(command: Grid) -> None:
     """Run the command: table, figure, JSON."""
     from streamvla.policy import known_tasks, resolve_checkpoint
 
+    require_stage_times(command.profile, command.times)
     augmented = resolve_checkpoint(command.policy)
     tasks = command.tasks or known_tasks(augmented)
     check_tasks(tasks)
     _check_policies(augmented, command.unaugmented)
+    require_ours(command.out / "report.html", MARK)
+    spec = policy_of(str(augmented)).spec
+    for task in tasks:
+        check_fit(spec, suite_of(task).spec)
+    measured = Eval(profile=command.profile, times=command.times, seed=command.seed)
+    measured = with_measured_times(measured, str(augmented), tasks, command.out)
+    command = replace(command, times=measured.times)
     session = _Session(command, augmented, tasks)
     first = [cell for cell in session.cells() if cell.rule not in MATCHED]
     session.measure(first)
@@ -145,8 +160,8 @@ def run_grid(command: Grid) -> None:
     outcomes |= session.run([cell for cell in matched if cell is not None])
     rows = [session.row(cell, outcomes) for cell in outcomes]
     driven = driven_at(session.jobs)
-    _write_pictures(command, rows, driven)
-    _print_rows(rows)
+    _write_pictures(command, rows, driven, measured.profile_for(spec))
+    _print_rows(rows, measured.profile_for(spec))
     for reason in session.left_out:
         print(f"left out: {reason}")
     if command.json:
@@ -154,6 +169,7 @@ def run_grid(command: Grid) -> None:
         print_json(
             {
                 "command": "grid",
+                "profile": measured.profile_for(spec).label,
                 "seeds": seeds,
                 "driven_at": driven,
                 "cells": rows,
@@ -219,9 +235,10 @@ class _Session:
             policy=str(checkpoint),
             tasks=self._tasks,
             episodes=command.episodes,
-            executor=f"action-flow:{lead}",
+            executors=(f"action-flow:{lead}",),
             early=options,
             profile=command.profile,
+            times=command.times,
             pacing=command.pacing,
             concurrent=command.concurrent,
             seconds=command.seconds,
@@ -384,7 +401,9 @@ def _check_policies(augmented: Path, unaugmented: Path | None) -> None:
         )
 
 
-def _write_pictures(command: Grid, rows: list[dict[str, Any]], driven: list[str]) -> None:
+def _write_pictures(
+    command: Grid, rows: list[dict[str, Any]], driven: list[str], profile: LatencyProfile
+) -> None:
     """The figure, and the page it is in."""
     points = [
         GridPoint(
@@ -405,7 +424,7 @@ def _write_pictures(command: Grid, rows: list[dict[str, Any]], driven: list[str]
             path.write_text(svg, encoding="utf-8")
     settings = {
         "Command": shlex.join(["streamvla", *sys.argv[1:]]),
-        "Profile": f"{named_profile(command.profile).label}, {command.pacing} pacing",
+        "Profile": f"{profile.label}, {command.pacing} pacing",
         "Episodes": f"{command.episodes} a task and cell, seeds from {command.seed}",
         "Tasks": ", ".join(command.tasks) or "all the policy was trained on",
         "Commit": f"{commit()}; episodes driven at {', '.join(driven)}",
@@ -416,9 +435,9 @@ def _write_pictures(command: Grid, rows: list[dict[str, Any]], driven: list[str]
     print(f"Figure: {command.figure or command.out / 'grid.svg'}; every cell: {page}")
 
 
-def _print_rows(rows: list[dict[str, Any]]) -> None:
+def _print_rows(rows: list[dict[str, Any]], profile: LatencyProfile) -> None:
     print_table(
-        "early observation",
+        f"early observation; {profile.label}",
         ("cell", "success", "halt / obs (ms)", "T_action (ms)", "mean lead", "held-out error"),
         [
             (

@@ -7,30 +7,42 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
-from streamvla.core.errors import ConfigError, did_you_mean
-from streamvla.core.interfaces import Policy, check_fit
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import Policy, PolicySpec, check_fit
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.registry import ROBOTS, make_robot, suite_of, suite_tasks, task_names
+from streamvla.robots.registry import is_robot, make_robot, require_task, suite_of, suite_tasks
 from streamvla.runtime import (
     EpisodeLimits,
     Executor,
-    named_profile,
+    LatencyProfile,
     run_simulated,
 )
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
-from streamvla.runtime.executors.registry import parse_executor
+from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.processes.privileges import die_with_parent
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
 from streamvla.studies.checks import require_effect, require_seconds
+from streamvla.studies.outputs import require_trace
+from streamvla.studies.stage_times import (
+    MEASURED,
+    MEASURED_FILE,
+    StatedTimes,
+    measured_times,
+    profile_name,
+    read_measured,
+    require_stage_times,
+    stage_times,
+)
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import FileTrace, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
@@ -52,9 +64,13 @@ class Eval:
             package that is installed.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
-        executor: synchronous[:h] or action-flow[:lead|:auto]; default action-flow for a policy that
-            streams, synchronous for one that gives chunks.
-        profile: stage times of the latency model.
+        robot: a robot instead of tasks: package.module:make, a function that gives one.
+        executors: one: synchronous[:h], action-flow[:lead|:auto], async-chunks[:left], or one of a
+            package; default action-flow for a policy that streams, synchronous for one that gives
+            chunks.
+        profile: stage times of the latency model: paper-20hz (the default), paper-a800, edge-20hz,
+            or measured: on this machine, once, before the first episode; the times are kept with
+            the results, and used again by whoever goes on.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         jitter: coefficient of variation of the stage times.
         concurrent: encode and generate on an accelerator each, instead of sharing one.
@@ -73,10 +89,12 @@ class Eval:
     euler_steps: int | None = None
     suite: str | None = None
     tasks: tuple[str, ...] = ()
+    robot: str | None = None
     episodes: int = 50
-    executor: str | None = None
+    executors: tuple[str, ...] = ()
     early: EarlyOptions = field(default_factory=EarlyOptions)
-    profile: str = "paper-20hz"
+    profile: str | None = None
+    times: StatedTimes = field(default_factory=StatedTimes)
     pacing: Pacing = "grid"
     jitter: float = 0.0
     concurrent: bool = False
@@ -94,15 +112,33 @@ class Eval:
                 f"episodes {self.episodes} and workers {self.workers} must be at least 1"
             )
         require_seconds(self.seconds)
-        if self.suite is not None and self.tasks:
+        if len(self.executors) > 1:
             raise ConfigError(
-                f"suite {self.suite} and tasks {', '.join(self.tasks)}: expected one of the two"
+                f"executors {', '.join(self.executors)}: expected one; evaluate each in a command "
+                "of its own, their episodes are paired by seed"
             )
+        named = {"suite": self.suite, "robot": self.robot, "tasks": ", ".join(self.tasks)}
+        said = [f"{what} {name}" for what, name in named.items() if name]
+        if len(said) > 1:
+            raise ConfigError(f"{' and '.join(said)}: expected one of the two")
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
                 f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
                 "are the demonstrations the policy was trained on"
             )
+
+    @property
+    def executor(self) -> str | None:
+        """The one asked for."""
+        return self.executors[0] if self.executors else None
+
+    @property
+    def profile_name(self) -> str:
+        return profile_name(self.profile, self.times)
+
+    def profile_for(self, policy: PolicySpec) -> LatencyProfile:
+        """The stage times; those of `measured` once they are."""
+        return stage_times(self.profile, self.times, policy)
 
     def policy_settings(self) -> dict[str, float]:
         """What shall be changed of the policy's own settings."""
@@ -125,8 +161,10 @@ class Job:
     def header(self) -> dict[str, Any]:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
-        left_out |= {"executor", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
+        left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
+        left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
+        settings["profile"] = self.settings.profile_name
         return {
             "command": "eval",
             "executor": self.executor,
@@ -139,11 +177,24 @@ class Job:
 
 def evaluate(command: Eval) -> None:
     """Run the command and print its figures."""
+    require_stage_times(command.profile, command.times)
+    if command.executor is not None:
+        executor_named(command.executor.partition(":")[0])
     named = suite_tasks(command.suite) if command.suite else command.tasks
+    named = (command.robot,) if command.robot else named
     source, tasks = policy_and_tasks(command.policy, named, command.method)
     check_tasks(tasks)
+    _require_settings(source, command)
     policy = policy_of(source, command.method, command.policy_settings())
+    _require_robots(policy, tasks, command.instructions, command.asked)
+    command = with_measured_times(command, source, tasks, command.out / _folder(command, source))
     require_effect([lambda early: _executor(replace(command, early=early), policy)], command.early)
+    executor = _executor(command, policy)
+    if command.concurrent and not (executor.overlaps and executor.streams):
+        raise ConfigError(
+            f"--concurrent changes nothing under {executor.name}, which generates and observes in "
+            "turn: leave it out, or use an executor that streams, such as action-flow"
+        )
     jobs = episode_jobs(command, source, tasks)
     pace = run_missing(jobs, command.workers)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
@@ -162,12 +213,12 @@ def policy_and_tasks(
     from streamvla.policy import find_policy
 
     if source is None:
-        suite = suite_of(tasks[0]) if tasks and tasks[0] not in ROBOTS else None
+        suite = suite_of(tasks[0]) if tasks and not is_robot(tasks[0]) else None
         source = "shipped" if suite is None and not tasks else suite and suite.policy
     if source is None:
         raise ConfigError(
-            f"task {tasks[0]}: its suite names no policy; name one with --policy, a file or "
-            "package.module:make"
+            f"{'robot' if is_robot(tasks[0]) else 'task'} {tasks[0]} names no policy; name one "
+            "with --policy, a file or package.module:make"
         )
     if source == "shipped" and method is not None:
         source = f"shipped:{method}"
@@ -182,8 +233,52 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
     for task in tasks:
         if tasks.count(task) > 1:
             raise ConfigError(f"task {task} is named twice; its episodes would count twice")
-        if task not in task_names():
-            raise did_you_mean("task", task, task_names())
+        require_task(task)
+
+
+def _require_settings(source: str, command: Eval) -> None:
+    """Raise `ConfigError` for a setting that the policy's method does not have; before loading."""
+    from streamvla.model.methods.registry import METHODS, method_named
+    from streamvla.policy import find_policy
+
+    method = find_policy(source, command.method).method
+    if method is not None and method in METHODS:
+        for name, value in command.policy_settings().items():
+            if name not in method_named(method).tunable:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {value:g}: a policy by {method} has no such "
+                    "setting; leave it out, or use a policy of another method"
+                )
+
+
+def _require_robots(policy: Policy, tasks: tuple[str, ...], split: Split, asked: Asked) -> None:
+    """Raise `ConfigError` unless every task has such instructions, and `SpecMismatchError` unless
+    the policy fits its robot; before any worker starts."""
+    for task in tasks:
+        if not is_robot(task):
+            check_fit(policy.spec, suite_of(task).spec)
+        if is_robot(task) or (split, asked) != ("train", "own"):
+            with closing(make_robot(task, split, asked)) as robot:
+                check_fit(policy.spec, robot.spec)
+
+
+def with_measured_times(command: Eval, source: str, tasks: tuple[str, ...], folder: Path) -> Eval:
+    """The command with the times of this machine, if it asks for `measured`; they are kept in
+    `folder`, and said."""
+    if command.profile != MEASURED:
+        return command
+    from streamvla.policy import find_policy, identity_of
+
+    policy = policy_of(source, command.method, command.policy_settings())
+    path = folder / MEASURED_FILE
+    of = {"policy": identity_of(find_policy(source, command.method), policy.spec)}
+    kept = read_measured(path, of) is not None
+    with closing(make_robot(tasks[0], command.instructions, command.asked)) as robot:
+        times = measured_times(policy, robot, command.seed, path, of)
+    command = replace(command, times=times)
+    since = f"kept in {path}" if kept else f"on this machine; kept in {path}"
+    print(f"Profile {command.profile_for(policy.spec).label}, {since}.", flush=True)
+    return command
 
 
 def episode_jobs(command: Eval, source: str, tasks: tuple[str, ...]) -> list[Job]:
@@ -194,22 +289,36 @@ def episode_jobs(command: Eval, source: str, tasks: tuple[str, ...]) -> list[Job
     policy = policy_of(source, command.method, command.policy_settings())
     executor = _executor(command, policy)
     identity = identity_of(found, policy.spec)
-    settings = (f"{key}-{value:g}" for key, value in policy.spec.settings.items())
-    name = "-".join([found.name, *filter(None, [identity.get("sha256", "")[:8]]), *settings])
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
     setting = "-".join(
-        [command.profile, command.pacing, *["concurrent"] * command.concurrent, *variant]
+        [command.profile_name, command.pacing, *["concurrent"] * command.concurrent, *variant]
     )
-    folder = command.out / name / executor.slug() / setting
+    folder = command.out / _folder(command, source) / executor.slug() / setting
     if executor.anticipates:
         identity["predictor_sha256"] = found.predictor
     resolved = (source, identity, executor.slug())
     seeds = range(command.seed, command.seed + command.episodes)
     return [
-        Job(command, *resolved, task, seed, folder / task / f"{seed}.jsonl")
+        Job(command, *resolved, task, seed, folder / file_name(task) / f"{seed}.jsonl")
         for task in tasks
         for seed in seeds
     ]
+
+
+def _folder(command: Eval, source: str) -> str:
+    """Of the episodes of one policy with its settings."""
+    from streamvla.policy import find_policy, identity_of
+
+    found = find_policy(source, command.method)
+    spec = policy_of(source, command.method, command.policy_settings()).spec
+    digest = identity_of(found, spec).get("sha256", "")[:8]
+    settings = (f"{key}-{value:g}" for key, value in spec.settings.items())
+    return "-".join([found.name, *filter(None, [digest]), *settings])
+
+
+def file_name(task: str) -> str:
+    """Of a task; `package.module:make` without its colon."""
+    return task.replace(":", "-")
 
 
 def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
@@ -217,7 +326,7 @@ def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
     spec = policy.spec
     return parse_executor(
         command.executor or ("synchronous" if spec.chunk_passes else "action-flow"),
-        named_profile(command.profile),
+        command.profile_for(spec),
         spec.horizon,
         command.early,
         policy,
@@ -232,9 +341,10 @@ def driven_at(jobs: Iterable[Job]) -> list[str]:
 
 
 def outcome_of(job: Job) -> RunMetrics:
-    period_ns = named_profile(job.settings.profile).execute_ns
-    space = _policy_for(job).spec.action_space
-    return metrics_of(read_trace(job.path).events, period_ns, job.settings.pacing, space)
+    spec = _policy_for(job).spec
+    period_ns = job.settings.profile_for(spec).execute_ns
+    events = read_trace(job.path).events
+    return metrics_of(events, period_ns, job.settings.pacing, spec.action_space)
 
 
 # --- worker processes ------------------------------------------------------------------------
@@ -252,6 +362,8 @@ def run_missing(every: list[Job], workers: int) -> float | None:
     jobs = [job for job in every if not is_complete(job.path, job.header())]
     if not jobs:
         return None
+    for job in jobs:
+        require_trace(job.path, "eval")
     clock = SystemClock()
     began_ns = clock.now_ns()
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
@@ -296,7 +408,7 @@ def _run_job(job: Job) -> None:
     policy = _policy_for(job)
     robot = _robot(job.task, command.instructions, command.asked)
     check_fit(policy.spec, robot.spec)
-    profile = named_profile(command.profile)
+    profile = command.profile_for(policy.spec)
     executor = _executor(command, policy, job.seed)
     partial = job.path.with_suffix(".partial")
     with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
@@ -370,7 +482,7 @@ def _report(
     ]
     driven = ", ".join([executor.label(policy.spec.horizon), *_settings_words(policy)])
     print_table(
-        f"{driven}; {named_profile(command.profile).label}; "
+        f"{driven}; {command.profile_for(policy.spec).label}; "
         f"{command.pacing} pacing; {command.episodes} episodes a task",
         ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
         rows,
@@ -383,6 +495,7 @@ def _report(
                 **policy.spec.settings,
                 "policy": jobs[0].policy,
                 "executor": executor.slug(),
+                "profile": command.profile_for(policy.spec).label,
                 "early": asdict(command.early),
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "episodes_per_minute": pace,

@@ -223,11 +223,11 @@ def _grid_recipe(tasks: str, policies: str, flags: str) -> Recipe:
 
 
 _HEADLINES = {
-    "no early observation": "--executor action-flow:0",
-    "always, lead 2, uncompensated": "--executor action-flow:2 --compensation none",
-    "always, lead auto, compensated": "--executor action-flow:auto",
-    "adaptive, lead auto, compensated": "--executor action-flow:auto --early adaptive",
-    "synchronous": "--executor synchronous",
+    "no early observation": "--executors action-flow:0",
+    "always, lead 2, uncompensated": "--executors action-flow:2 --compensation none",
+    "always, lead auto, compensated": "--executors action-flow:auto",
+    "adaptive, lead auto, compensated": "--executors action-flow:auto --early adaptive",
+    "synchronous": "--executors synchronous",
 }
 _FRESH = f"--seed {FIRST_REPORT_SEED} --json"
 _TUNING = f"--seed {FIRST_TUNING_SEED} --json"
@@ -417,7 +417,7 @@ def _chunk_settings_recipe() -> Recipe:
     cell = f"eval --suite metaworld --episodes 3 {_TUNING} --method chunk-flow"
     commands = {
         f"{loop}, noise {noise}|{steps}": f"{cell} --noise-scale {noise} --euler-steps {steps} "
-        f"--executor {executor.format(lead)}"
+        f"--executors {executor.format(lead)}"
         for loop, executor in (("classic", "synchronous"), ("no halt", "action-flow:{}"))
         for noise in _NOISE_SCALES
         for steps, lead in _LEADS_OF_STEPS.items()
@@ -447,12 +447,12 @@ def _chunk_candidates_recipe() -> Recipe:
     settings = "noise {0}, {1} steps"
     classic = {
         f"classic: {settings.format(noise, steps)}": f"{cell} --noise-scale {noise} "
-        f"--euler-steps {steps} --executor synchronous"
+        f"--euler-steps {steps} --executors synchronous"
         for noise, steps in _CANDIDATES
     }
     no_halt = {
         f"no halt: {settings.format(noise, steps)}": f"{cell} --noise-scale {noise} "
-        f"--euler-steps {steps} --executor action-flow:{_LEADS_OF_STEPS[steps]}"
+        f"--euler-steps {steps} --executors action-flow:{_LEADS_OF_STEPS[steps]}"
         for noise, steps in (("0", "2"), ("0.25", "2"), ("0.25", "5"), ("0.5", "2"))
     }
     return Recipe(
@@ -479,10 +479,10 @@ def _chunk_settings_rows(figures: dict[str, Row]) -> list[Row]:
 
 
 _LOOPS = {
-    "classic, 10 of 10": "--executor synchronous",
-    "classic, 5 of 10": "--executor synchronous:5",
-    "no halt, when due": "--executor action-flow:auto",
-    "no halt, replanning": "--executor action-flow:auto --replan as-fast-as-possible",
+    "classic, 10 of 10": "--executors synchronous",
+    "classic, 5 of 10": "--executors synchronous:5",
+    "no halt, when due": "--executors action-flow:auto",
+    "no halt, replanning": "--executors action-flow:auto --replan as-fast-as-possible",
 }
 
 
@@ -519,8 +519,8 @@ def _loop_settings_recipe() -> Recipe:
 _METHODS = ("action-flow", "chunk-flow", "regression")
 _METAWORLD = f"eval --suite metaworld --episodes 50 {_FRESH} --method"
 _LANGUAGE = f"eval --suite language --episodes 50 {_FRESH} --method"
-_ZERO_HALT, _CLASSIC = "--executor action-flow:auto", "--executor synchronous"
-_REPLANNING = "--executor action-flow:auto --replan as-fast-as-possible"
+_ZERO_HALT, _CLASSIC = "--executors action-flow:auto", "--executors synchronous"
+_REPLANNING = "--executors action-flow:auto --replan as-fast-as-possible"
 
 _REACTION = f"eval --tasks reach-moved --episodes 200 --seconds 6 {_FRESH}"
 
@@ -529,9 +529,9 @@ _TIMELINE = "simulate --observe-ms 58 --generate-ms 18 --execute-ms 27 --horizon
 RECIPES: dict[str, Recipe] = {
     "timeline": Recipe(
         commands={
-            "synchronous, 5 of 10 executed": f"{_TIMELINE} --executor synchronous "
+            "synchronous, 5 of 10 executed": f"{_TIMELINE} --executors synchronous "
             "--execute-horizon 5",
-            "synchronous": f"{_TIMELINE} --executor synchronous",
+            "synchronous": f"{_TIMELINE} --executors synchronous",
             "action flow, lead 0": f"{_TIMELINE} --lead 0",
             "action flow, lead 2": f"{_TIMELINE} --lead 2",
             "action flow, lead 3": f"{_TIMELINE} --lead 3",
@@ -654,9 +654,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "reaction": Recipe(
         commands={
-            "synchronous": f"{_REACTION} --executor synchronous",
-            "action flow, no early observation": f"{_REACTION} --executor action-flow:0",
-            "action flow, early observation": f"{_REACTION} --executor action-flow:auto",
+            "synchronous": f"{_REACTION} --executors synchronous",
+            "action flow, no early observation": f"{_REACTION} --executors action-flow:0",
+            "action flow, early observation": f"{_REACTION} --executors action-flow:auto",
             "as fast as possible": f"{_REACTION} --replan as-fast-as-possible",
             "as fast as possible, an accelerator each": f"{_REACTION} --concurrent "
             "--replan as-fast-as-possible",

@@ -260,10 +260,25 @@ class Trainer:
             raise ConfigError(
                 f"{self.config.out} already holds a training. Resume it, or choose another out."
             )
+        else:
+            self._require_nothing_lost()
         if not self.share.is_main:
             return
         self.config.out.mkdir(parents=True, exist_ok=True)
         _keep_log_until(self.config.out / LOG_NAME, self.step)
+
+    def _require_nothing_lost(self) -> None:
+        """Raise `ConfigError` for a file that a first save would overwrite, such as a policy that
+        was copied there."""
+        log = self.config.out / LOG_NAME
+        foreign = [path for path in self.config.policy_paths().values() if path.exists()]
+        if log.exists() and not _is_log(log):
+            foreign.append(log)
+        if foreign:
+            raise ConfigError(
+                f"{foreign[0]} is there, and no training beside it that wrote it: move it, or "
+                "choose another out"
+            )
 
     def advance(self) -> dict[str, Any] | None:
         """One step; metrics when they are due, else None. Saves when that is due."""
@@ -498,6 +513,16 @@ def device_named(name: str) -> torch.device:
 def _seed(seed: int, step: int) -> int:
     """A 63-bit seed for one step, unlike that of the batch sampler."""
     return int(np.random.SeedSequence([seed, step, 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is empty or a log of ours, to its first line."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
+    try:
+        return not first or "step" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
 
 
 def _keep_log_until(path: Path, step: int) -> None:

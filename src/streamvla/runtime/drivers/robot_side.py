@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from statistics import median
 
@@ -28,7 +28,7 @@ class RobotSide:
         self._took_ns: dict[str, int] = {}
 
     @contextmanager
-    def timed(self, call: str) -> Iterator[None]:
+    def timed(self, call: str) -> Generator[None, None, None]:
         begin_ns = self._clock.now_ns()
         try:
             yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -39,7 +39,9 @@ _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler, _raise)
 
 
 @contextmanager
-def _handled_by(handler: _Handler, numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+def _handled_by(
+    handler: _Handler, numbers: tuple[signal.Signals, ...]
+) -> Generator[None, None, None]:
     """Inside, these signals go to `handler`, unless the caller has one of its own for them."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,14 +59,14 @@ def _handled_by(handler: _Handler, numbers: tuple[signal.Signals, ...]) -> Itera
 
 
 @contextmanager
-def raised_as_interrupts() -> Iterator[None]:
+def raised_as_interrupts() -> Generator[None, None, None]:
     """Inside, signals of `ENDING` raise `Terminated`. For what surrounds a run."""
     with _handled_by(_raise, ENDING):
         yield
 
 
 @contextmanager
-def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
+def stopped_by_signals(stop: Callable[[], object]) -> Generator[None, None, None]:
     """Inside, signals of `ENDING` call `stop`, then end the process. For a program whose main
     thread does something else while a run goes on."""
 
@@ -99,7 +101,7 @@ class Ending:
 
 
 @contextmanager
-def ending_between_steps() -> Iterator[Ending]:
+def ending_between_steps() -> Generator[Ending, None, None]:
     """Inside, signals of `ENDING`, and Ctrl-C, wait for `Ending.check`. For a control loop, which
     must not be torn out of the middle of sending a command."""
     ending = Ending()

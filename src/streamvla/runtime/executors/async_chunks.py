@@ -71,6 +71,10 @@ class AsyncChunks:
         """How many actions are left when it looks."""
         return max(self.least_left, math.floor(self.request_share * horizon))
 
+    def pending_at_look(self, horizon: int) -> int:
+        """As `LooksByHorizon` asks."""
+        return self.left(horizon)
+
     def executed(self, horizon: int) -> int:
         if self.left(horizon) >= horizon:
             raise ConfigError(

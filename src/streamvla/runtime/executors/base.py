@@ -19,7 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -337,6 +337,21 @@ class Executor(Protocol):
     def slug(self) -> str:
         """A folder's name that tells its settings: `action-flow-3`."""
         ...
+
+
+@runtime_checkable
+class LooksByHorizon(Protocol):
+    """An executor whose `lead` depends on the policy's H."""
+
+    def pending_at_look(self, horizon: int) -> int:
+        """How many of the `horizon` actions are pending when the next observation starts."""
+        ...
+
+
+def pending_at_look(executor: Executor, horizon: int) -> int:
+    """How many actions are pending when an executor looks, as far as is known."""
+    by_horizon = isinstance(executor, LooksByHorizon)
+    return executor.pending_at_look(horizon) if by_horizon else executor.lead
 
 
 def append_when_made(generation: Generation, executed: int) -> Placement:

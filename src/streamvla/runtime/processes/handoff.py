@@ -198,7 +198,8 @@ def decode(message: bytes) -> Delivered:
     """
     if not _HEAD.size <= len(message) <= MOST_BYTES:
         raise HandoffError(f"a message of {len(message)} bytes")
-    kind, small, episode, made_ns, first, second = _HEAD.unpack_from(message)
+    numbers: tuple[int, ...] = _HEAD.unpack_from(message)
+    kind, small, episode, made_ns, first, second = numbers
     body = message[_HEAD.size :]
     result: StageResult
     if kind == _ERROR and 0 <= small < len(_STAGES) and len(body) <= _MOST_TEXT:
@@ -233,7 +234,8 @@ def _decode_seen(observation: int, body: bytes, *, refused: bool) -> ContextRead
     if saliency.size and (saliency.ndim != 2 or not np.isfinite(saliency).all()):
         raise HandoffError("a saliency that is no table of finite numbers")
     frozen = tuple(text.decode(errors="replace").split("\0")) if text else ()
-    rows = tuple(map(tuple, saliency.tolist())) if saliency.size else ()
+    table: list[list[float]] = saliency.tolist() if saliency.size else []
+    rows = tuple(tuple(row) for row in table)
     return ContextReady(observation, goal if goal.size else None, frozen, rows, refused)
 
 
