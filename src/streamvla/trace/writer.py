@@ -44,9 +44,13 @@ class BackgroundWriter:
     Args:
         fd: open for reading and writing, at its end; owned by the writer from here on.
         lost: (instant, events, cause) → the line that says so.
+
+    Attributes:
+        write: (fd, bytes) → how many were taken, as `os.write`.
     """
 
     def __init__(self, path: Path, fd: int, lost: Callable[[int, int, str], bytes]) -> None:
+        self.write: Callable[[int, memoryview], int] = lambda fd, data: os.write(fd, data)
         self._path = path
         self._fd = fd
         self._lost_line = lost
@@ -120,7 +124,7 @@ class BackgroundWriter:
         left = memoryview(data)
         try:
             while left:
-                left = left[os.write(self._fd, left) :]
+                left = left[self.write(self._fd, left) :]
         except OSError:
             os.ftruncate(self._fd, self._whole)
             os.lseek(self._fd, self._whole, os.SEEK_SET)

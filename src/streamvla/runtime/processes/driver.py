@@ -181,7 +181,8 @@ class ProcessDriver:
         self.captures = []
         if plan.faults.of_process:
             start_ns = start_ns or self._clock.now_ns() + plan.reset_ns
-            with ProcessStriker(crew.model.pid, plan.faults, self._clock, start_ns):
+            pids = {"model": crew.model.pid, "executor": crew.executor.pid, "owner": os.getpid()}
+            with ProcessStriker(pids, plan.faults, self._clock, start_ns):
                 over = self._wait_for(crew, RunEpisode(plan, start_ns))
         else:
             over = self._wait_for(crew, RunEpisode(plan, start_ns))

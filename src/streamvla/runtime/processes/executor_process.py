@@ -23,7 +23,12 @@ from streamvla.core.clock import NS_PER_S, Clock, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, HandoffError, RingError, StageFailedError
 from streamvla.core.interfaces import Robot, RobotSpec, standing_at
 from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watch
-from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject_control
+from streamvla.runtime.drivers.injection import (
+    FaultClock,
+    FaultyStages,
+    JumpingClock,
+    inject_control,
+)
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
 from streamvla.runtime.drivers.robot_side import check_robot_side
@@ -32,7 +37,7 @@ from streamvla.runtime.drivers.signals import (
     ending_between_steps,
     raised_as_interrupts,
 )
-from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult
+from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult, Stages
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (
     MOST_BYTES,
@@ -413,11 +418,11 @@ class _Executor:
         self._intake.send(begin)
         self._robot.reset(plan.seed, start_ns, settings.profile.execute_ns)
         film = _Film(self._robot, captures) if plan.film else None
-        hosted, clock = self._host(plan, trace, film, start_ns)
+        hosted, clock, doors = self._host(plan, trace, film, start_ns, stages)
         ticks = TickLog()
         timing = Timing.real(clock, settings.profile)
         with _no_collections(), ending_between_steps() as ending, self._watched_over():
-            result = ControlLoop(hosted, timing, stages, start_ns, ticks, ending).run()
+            result = ControlLoop(hosted, timing, doors, start_ns, ticks, ending).run()
         return self._result(result, ticks, plan)
 
     @contextmanager
@@ -433,18 +438,25 @@ class _Executor:
             self._pulse.disarm()
 
     def _host(
-        self, plan: EpisodePlan, trace: TraceSink, film: _Film | None, start_ns: int
-    ) -> tuple[_Hosted, Clock]:
-        """What the control loop runs, and by which clock: the faulty ones if faults are planned."""
+        self,
+        plan: EpisodePlan,
+        trace: TraceSink,
+        film: _Film | None,
+        start_ns: int,
+        stages: Stages,
+    ) -> tuple[_Hosted, Clock, Stages]:
+        """What the control loop runs: the faulty ones if faults are planned."""
         robot, watch, clock = watched(self._robot, self._pulse), film, self._clock
         if plan.faults:
-            faults = FaultClock(plan.faults, clock, start_ns, clock.sleep_until_ns)
+            sleep = clock.sleep_until_ns
+            faults = FaultClock(plan.faults, clock, start_ns, sleep, sleep)
             robot, watch = inject_control(robot, film, trace, faults)
             clock = JumpingClock(clock, plan.faults, start_ns)
+            stages = FaultyStages(stages, faults)
         settings = plan.settings
         streamer = settings.streamer(trace)
         hosted = _Hosted(robot, streamer, trace, settings.profile, settings.limits, watch)
-        return hosted, clock
+        return hosted, clock, stages
 
     def _result(self, result: EpisodeResult, ticks: TickLog, plan: EpisodePlan) -> ProcessResult:
         return ProcessResult(
