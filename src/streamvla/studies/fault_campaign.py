@@ -6,8 +6,10 @@ wall clock    the control loop and the model in processes of their own; all kind
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import pi
@@ -258,8 +260,11 @@ def _judged(case: Case, path: Path, failed: bool) -> Verdict:
 def wandering_policy(profile: LatencyProfile) -> ScriptedPolicy:
     """Sine waves, up to a half beyond the velocity limit; the gripper opens and closes.
 
-    Which waves, the instruction says: it is a number.
+    Which waves, the instruction says: it is a number. PyTorch is imported here, where it is
+    installed, so that a fault that needs it is no stall as well.
     """
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("torch")
     script = partial(_wander, period_ns=profile.execute_ns)
     return ScriptedPolicy(SPEC.action_space, _HORIZON, SPEC.control_period_ns, script, robot=SPEC)
 

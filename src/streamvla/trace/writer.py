@@ -111,6 +111,7 @@ class BackgroundWriter:
                 cause = self._cause or _SLOW
                 self._write(self._lost_line(self._lost_since_ns, self._lost_events, cause))
                 self._lost_events = 0
+            self._restore_if_removed()
         except OSError as error:
             self._cause = error.strerror or str(error)
             if not self._warned:

@@ -181,8 +181,9 @@ class SharedRing:
         self._counters[_PUSHED] = self._pushed
 
     def damage_counter(self) -> None:
-        """Say that more records wait than there is room for."""
-        self._counters[_PUSHED] = self._pushed + (1 << 40)
+        """Say that more records wait than there is room for, from now on."""
+        self._pushed += 1 << 40
+        self._counters[_PUSHED] = self._pushed
 
     # --- the consumer's side -------------------------------------------------------------------
 
