@@ -107,14 +107,23 @@ def bench_faults(command: BenchFaults) -> None:
             waited = list(_run_in_wall_clock(command, Path(name)))
             figures["wall_clock"] = _report(waited, f"wall clock, {_WALL_PROFILE.label}")
             verdicts += waited
+    figures["processes_left_behind"] = _children()
     if command.json:
         print_json({"command": "bench faults", **figures})
     broken = sum(bool(verdict.broken) for verdict in verdicts)
+    if figures["processes_left_behind"]:
+        raise StageFailedError(f"{figures['processes_left_behind']} processes were left behind")
     if broken:
         raise StageFailedError(
             f"{broken} of {len(verdicts)} episodes broke a promise; see above. The same seed "
             "draws them again"
         )
+
+
+def _children() -> int:
+    """Processes that this one started and that still are there (Linux; 0 elsewhere)."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return sum(len(each.read_text().split()) for each in lists)
 
 
 # --- one episode -----------------------------------------------------------------------------

@@ -684,13 +684,13 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "faults": Recipe(
-        commands={"campaign": "bench faults --faults 1000 --json"},
+        commands={"campaign": "bench faults --faults 2016 --json"},
         rows=_kind_rows,
         columns=_CAMPAIGN,
         tables={"main": tuple(name for name in _CAMPAIGN if name != "skipped_ticks")},
     ),
     "faults-wall-clock": Recipe(
-        commands={"campaign": "bench faults --faults 0 --wall-clock 140 --json"},
+        commands={"campaign": "bench faults --faults 0 --wall-clock 342 --json"},
         rows=_kind_rows,
         columns=_CAMPAIGN,
         tables={"main": tuple(_CAMPAIGN)},

@@ -258,7 +258,7 @@ class _ProcessStages:
         return self._results.popleft() if self._results else None
 
     def _collect(self) -> None:
-        if select.select([self._owner], [], [], 0)[0]:  # a loop that is behind never waits
+        if self._owner_calls():  # a loop that is behind never waits
             self._listen_to_owner()
         for delivered in self._collected():
             if delivered.episode == self._episode and delivered.result is not None:
@@ -266,6 +266,9 @@ class _ProcessStages:
         if self._channel.closed and not self._death_told:
             self._death_told = True
             self._results.append(StageError("model", MODEL_DIED))
+
+    def _owner_calls(self) -> bool:
+        return bool(select.select([self._owner], [], [], 0)[0])
 
     def _collected(self) -> list[Delivered]:
         if self.damage is not None:
