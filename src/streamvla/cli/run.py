@@ -437,7 +437,7 @@ class _Session:
 
     def _write_report(self, outcomes: list[_Outcome], rows: list[dict[str, Any]]) -> None:
         from streamvla.evaluation.report.report import ReportContext, ReportRun, write_report
-        from streamvla.trace.perfetto import PerfettoRun, write_perfetto
+        from streamvla.trace.perfetto import perfetto_run, write_perfetto
 
         pacing, period_ns, out = self._command.pacing, self._profile.execute_ns, self._command.out
         space = self._policy.action_space
@@ -456,10 +456,12 @@ class _Session:
             settings={"tasks": ", ".join(self._tasks), "pacing": pacing},
         )
         write_report(out / REPORT, runs, context)
-        first = [
-            PerfettoRun(outcome.name, outcome.traces[0].events, period_ns) for outcome in outcomes
+        episodes = [
+            perfetto_run(trace, period_ns=period_ns)
+            for outcome in outcomes
+            for trace in outcome.traces
         ]
-        write_perfetto(out / PERFETTO, first)
+        write_perfetto(out / PERFETTO, episodes)
         print(f"Report: {out / REPORT}; timeline for ui.perfetto.dev: {out / PERFETTO}")
 
 
@@ -522,7 +524,7 @@ def _print_rows(rows: list[dict[str, Any]], profile: LatencyProfile, command: Ru
     cells = [
         (
             row["run"],
-            f"{100 * row['success']:.0f} %",
+            "–" if row["success"] is None else f"{100 * row['success']:.0f} %",
             figure(row["t_action_ms"]),
             figure(row["halt_ms_per_observation"]),
             figure(row["longest_halt_ms"], 0),
