@@ -42,7 +42,7 @@ class Result:
     robot: RobotSpec
 
     def report(self, path: Path | str, beside: Sequence[Result] = ()) -> Path:
-        """Write one self-contained HTML page about this run and those beside it.
+        """Write one self-contained HTML page about this run, compared with the first beside it.
 
         Raises:
             ConfigError: two runs by the same executor.
@@ -57,8 +57,9 @@ class Result:
                 each.pacing,
                 each.profile.execute_ns,
                 space=each.robot.action_space,
+                has_task=each.robot.has_task,
             )
-            for each in (self, *beside)
+            for each in (*beside, self)
         ]
         context = ReportContext(
             title=f"{self.robot.name}: {self.executor}",
@@ -66,7 +67,7 @@ class Result:
             emulated=self.profile.emulated,
             command=shlex.join(sys.argv),
             commit=commit(),
-            seeds=[self.trace.header["seed"]],
+            seeds=sorted({each.trace.header["seed"] for each in (self, *beside)}),
             machine=machine(),
         )
         write_report(Path(path), runs, context)

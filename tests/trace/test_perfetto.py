@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.runtime import test_early, test_faults, test_merging
+from tests.runtime.scenario import Scenario
 
 from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.async_chunks import AsyncChunks
@@ -33,8 +35,6 @@ from streamvla.trace import (
     TraceEvent,
 )
 from streamvla.trace.perfetto import PerfettoRun, perfetto_trace, write_perfetto
-from tests.runtime import test_early, test_faults, test_merging
-from tests.runtime.scenario import Scenario
 
 MS = 1_000_000
 REQUIRED = {
@@ -224,7 +224,7 @@ def test_actions_of_one_pass_are_one_slice() -> None:
 
 
 def test_what_went_wrong_is_shown_with_its_cause() -> None:
-    """Skipped ticks, lost recordings, health, faults and the end: marks, and bars where they last."""
+    """Skipped ticks, lost recordings, health, faults, the end: marks, and bars where they last."""
     events: list[TraceEvent] = [
         sent(0, "policy", 0),
         FaultInjected(10 * MS, "process-stop", 60 * MS),

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.runtime.scenario import Scenario
 
 from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.trace import (
@@ -29,7 +30,6 @@ from streamvla.trace.spans import (
     observe_spans,
     usual_period_ns,
 )
-from tests.runtime.scenario import Scenario
 
 PERIOD = 50
 

@@ -120,6 +120,7 @@ class RobotSpec:
             a gripper command; what it says of deltas is ignored. None: not known.
         draws_captures: whether it is a `DrawnRobot`.
         knows_stimulus: whether it is a `StimulatedRobot`.
+        has_task: whether `success` can become true; without a task no episode counts as failed.
     """
 
     name: str
@@ -135,6 +136,7 @@ class RobotSpec:
     start: tuple[float, ...] | None = None
     draws_captures: bool = False
     knows_stimulus: bool = False
+    has_task: bool = True
 
     @property
     def motion_limits(self) -> MotionLimits:
