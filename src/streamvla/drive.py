@@ -498,6 +498,7 @@ def _header(settings: EpisodeSettings, seed: int, robot: RobotSpec) -> dict[str,
     return {
         "command": "python",
         "robot": robot.name,
+        "has_task": robot.has_task,
         "executor": settings.executor.slug(),
         "profile": settings.profile.label,
         "pacing": settings.pacing,

@@ -21,7 +21,7 @@ class Result:
     """One episode, and everything that was measured in it.
 
     Attributes:
-        success: whether the robot's task was reached.
+        success: whether the robot's task was reached; false of a robot without one.
         reason: why it ended: "success", "time-limit", "interrupted".
         seconds: how long it took, on the episode's clock.
         metrics: see `evaluation.metrics`.
@@ -57,7 +57,6 @@ class Result:
                 each.pacing,
                 each.profile.execute_ns,
                 space=each.robot.action_space,
-                has_task=each.robot.has_task,
             )
             for each in (*beside, self)
         ]

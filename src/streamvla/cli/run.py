@@ -7,7 +7,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -316,7 +316,11 @@ class _Session:
         return EpisodePlan(
             settings,
             self._path(number, executor),
-            header={**self._header(number, executor), "commit": commit()},
+            header={
+                **self._header(number, executor),
+                "has_task": robot.spec.has_task,
+                "commit": commit(),
+            },
             seed=seed,
             faults=self._command.fault_plan(),
             film=filmed,
@@ -427,6 +431,10 @@ class _Session:
         traces = [read_trace(path) for path in paths]
         metrics = [
             metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
+        ]
+        metrics = [
+            each if trace.header.get("has_task", True) else replace(each, success=None)
+            for each, trace in zip(metrics, traces, strict=True)
         ]
         films = [path.with_suffix(".mp4") for path in paths[: self._command.videos]]
         name = executor.label(self._policy.horizon)

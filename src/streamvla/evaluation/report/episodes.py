@@ -12,14 +12,14 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S
 from streamvla.evaluation.report.charts import buffer_depth_svg
 from streamvla.evaluation.report.health_chart import happenings, health_svg
-from streamvla.evaluation.report.motion_charts import path_svg, speed_svg
+from streamvla.evaluation.report.motion_charts import MovingRun, path_svg, speed_svg
 from streamvla.evaluation.report.timeline import (
     TimelineRun,
     default_window_ns,
     overview_svg,
     timeline_svg,
 )
-from streamvla.trace.events import HealthChanged
+from streamvla.trace.events import FaultInjected, HealthChanged
 
 MOST_EPISODES = 12
 """So many are on the page at the most; the pictures of each take some 100 kB."""
@@ -63,7 +63,9 @@ def episodes_html(episodes: Sequence[EpisodeRuns]) -> str:
     panels = "".join(_panel(each, shown=each is longest) for each in shown)
     return (
         "<section data-episodes><h2>One episode in detail</h2>"
-        f"<p>{_which(len(shown), len(episodes))}</p>{_selector(shown, longest)}{panels}</section>"
+        f"<p>{_which(len(shown), len(episodes))}</p>"
+        '<p class="narrow">Pictures scroll sideways.</p>'
+        f"{_selector(shown, longest)}{panels}</section>"
     )
 
 
@@ -92,15 +94,12 @@ def _selector(shown: Sequence[EpisodeRuns], longest: EpisodeRuns) -> str:
 def _panel(episode: EpisodeRuns, *, shown: bool) -> str:
     lines, number = episode.lines, episode.number
     took = ", ".join(
-        f"{line.label} {(line.over_ns - line.begin_ns) / NS_PER_S:.1f} s" for line in lines
+        f"{(line.over_ns - line.begin_ns) / NS_PER_S:.1f} s ({line.label})" for line in lines
     )
-    moving = [
-        (line, space)
-        for line, space in zip(lines, episode.spaces, strict=True)
-        if space is not None
-    ]
+    faults = any(isinstance(event, FaultInjected) for line in lines for event in line.events)
+    moving = _of_one_robot(lines, episode.spaces)
     parts = [
-        f"<h3>{escape(episode.name)}</h3><p>Took: {escape(took)}.</p>",
+        f"<h3>{escape(episode.name)}</h3><p>It took {escape(took)}.</p>",
         "<h4>Timeline of the beginning</h4><p>Bars: what the accelerator and the robot did; pale "
         "and full green alternate from one generation to the next; hatched: the robot had no "
         "action to carry out. Point at a bar for its times.</p>",
@@ -112,10 +111,10 @@ def _panel(episode: EpisodeRuns, *, shown: bool) -> str:
         parts += [
             "<h4>Commanded motion</h4><p>Where the commands put the robot (traces hold commands, "
             "not measurements; steps are summed up). A dashed line with a tick: a seam, where the "
-            "actions of a new generation begin. Hatched: a halt.</p>",
+            "actions of a new generation begin. Shaded: a halt.</p>",
             picture(path_svg(moving, name=f"path-{number}")),
             "<h4>Commanded speed</h4><p>Length of each commanded step, action units per control "
-            "period. Hatched: a fault was put in on purpose.</p>",
+            f"period.{' Hatched: a fault was put in on purpose.' if faults else ''}</p>",
             picture(speed_svg(moving, name=f"speed-{number}")),
         ]
     parts += _health(lines, number)
@@ -127,6 +126,14 @@ def _panel(episode: EpisodeRuns, *, shown: bool) -> str:
     ]
     hidden = "" if shown else " hidden"
     return f'<div class="episode" data-panel="{number}"{hidden}>{"".join(parts)}</div>'
+
+
+def _of_one_robot(
+    lines: Sequence[TimelineRun], spaces: Sequence[ActionSpace | None]
+) -> list[MovingRun]:
+    """Those whose motion is known, with the dimensions of the first of them."""
+    known = [(line, space) for line, space in zip(lines, spaces, strict=True) if space is not None]
+    return [(line, space) for line, space in known if space.names == known[0][1].names]
 
 
 def _health(lines: Sequence[TimelineRun], number: int) -> list[str]:
@@ -141,8 +148,8 @@ def _health(lines: Sequence[TimelineRun], number: int) -> list[str]:
     if not changed and not any(True for line in lines for _ in happenings(line.events)):
         return ["<h4>Health</h4><p>The stream of actions never broke off.</p>"]
     return [
-        "<h4>Health</h4><p>State of the stream of actions, from the first one on. Point at a bar or "
-        "mark for the cause.</p>",
+        "<h4>Health</h4><p>State of the stream of actions, from the first one on. Point at a "
+        "bar or mark for the cause.</p>",
         picture(health_svg(lines, name=f"health-{number}")),
     ]
 

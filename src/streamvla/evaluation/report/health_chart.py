@@ -41,7 +41,7 @@ def health_svg(runs: Sequence[TimelineRun], name: str = "health") -> str:
     longest_ns = max((run.duration_ns for run in runs), default=0) or NS_PER_S
     scale = Scale(longest_ns / NS_PER_S)
     tops = [_LEGEND + _STRIP * number for number in range(len(runs))]
-    body = [*_legend(), *time_axis(scale, [(top + 20, top + _STRIP - 14) for top in tops], "s")]
+    body = [*_legend(), *time_axis(scale, [(top + 20, top + _STRIP - 6) for top in tops], "s")]
     for run, top in zip(runs, tops, strict=True):
         y, height = top + 25, 18
         body += [text(LEFT, top + 16, run.label, "name"), rect(LEFT, RIGHT, y, height, "track")]
@@ -55,7 +55,7 @@ def health_svg(runs: Sequence[TimelineRun], name: str = "health") -> str:
             body.append(line(x, y - 3, x, y + height + 3, "end"))
             body.append(mark(x, y + height + 8, 4, "mark-ink", "triangle", what))
     told = " ".join(f"{run.label}: {_told(run)}." for run in runs)
-    return document(name, _LEGEND + _STRIP * len(runs) + 12, f"Health over time. {told}", body)
+    return document(name, _LEGEND + _STRIP * len(runs) + 18, f"Health over time. {told}", body)
 
 
 def health_spans(run: TimelineRun) -> Iterator[tuple[str, int, int, str]]:

@@ -37,7 +37,7 @@ MovingRun = tuple[TimelineRun, ActionSpace]
 
 
 def path_svg(runs: Sequence[MovingRun], name: str = "path") -> str:
-    """Where the commands of each run put the robot, over its whole length; halts are hatched.
+    """Where the commands of each run put the robot, over its whole length; halts are shaded.
 
     Absolute dimensions: the commands themselves. Delta dimensions, which alone count where there
     are any (`smoothness.motion_dims`): the sum of the steps. A dashed line with a tick marks a
@@ -61,39 +61,48 @@ def path_svg(runs: Sequence[MovingRun], name: str = "path") -> str:
     ]
     body = [*curve_legend(names, 16), *time_axis(scale, [(y, y + _PATH_PLOT) for y in tops], "s")]
     for (run, _), (seconds, _), path, top in zip(runs, paths, drawn, tops, strict=True):
-        height = Scale(high - low, top + _PATH_PLOT, top)
-        seams = _seams(run)
-        body += [
-            text(LEFT, top - 14, run.label, "name"),
-            text(RIGHT, top - 14, _count(len(seams), "seam"), anchor="end"),
-            text(LEFT - 12, top + 9, f"{high:.3g}", anchor="end"),
-            text(LEFT - 12, top + _PATH_PLOT - 1, f"{low:.3g}", anchor="end"),
-        ]
-        for halt in run.halts():
-            edges = [scale((t_ns - run.begin_ns) / NS_PER_S) for t_ns in halt]
-            body.append(
-                rect(
-                    *edges, top, _PATH_PLOT, "hatch", f"halt: {halt.duration_ns / NS_PER_MS:.4g} ms"
-                )
-            )
-        for seam_ns in seams:
-            x = scale((seam_ns - run.begin_ns) / NS_PER_S)
-            body += [
-                line(x, top, x, top + _PATH_PLOT, "seam"),
-                line(x, top - 5, x, top + 3, "end"),
-            ]
-        for number, column in enumerate(path.T):
-            points = [(scale(s), height(v - low)) for s, v in zip(seconds, column, strict=True)]
-            if points:
-                body.append(curve(points, number))
-        if not len(seconds):
-            body.append(text((LEFT + RIGHT) / 2, top + 80, "no command was sent", anchor="middle"))
+        body += _path_panel(run, seconds, path, (low, high), scale, top)
     told = " ".join(
         f"{run.label}: {_count(len(_seams(run)), 'seam')}, {_count(len(run.halts()), 'halt')}."
         for run, _ in runs
     )
     label = f"Commanded path of {', '.join(names) or 'nothing'} over time. {told}"
     return document(name, _LEGEND + _PATH_PANEL * len(runs) + 26, label, body)
+
+
+def _path_panel(
+    run: TimelineRun,
+    seconds: np.ndarray,
+    path: np.ndarray,
+    limits: tuple[float, float],
+    scale: Scale,
+    top: float,
+) -> list[str]:
+    low, high = limits
+    base = top + _PATH_PLOT
+    height = Scale(high - low, base, top)
+    seams = _seams(run)
+    parts = [
+        text(LEFT, top - 14, run.label, "name"),
+        text(RIGHT, top - 14, _count(len(seams), "seam"), anchor="end"),
+        text(LEFT - 12, top + 9, f"{high:.3g}", anchor="end"),
+        text(LEFT - 12, base - 1, f"{low:.3g}", anchor="end"),
+    ]
+    for halt in run.halts():
+        edges = [scale((t_ns - run.begin_ns) / NS_PER_S) for t_ns in halt]
+        title = f"halt: {halt.duration_ns / NS_PER_MS:.4g} ms"
+        parts.append(rect(*edges, top, _PATH_PLOT, "pale", title))
+        parts.append(rect(*edges, base - 9, 9, "hatch", title))
+    for seam_ns in seams:
+        x = scale((seam_ns - run.begin_ns) / NS_PER_S)
+        parts += [line(x, top, x, base, "seam"), line(x, top - 5, x, top + 3, "end")]
+    for number, column in enumerate(path.T):
+        points = [(scale(s), height(v - low)) for s, v in zip(seconds, column, strict=True)]
+        if points:
+            parts.append(curve(points, number))
+    if not len(seconds):
+        parts.append(text((LEFT + RIGHT) / 2, top + 80, "no command was sent", anchor="middle"))
+    return parts
 
 
 def speed_svg(runs: Sequence[MovingRun], name: str = "speed") -> str:
@@ -144,6 +153,7 @@ def _path(run: TimelineRun, space: ActionSpace) -> tuple[np.ndarray, np.ndarray]
     travelled = np.cumsum(values, axis=0)
     ends = np.append(seconds[1:], np.inf)
     ends = np.minimum(seconds + run.period_ns / NS_PER_S, ends)
+    ends = np.minimum(ends, max(run.duration_ns / NS_PER_S, seconds[-1] if sent else 0.0))
     knots = np.stack([seconds, ends], axis=1).ravel()
     path = np.stack([travelled - values, travelled], axis=1).reshape(-1, dims.size)
     return knots, path
@@ -197,7 +207,8 @@ def _fault_bands(run: TimelineRun, scale: Scale, base: float) -> list[str]:
     for event in run.events:
         if isinstance(event, FaultInjected):
             start_ns = event.t_ns - run.begin_ns
-            end_ns = min(max(event.until_ns - run.begin_ns, start_ns), run.duration_ns)
+            until_ns = run.duration_ns if event.until_ns < 0 else event.until_ns - run.begin_ns
+            end_ns = min(max(until_ns, start_ns), run.duration_ns)
             left, right = (scale(edge / NS_PER_S) for edge in (start_ns, end_ns))
             parts.append(rect(left, right, base - PLOT, PLOT, "hatch", event.kind))
             parts.append(text(left, base - PLOT - 4, event.kind, "halt-text"))

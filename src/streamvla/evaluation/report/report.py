@@ -41,7 +41,6 @@ class ReportRun:
         pacing, period_ns: as driven.
         videos: one mp4 per episode, as far as recorded.
         space: of the robot; with it the report can draw how the robot was told to move.
-        has_task: whether the robot had anything to reach; without, success means nothing.
     """
 
     label: str
@@ -51,7 +50,11 @@ class ReportRun:
     period_ns: int
     videos: Sequence[Path] = ()
     space: ActionSpace | None = None
-    has_task: bool = True
+
+    @property
+    def has_task(self) -> bool:
+        """Whether the robot had anything to reach, by the traces; without, nothing is solved."""
+        return all(trace.header.get("has_task", True) for trace in self.episodes)
 
     def timelines(self) -> list[TimelineRun]:
         return [
@@ -419,8 +422,8 @@ def _charts(runs: Sequence[ReportRun]) -> str:
     return (
         "<section><h2>Halts</h2><p>How long the robot waited, and how often, over all episodes.</p>"
         f"{picture(halt_histogram_svg(lengths))}</section>"
-        "<section><h2>Age of actions</h2><p>From capturing an observation to sending an action made "
-        "from it, over all episodes: how long ago the robot saw what it acts on. Dashed: the "
+        "<section><h2>Age of actions</h2><p>From capturing an observation to sending an action "
+        "made from it, over all episodes: how long ago the robot saw what it acts on. Dashed: the "
         f"median.</p>{picture(age_histogram_svg(ages))}</section>{_lateness(runs)}"
     )
 

@@ -34,7 +34,9 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-seri
 .sv .sv-startup{fill:none;stroke:var(--sv-soft);stroke-dasharray:3 3}
 .sv .sv-line{fill:none;stroke:var(--sv-generate);stroke-width:2}
 .sv .sv-area{fill:var(--sv-generate);opacity:.2}.sv .sv-end{stroke:var(--sv-soft);stroke-width:2}
-.sv .sv-mark-ink{fill:var(--sv-ink)}.sv .sv-bar{fill:var(--sv-observe)}.sv .sv-rest{fill:var(--sv-soft);opacity:.45}
+.sv .sv-pale{fill:var(--sv-hatch)}
+.sv .sv-mark-ink{fill:var(--sv-ink)}
+.sv .sv-bar{fill:var(--sv-observe)}.sv .sv-rest{fill:var(--sv-soft);opacity:.45}
 .sv .sv-seam{stroke:var(--sv-soft);stroke-width:1;stroke-dasharray:2 3}
 .sv .sv-pointer{stroke:var(--sv-ink);stroke-width:1.5;stroke-dasharray:5 3}
 .sv .sv-curve{fill:none;stroke-width:2;stroke-linejoin:round}

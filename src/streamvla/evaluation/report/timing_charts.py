@@ -28,7 +28,7 @@ from streamvla.trace.events import Sent, Stopping, TraceEvent
 _BINS = 40
 _CDF_PLOT, _CDF_TOP = 190, 30
 _LEAST_MS = 0.01
-"""Where the axis of lateness begins; what left earlier stands there."""
+"""The axis of lateness begins no earlier; what left sooner stands at its begin."""
 _MOST_POINTS = 400
 
 Samples = Sequence[tuple[str, Sequence[float]]]
@@ -80,37 +80,40 @@ def age_histogram_svg(runs: Samples) -> str:
 
 def lateness_svg(runs: Samples) -> str:
     """The share of commands that left at most so late after their tick, on a logarithmic axis."""
-    latest = max((value for _, values in runs for value in values), default=0.0)
-    decades = max(1, math.ceil(math.log10(max(latest, _LEAST_MS) / _LEAST_MS)))
-    scale = Scale(decades)
+    everything = np.array([value for _, values in runs for value in values] or [1.0])
+    low = math.floor(math.log10(max(np.percentile(everything, 1), _LEAST_MS)))
+    high = max(low + 1, math.ceil(math.log10(max(everything.max(), _LEAST_MS))))
+    scale = Scale(high - low)
     base = _CDF_TOP + 20 * len(runs) + _CDF_PLOT
     body = []
     for number, (name, values) in enumerate(runs):
         y = 20 + 20 * number
         body.append(curve([(LEFT, y - 4), (LEFT + 30, y - 4)], number))
         body.append(text(LEFT + 40, y, f"{name}: {_lateness(values)}"))
-    for decade in range(decades + 1):
-        x = scale(decade)
+    for decade in range(low, high + 1):
+        x = scale(decade - low)
         body.append(line(x, base - _CDF_PLOT, x, base, "grid"))
-        body.append(text(x, base + 17, f"{_LEAST_MS * 10**decade:g}", anchor="middle"))
+        body.append(text(x, base + 17, f"{10.0**decade:g}", anchor="middle"))
     for share in (0.0, 0.5, 0.9, 1.0):
         y = base - _CDF_PLOT * share
         body.append(line(LEFT, y, RIGHT, y, "grid"))
         body.append(text(LEFT - 12, y + 4, f"{100 * share:.0f} %", anchor="end"))
-    body.append(text(LEFT - 12, base + 17, "ms", anchor="end"))
+    body.append(text(LEFT - 30, base + 17, "ms", anchor="end"))
     for number, (_, values) in enumerate(runs):
         if values:
-            body.append(curve(_cumulative(values, scale, base), number))
+            body.append(curve(_cumulative(values, scale, low, base), number))
     label = "Lateness of commands. " + " ".join(f"{n}: {_lateness(v)}." for n, v in runs)
     return document("lateness", base + 26, label, body)
 
 
-def _cumulative(values: Sequence[float], scale: Scale, base: float) -> list[tuple[float, float]]:
+def _cumulative(
+    values: Sequence[float], scale: Scale, low: int, base: float
+) -> list[tuple[float, float]]:
     ordered = np.sort(values)
     kept = np.linspace(0, len(ordered) - 1, min(_MOST_POINTS, len(ordered))).round().astype(int)
     points = [(LEFT, base)]
     for i in kept:
-        x = scale(math.log10(max(ordered[i], _LEAST_MS) / _LEAST_MS))
+        x = scale(max(0.0, math.log10(max(ordered[i], _LEAST_MS)) - low))
         points += [(x, points[-1][1]), (x, base - _CDF_PLOT * (i + 1) / len(ordered))]
     return [*points, (RIGHT, points[-1][1])]
 
