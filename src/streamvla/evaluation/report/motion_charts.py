@@ -89,10 +89,10 @@ def _path_panel(
         text(LEFT - 12, base - 1, f"{low:.3g}", anchor="end"),
     ]
     for halt in run.halts():
-        edges = [scale((t_ns - run.begin_ns) / NS_PER_S) for t_ns in halt]
+        left, right = (scale((t_ns - run.begin_ns) / NS_PER_S) for t_ns in halt)
         title = f"halt: {halt.duration_ns / NS_PER_MS:.4g} ms"
-        parts.append(rect(*edges, top, _PATH_PLOT, "pale", title))
-        parts.append(rect(*edges, base - 9, 9, "hatch", title))
+        parts.append(rect(left, right, top, _PATH_PLOT, "pale", title))
+        parts.append(rect(left, right, base - 9, 9, "hatch", title))
     for seam_ns in seams:
         x = scale((seam_ns - run.begin_ns) / NS_PER_S)
         parts += [line(x, top, x, base, "seam"), line(x, top - 5, x, top + 3, "end")]
