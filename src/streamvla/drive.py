@@ -498,6 +498,7 @@ def _header(settings: EpisodeSettings, seed: int, robot: RobotSpec) -> dict[str,
     return {
         "command": "python",
         "robot": robot.name,
+        "has_task": robot.has_task,
         "executor": settings.executor.slug(),
         "profile": settings.profile.label,
         "pacing": settings.pacing,
@@ -514,11 +515,14 @@ def _result(
     robot: RobotSpec,
 ) -> Result:
     profile, pacing = settings.profile, settings.pacing
+    metrics = metrics_of(events, profile.execute_ns, pacing, settings.space)
+    if not robot.has_task:
+        metrics = replace(metrics, success=None)
     return Result(
         success=outcome.success,
         reason=outcome.reason,
         seconds=outcome.duration_ns / NS_PER_S,
-        metrics=metrics_of(events, profile.execute_ns, pacing, settings.space),
+        metrics=metrics,
         trace=Trace(_header(settings, seed, robot), list(events), complete=True),
         executor=settings.executor.label(settings.horizon),
         profile=profile,

@@ -21,7 +21,7 @@ class Result:
     """One episode, and everything that was measured in it.
 
     Attributes:
-        success: whether the robot's task was reached.
+        success: whether the robot's task was reached; false of a robot without one.
         reason: why it ended: "success", "time-limit", "interrupted".
         seconds: how long it took, on the episode's clock.
         metrics: see `evaluation.metrics`.
@@ -42,7 +42,7 @@ class Result:
     robot: RobotSpec
 
     def report(self, path: Path | str, beside: Sequence[Result] = ()) -> Path:
-        """Write one self-contained HTML page about this run and those beside it.
+        """Write one self-contained HTML page about this run, compared with the first beside it.
 
         Raises:
             ConfigError: two runs by the same executor.
@@ -58,7 +58,7 @@ class Result:
                 each.profile.execute_ns,
                 space=each.robot.action_space,
             )
-            for each in (self, *beside)
+            for each in (*beside, self)
         ]
         context = ReportContext(
             title=f"{self.robot.name}: {self.executor}",
@@ -66,7 +66,7 @@ class Result:
             emulated=self.profile.emulated,
             command=shlex.join(sys.argv),
             commit=commit(),
-            seeds=[self.trace.header["seed"]],
+            seeds=sorted({each.trace.header["seed"] for each in (self, *beside)}),
             machine=machine(),
         )
         write_report(Path(path), runs, context)

@@ -50,6 +50,27 @@ class TestReacher(SimulatedRobotContract):
 
 
 @pytest.mark.render
+def test_an_environment_that_never_says_success_has_no_task():
+    """Reacher says nothing of success; with a rule of one's own, or a frozen world that does say
+    it, there is a task."""
+    assert not reacher().spec.has_task
+    environment = lambda: gymnasium.make("Reacher-v5", render_mode="rgb_array")  # noqa: E731
+    settings = {"control_hz": 50, "space": JOINTS, "act": torque, "standing": joints}
+    judged = GymnasiumRobot(environment, success=lambda *_: False, **settings)
+    assert judged.spec.has_task
+    says = lambda: Says(environment())  # noqa: E731
+    assert GymnasiumRobot(says, **settings).spec.has_task
+
+
+class Says(gymnasium.Wrapper):
+    """Says after every step whether its task is reached."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, {**info, "is_success": False}
+
+
+@pytest.mark.render
 def test_a_command_brings_the_joints_there():
     """The world makes one step for every command duration, and holds the target afterwards."""
     robot = reacher()

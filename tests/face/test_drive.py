@@ -49,6 +49,26 @@ def test_an_episode_in_virtual_time_has_its_figures(executor, tmp_path):
     assert result.report(tmp_path / "report.html").stat().st_size > 10_000
 
 
+def test_a_report_compares_a_result_with_the_first_beside_it(tmp_path):
+    """The headline is about the result itself; the one beside it is what ratios refer to."""
+    robot, latency = still(), profile_ms("x", 50, 10, 20)
+    slow, fast = (
+        sv.simulate(policy_for(robot), robot, executor, latency=latency, seconds=4)
+        for executor in (sv.Synchronous(), sv.ActionFlow(lead=4))
+    )
+    html = fast.report(tmp_path / "report.html", beside=[slow]).read_text(encoding="utf-8")
+    assert "<h1>Action flow, lead 4 never halts" in html
+
+
+def test_a_robot_without_a_task_is_not_judged(tmp_path):
+    """No success and no failure, in the figures and in the report."""
+    robot = still()
+    robot._spec = replace(robot.spec, has_task=False)
+    result = sv.simulate(policy_for(robot), robot, latency=profile_ms("x", 30, 5, 20), seconds=2)
+    assert result.metrics.success is None
+    assert "no task" in result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_virtual_time_repeats_itself():
     """The same seed and a model of times give the same events."""
     times = profile_ms("x", 30, 5, 20)

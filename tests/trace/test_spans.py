@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import pairwise
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.runtime.scenario import Scenario
+
+from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.trace import (
     ActionReady,
     Ended,
@@ -15,11 +21,14 @@ from streamvla.trace import (
 )
 from streamvla.trace.spans import (
     Halt,
+    Span,
     command_spans,
     generate_spans,
     halts,
     idle_before_ns,
+    lanes,
     observe_spans,
+    usual_period_ns,
 )
 
 PERIOD = 50
@@ -48,6 +57,45 @@ def test_a_command_is_in_force_until_the_next_one_at_most() -> None:
     """Spans of commands never overlap, however early the next command came."""
     spans = list(command_spans([command(0, 0), command(48, 50), command(150, 150)], PERIOD))
     assert [(s.start_ns, s.end_ns) for s in spans] == [(0, 48), (48, 98), (150, 200)]
+
+
+def test_a_step_ends_at_the_latest_where_the_next_of_its_generation_begins() -> None:
+    """Results that are handled late make no two steps of one generation overlap."""
+    events: list[TraceEvent] = [
+        ActionReady(36, 0, 0, 0, 0),
+        ActionReady(68, 33, 0, 0, 1),
+        ActionReady(90, 60, 1, 1, 0),
+        ActionReady(99, 66, 0, 0, 2),
+    ]
+    spans = [(s.generation, s.index, s.start_ns, s.end_ns) for s in generate_spans(events)]
+    assert spans == [(0, 0, 0, 33), (0, 1, 33, 66), (1, 0, 60, 90), (0, 2, 66, 99)]
+
+
+def test_actions_made_together_are_one_span() -> None:
+    """A chunk of three: one pass, with the numbers of all its actions."""
+    events: list[TraceEvent] = [ActionReady(40 + i, 10, 0, 0, i) for i in range(3)]
+    (span,) = generate_spans(events)
+    assert (span.start_ns, span.end_ns, span.index, span.last) == (10, 42, 0, 2)
+    assert span.actions == "0–2"
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), max_size=30))
+def test_spans_of_one_lane_never_overlap(stretches: list[tuple[int, int]]) -> None:
+    """Whatever the spans, each has one lane, and in no lane one begins before another ended."""
+    spans = [Span(a, a + length, "observe", -1, i, -1) for i, (a, length) in enumerate(stretches)]
+    placed = list(lanes(spans))
+    assert sorted(span.observation for _, span in placed) == list(range(len(spans)))
+    for lane in {lane for lane, _ in placed}:
+        inside = [span for number, span in placed if number == lane]
+        assert all(a.end_ns <= b.start_ns for a, b in pairwise(inside))
+
+
+@pytest.mark.parametrize("pacing", ["grid", "event"])
+def test_the_period_is_read_off_the_commands(pacing) -> None:
+    """On the grid from due instants, under event pacing from how long commands took."""
+    events = Scenario(ActionFlow(0), pacing=pacing).run().events
+    assert usual_period_ns(events) == 27_000_000
+    assert usual_period_ns(events[:3]) == 0
 
 
 @pytest.mark.parametrize(

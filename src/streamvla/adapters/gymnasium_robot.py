@@ -149,7 +149,8 @@ class GymnasiumRobot:
         picture: environment → (height, width, 3) uint8; None for its `render()`.
         image_size: (height, width) that pictures have; None to draw one and look.
         success: (environment, info) → whether the task is reached; None for `info["is_success"]`
-            or `info["success"]`, where there is one.
+            or `info["success"]`, where there is one; a simulation that says neither in its first
+            step has no task (`RobotSpec.has_task`).
         instruction: what the robot is told to do.
         limits: how it may be commanded to move; None for what its action space implies.
         freezer: None for what fits.
@@ -207,6 +208,7 @@ class GymnasiumRobot:
             limits=limits,
             capture=tuple(ArraySpec.of(key, array) for key, array in self._freeze().items()),
             measures_standing=standing is not None,
+            has_task=success is not None or self._says_success(),
         )
 
     @property
@@ -286,6 +288,15 @@ class GymnasiumRobot:
         frozen = {name: array for name, array in capture.items() if name != "state"}
         self._freezer.thaw(self._twin, frozen)
         return np.ascontiguousarray(self._picture(self._twin))
+
+    def _says_success(self) -> bool:
+        """Whether the environment says after a step if its task is reached; tried on the second one
+        of a simulation, and taken for granted where there is none."""
+        if self._twin is None:
+            return True
+        action = self._twin.action_space.sample()
+        _, _, _, _, info = self._thread.submit(self._twin.step, action).result()
+        return bool({"is_success", "success"} & set(info))
 
     def _size_of_a_picture(self) -> tuple[int, int]:
         capture = self._freeze()

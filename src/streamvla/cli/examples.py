@@ -39,6 +39,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla bench faults --faults 200",
         "streamvla bench faults --faults 0 --wall-clock 10 --priority 50",
     ),
+    "trace": ("streamvla trace export runs/run", "streamvla trace show runs/run"),
+    "trace export": (
+        "streamvla trace export run.jsonl --out perfetto.json",
+        "streamvla trace export runs/run/traces",
+    ),
+    "trace show": ("streamvla trace show run.jsonl",),
     "results": ("streamvla results --check", "streamvla results --make timeline"),
 }
 """Command → its examples."""

@@ -18,6 +18,7 @@ from streamvla.cli.export import Export, export
 from streamvla.cli.results import Results, results
 from streamvla.cli.run import Run, run
 from streamvla.cli.simulate import Simulate, simulate
+from streamvla.cli.trace import TraceCommand, trace
 from streamvla.cli.train import train_command
 from streamvla.cli.train_saliency import TrainSaliency, train_saliency_command
 from streamvla.core.errors import StreamVLAError
@@ -38,6 +39,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "export": (Export, export),
     "grid": (Grid, run_grid),
     "bench": (Bench, bench),
+    "trace": (TraceCommand, trace),
     "results": (Results, results),
 }
 
@@ -71,7 +73,9 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     try:
         arguments = _spelled(arguments)
         command = _parse(arguments)
-        require_use(arguments, command.what if isinstance(command, Bench) else command)
+        require_use(
+            arguments, command.what if isinstance(command, Bench | TraceCommand) else command
+        )
         action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
         with raised_as_interrupts():
             action(command)

@@ -7,7 +7,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -316,7 +316,11 @@ class _Session:
         return EpisodePlan(
             settings,
             self._path(number, executor),
-            header={**self._header(number, executor), "commit": commit()},
+            header={
+                **self._header(number, executor),
+                "has_task": robot.spec.has_task,
+                "commit": commit(),
+            },
             seed=seed,
             faults=self._command.fault_plan(),
             film=filmed,
@@ -428,6 +432,10 @@ class _Session:
         metrics = [
             metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
         ]
+        metrics = [
+            each if trace.header.get("has_task", True) else replace(each, success=None)
+            for each, trace in zip(metrics, traces, strict=True)
+        ]
         films = [path.with_suffix(".mp4") for path in paths[: self._command.videos]]
         name = executor.label(self._policy.horizon)
         return _Outcome(name, traces, metrics, [film for film in films if film.exists()])
@@ -437,7 +445,7 @@ class _Session:
 
     def _write_report(self, outcomes: list[_Outcome], rows: list[dict[str, Any]]) -> None:
         from streamvla.evaluation.report.report import ReportContext, ReportRun, write_report
-        from streamvla.trace.perfetto import PerfettoRun, write_perfetto
+        from streamvla.trace.perfetto import perfetto_run, write_perfetto
 
         pacing, period_ns, out = self._command.pacing, self._profile.execute_ns, self._command.out
         space = self._policy.action_space
@@ -456,10 +464,12 @@ class _Session:
             settings={"tasks": ", ".join(self._tasks), "pacing": pacing},
         )
         write_report(out / REPORT, runs, context)
-        first = [
-            PerfettoRun(outcome.name, outcome.traces[0].events, period_ns) for outcome in outcomes
+        episodes = [
+            perfetto_run(trace, period_ns=period_ns)
+            for outcome in outcomes
+            for trace in outcome.traces
         ]
-        write_perfetto(out / PERFETTO, first)
+        write_perfetto(out / PERFETTO, episodes)
         print(f"Report: {out / REPORT}; timeline for ui.perfetto.dev: {out / PERFETTO}")
 
 
@@ -522,7 +532,7 @@ def _print_rows(rows: list[dict[str, Any]], profile: LatencyProfile, command: Ru
     cells = [
         (
             row["run"],
-            f"{100 * row['success']:.0f} %",
+            "–" if row["success"] is None else f"{100 * row['success']:.0f} %",
             figure(row["t_action_ms"]),
             figure(row["halt_ms_per_observation"]),
             figure(row["longest_halt_ms"], 0),

@@ -123,6 +123,7 @@ class RobotSpec:
         stop: "package.module:function", which takes this specification and gives a function that
             stops the robot from another process than the one that commands it; None: there is no
             such way. For the watchdog (`runtime.processes.watchdog`).
+        has_task: whether `success` can become true; without a task no episode counts as failed.
     """
 
     name: str
@@ -139,6 +140,7 @@ class RobotSpec:
     draws_captures: bool = False
     knows_stimulus: bool = False
     stop: str | None = None
+    has_task: bool = True
 
     @property
     def motion_limits(self) -> MotionLimits:

@@ -34,6 +34,7 @@ from streamvla.trace.store import (
     Trace,
     TraceSink,
     is_complete,
+    is_trace,
     read_header,
     read_trace,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "TraceEvent",
     "TraceSink",
     "is_complete",
+    "is_trace",
     "read_header",
     "read_trace",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise, zip_longest
+from statistics import median_low
 from typing import Literal, NamedTuple
 
 from streamvla.trace.events import (
     ActionReady,
     EarlyDecided,
+    Finished,
     ObserveReady,
     ObserveStarted,
     Parent,
@@ -25,7 +27,8 @@ class Span(NamedTuple):
 
     `source` is "observe", "generate", "policy", or the governor's rung ("hold", "decelerate").
     `generation`, `observation` and `index` are −1 where they do not apply; `parents` are those of
-    a merged command (`Sent.parents`).
+    a merged command (`Sent.parents`). A pass of the model that made several actions made those
+    from `index` to `last`; elsewhere `last` is −1.
     """
 
     start_ns: int
@@ -35,6 +38,12 @@ class Span(NamedTuple):
     observation: int
     index: int
     parents: tuple[Parent, ...] = ()
+    last: int = -1
+
+    @property
+    def actions(self) -> str:
+        """ "3" for one action, "0–31" for those of a pass that made a chunk."""
+        return f"{self.index}–{self.last}" if self.last > self.index else str(self.index)
 
 
 class Halt(NamedTuple):
@@ -63,17 +72,40 @@ def observe_spans(events: Iterable[TraceEvent]) -> Iterator[Span]:
 
 
 def generate_spans(events: Iterable[TraceEvent]) -> Iterator[Span]:
-    """When the accelerator worked on each action."""
+    """When the accelerator worked on each generation's actions, one span a pass, by their start.
+
+    Actions of one generation that began together are one pass. A generation's passes follow one
+    another, so each ends at the latest where the next begins, whenever its result was handled:
+
+        started  0       33       66          ActionReady handled at 36, 68, 99
+        spans    [  .0  ][  .1  ][  .2  ]
+    """
+    made: dict[int, dict[int, list[ActionReady]]] = {}
     for event in events:
         if isinstance(event, ActionReady):
-            yield Span(
-                event.started_ns,
-                event.t_ns,
-                "generate",
-                event.generation,
-                event.observation,
-                event.index,
+            passes = made.setdefault(event.generation, {})
+            passes.setdefault(event.started_ns, []).append(event)
+    spans = []
+    for passes in made.values():
+        starts = sorted(passes)
+        for start_ns, next_ns in zip_longest(starts, starts[1:]):
+            ready = passes[start_ns]
+            end_ns = max(event.t_ns for event in ready)
+            if next_ns is not None:
+                end_ns = min(end_ns, next_ns)
+            indices = [event.index for event in ready]
+            spans.append(
+                Span(
+                    start_ns,
+                    end_ns,
+                    "generate",
+                    ready[0].generation,
+                    ready[0].observation,
+                    min(indices),
+                    last=max(indices),
+                )
             )
+    yield from sorted(spans, key=lambda span: (span.start_ns, span.generation))
 
 
 def command_spans(events: Iterable[TraceEvent], period_ns: int) -> Iterator[Span]:
@@ -123,3 +155,37 @@ def halts(events: Iterable[TraceEvent], period_ns: int, pacing: Pacing) -> list[
             end_ns = command.t_ns if pacing == "event" else command.due_ns
             found.append(Halt(end_ns - idle_ns, end_ns))
     return found
+
+
+def lanes(spans: Iterable[Span]) -> Iterator[tuple[int, Span]]:
+    """Each span with a lane, 0 at first, so that spans in one lane never overlap.
+
+    [  a   ]      [ d ]      lane 0
+       [  b   ]              lane 1
+         [ c ]               lane 2
+    """
+    ends: list[int] = []
+    for span in sorted(spans, key=lambda span: (span.start_ns, span.end_ns)):
+        free = (lane for lane, end_ns in enumerate(ends) if end_ns <= span.start_ns)
+        lane = next(free, len(ends))
+        ends[lane : lane + 1] = [span.end_ns]
+        yield lane, span
+
+
+def usual_period_ns(events: Iterable[TraceEvent]) -> int:
+    """The control period of a trace, from its commands; 0 where it has too few to tell.
+
+    The median of how long a command took until the robot was free (event pacing), or else of the
+    time between due instants, per tick (grid pacing).
+    """
+    took, apart = [], []
+    before: Sent | None = None
+    for event in events:
+        if isinstance(event, Finished) and before is not None:
+            took.append(event.t_ns - before.t_ns)
+        elif isinstance(event, Sent):
+            if before is not None and event.tick > before.tick:
+                apart.append((event.due_ns - before.due_ns) // (event.tick - before.tick))
+            before = event
+    periods = took or apart
+    return max(0, median_low(periods)) if periods else 0

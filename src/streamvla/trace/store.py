@@ -213,6 +213,19 @@ def read_header(path: Path) -> dict[str, Any]:
         raise TraceError(f"cannot read trace {path}: {error.strerror or error}") from error
 
 
+def is_trace(path: Path) -> bool:
+    """Whether a file says in its first line that it is a trace, of this version or another, whole
+    or damaged further on."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    if not isinstance(header, dict):
+        return False
+    return str(header.get("schema")).startswith(SCHEMA.partition("/")[0] + "/")
+
+
 def is_complete(path: Path, expected: dict[str, Any] | None = None) -> bool:
     """Whether `path` is the trace of an episode that ran to its end, and may stand as a result.
 

@@ -1,4 +1,4 @@
-"""The report's charts: how long halts were, how full the buffer was, how fast the robot went."""
+"""The report's charts: how long halts were, how full the buffer was; and those of the studies."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS, NS_PER_S
 from streamvla.evaluation.report.svg import (
     LEFT,
+    PANEL,
+    PLOT,
     RIGHT,
     Scale,
+    count_axis,
     document,
     line,
     mark,
+    panel_bands,
     rect,
+    step_curve,
     text,
     time_axis,
 )
 from streamvla.evaluation.report.timeline import TimelineRun
-from streamvla.evaluation.smoothness import motion_dims
-from streamvla.trace.events import FaultInjected, Sent
+from streamvla.trace.events import Sent
 
-_PANEL, _PLOT = 132, 78
 _BINS = 40
 
 
@@ -41,60 +43,44 @@ def halt_histogram_svg(runs: Sequence[tuple[str, Sequence[float]]]) -> str:
     edges = np.linspace(0, scale.top, _BINS + 1)
     counts = [np.histogram(values, edges)[0] for _, values in runs]
     most = max((int(count.max()) for count in counts), default=0) or 1
-    body = time_axis(scale, _bands(len(runs)), "ms")
+    body = time_axis(scale, panel_bands(len(runs)), "ms")
     for number, ((label, values), count) in enumerate(zip(runs, counts, strict=True)):
-        top = _PANEL * number
+        top = PANEL * number
         body += [
             text(LEFT, top + 30, label, "name"),
             text(RIGHT, top + 30, _total(values), anchor="end"),
-            *_count_axis(str(most), top + _PANEL, "halts"),
+            *count_axis(str(most), top + PANEL, "halts"),
         ]
         for low, high, times in zip(edges, edges[1:], count, strict=False):
             if times:
-                height = _PLOT * times / most
+                height = PLOT * times / most
                 title = f"{low:.0f}–{high:.0f} ms: {times} halts"
-                y = top + _PANEL - height
+                y = top + PANEL - height
                 body.append(rect(scale(low), scale(high), y, height, "halt", title, gap=1.5))
     label = "Histogram of halts. " + " ".join(f"{name}: {_total(v)}." for name, v in runs)
-    return document("halts", _PANEL * len(runs) + 24, label, body)
+    return document("halts", PANEL * len(runs) + 24, label, body)
 
 
-def buffer_depth_svg(runs: Sequence[TimelineRun], window_ns: int) -> str:
-    """Actions in the buffer behind each command, over the first `window_ns` of each run."""
+def buffer_depth_svg(runs: Sequence[TimelineRun], window_ns: int, name: str = "depth") -> str:
+    """Actions in the buffer behind each command, over the first `window_ns` of each run.
+
+    Args:
+        name: see `svg.document`.
+    """
     scale = Scale(window_ns / NS_PER_S)
     curves = [_depths(run, window_ns) for run in runs]
     most = max((depth for curve in curves for _, depth in curve), default=0) or 1
-    body = time_axis(scale, _bands(len(runs)), "s")
+    body = time_axis(scale, panel_bands(len(runs)), "s")
     for number, (run, curve) in enumerate(zip(runs, curves, strict=True)):
-        base = _PANEL * (number + 1)
-        body += [text(LEFT, base - _PANEL + 30, run.label, "name")]
-        body += _count_axis(str(most), base, "actions")
-        body += _step_curve(curve, scale, base, _PLOT / most)
+        base = PANEL * (number + 1)
+        body += [text(LEFT, base - PANEL + 30, run.label, "name")]
+        body += count_axis(str(most), base, "actions")
+        body += step_curve(curve, scale, base, PLOT / most)
     deepest = " ".join(
         f"{run.label}: at most {max((d for _, d in curve), default=0)}."
         for run, curve in zip(runs, curves, strict=True)
     )
-    return document("depth", _PANEL * len(runs) + 24, f"Buffer depth over time. {deepest}", body)
-
-
-def speed_svg(runs: Sequence[tuple[TimelineRun, ActionSpace]]) -> str:
-    """The commanded speed of each run over its whole length, injected faults shaded.
-
-    Speed: the length of the commanded step over the motion dimensions, action units per period.
-    """
-    longest_ns = max((run.duration_ns for run, _ in runs), default=0) or NS_PER_S
-    scale = Scale(longest_ns / NS_PER_S)
-    curves = [_speeds(run, space) for run, space in runs]
-    fastest = max((speed for curve in curves for _, speed in curve), default=0.0) or 1.0
-    body = time_axis(scale, _bands(len(runs)), "s")
-    for number, ((run, _), curve) in enumerate(zip(runs, curves, strict=True)):
-        base = _PANEL * (number + 1)
-        body += [text(LEFT, base - _PANEL + 30, run.label, "name")]
-        body += _fault_bands(run, scale, base)
-        body += _count_axis(f"{fastest:.2g}", base, "speed")
-        body += _step_curve(curve, scale, base, _PLOT / fastest)
-    label = "Commanded speed over time. " + " ".join(f"{run.label}." for run, _ in runs)
-    return document("speed", _PANEL * len(runs) + 24, label, body)
+    return document(name, PANEL * len(runs) + 24, f"Buffer depth over time. {deepest}", body)
 
 
 @dataclass(frozen=True)
@@ -276,37 +262,6 @@ def _cell_mark(point: GridPoint, x: float, height: Scale, floor: float) -> list[
     ]
 
 
-def _speeds(run: TimelineRun, space: ActionSpace) -> list[tuple[float, float]]:
-    """(seconds since the start, length of the commanded step) at every command."""
-    dims = motion_dims(space)
-    delta = space.is_delta()[dims]
-    points, before = [], None
-    for event in run.events:
-        if isinstance(event, Sent):
-            values = np.asarray(event.values)[dims]
-            step = np.where(delta, values, 0.0 if before is None else values - before)
-            before = values
-            seconds = (event.t_ns - run.begin_ns) / NS_PER_S
-            points.append((seconds, float(np.linalg.norm(step))))
-    return points
-
-
-def _fault_bands(run: TimelineRun, scale: Scale, base: float) -> list[str]:
-    parts = []
-    for event in run.events:
-        if isinstance(event, FaultInjected):
-            start_ns = event.t_ns - run.begin_ns
-            end_ns = min(max(event.until_ns - run.begin_ns, start_ns), run.duration_ns)
-            left, right = (scale(edge / NS_PER_S) for edge in (start_ns, end_ns))
-            parts.append(rect(left, right, base - _PLOT, _PLOT, "hatch", event.kind))
-            parts.append(text(left, base - _PLOT - 4, event.kind, "halt-text"))
-    return parts
-
-
-def _bands(panels: int) -> list[tuple[float, float]]:
-    return [(_PANEL * (i + 1) - _PLOT - 8, _PANEL * (i + 1)) for i in range(panels)]
-
-
 def _depths(run: TimelineRun, window_ns: int) -> list[tuple[float, int]]:
     """(seconds since the start, actions left in the buffer) at every command in the window."""
     points = [
@@ -317,30 +272,6 @@ def _depths(run: TimelineRun, window_ns: int) -> list[tuple[float, int]]:
     if points:
         points.append((min(window_ns, run.duration_ns) / NS_PER_S, points[-1][1]))
     return points
-
-
-def _step_curve(
-    curve: Sequence[tuple[float, float]], scale: Scale, base: float, unit: float
-) -> list[str]:
-    if not curve:
-        return [text((LEFT + RIGHT) / 2, base - 30, "no command was sent", anchor="middle")]
-    path, previous = f"M{scale(curve[0][0]):.2f} {base:g}", 0.0
-    for seconds, value in curve:
-        x = scale(seconds)
-        path += f"L{x:.2f} {base - unit * previous:.2f}L{x:.2f} {base - unit * value:.2f}"
-        previous = value
-    area = f"{path}L{scale(curve[-1][0]):.2f} {base:g}Z"
-    return [f'<path d="{area}" class="sv-area"/>', f'<path d="{path}" class="sv-line"/>']
-
-
-def _count_axis(most: str, base: float, unit: str) -> list[str]:
-    """A base line with 0, and the largest value at the panel's top."""
-    return [
-        line(LEFT, base, RIGHT, base, "grid"),
-        text(LEFT - 12, base - 1, "0", anchor="end"),
-        text(LEFT - 12, base - _PLOT + 9, most, anchor="end"),
-        text(LEFT - 12, base - _PLOT / 2 + 4, unit, anchor="end"),
-    ]
 
 
 def _total(values: Sequence[float]) -> str:

@@ -69,3 +69,28 @@
   }
   show();
 })();
+
+// Shows one episode's pictures at a time.
+(() => {
+  const section = document.querySelector("[data-episodes]");
+  const choice = section && section.querySelector("[data-choice]");
+  if (!choice) return;
+  const panels = [...section.querySelectorAll("[data-panel]")];
+  const [previous, next] = ["previous", "next"].map((name) => section.querySelector(`[data-${name}]`));
+
+  function show() {
+    for (const panel of panels) panel.hidden = panel.dataset.panel !== choice.value;
+    previous.disabled = choice.selectedIndex === 0;
+    next.disabled = choice.selectedIndex === choice.options.length - 1;
+  }
+
+  function step(by) {
+    choice.selectedIndex += by;
+    show();
+  }
+
+  previous.addEventListener("click", () => step(-1));
+  next.addEventListener("click", () => step(1));
+  choice.addEventListener("change", show);
+  show();
+})();

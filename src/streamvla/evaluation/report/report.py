@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from importlib.resources import files
 from itertools import zip_longest
@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.clock import NS_PER_MS, wall_date
+from streamvla.core.clock import NS_PER_MS, NS_PER_S, wall_date
 from streamvla.core.errors import ConfigError
-from streamvla.evaluation.report.charts import buffer_depth_svg, halt_histogram_svg, speed_svg
-from streamvla.evaluation.report.timeline import (
-    TimelineRun,
-    default_window_ns,
-    overview_svg,
-    timeline_svg,
+from streamvla.evaluation.report.charts import halt_histogram_svg
+from streamvla.evaluation.report.episodes import EpisodeRuns, episodes_html, picture
+from streamvla.evaluation.report.timeline import TimelineRun
+from streamvla.evaluation.report.timing_charts import (
+    age_histogram_svg,
+    ages_ms,
+    lateness_ms,
+    lateness_svg,
 )
 from streamvla.evaluation.results import machine_words
-from streamvla.trace import Failed, Trace
+from streamvla.trace import Failed, RecordingLost, TicksSkipped, Trace
 from streamvla.trace.spans import Pacing
 
 NONE = "–"
@@ -38,7 +40,7 @@ class ReportRun:
         metrics: `evaluation.metrics.aggregate` over them.
         pacing, period_ns: as driven.
         videos: one mp4 per episode, as far as recorded.
-        space: of the robot; with it the report can draw how fast the robot was told to go.
+        space: of the robot; with it the report can draw how the robot was told to move.
     """
 
     label: str
@@ -48,6 +50,11 @@ class ReportRun:
     period_ns: int
     videos: Sequence[Path] = ()
     space: ActionSpace | None = None
+
+    @property
+    def has_task(self) -> bool:
+        """Whether the robot had anything to reach, by the traces; without, nothing is solved."""
+        return all(trace.header.get("has_task", True) for trace in self.episodes)
 
     def timelines(self) -> list[TimelineRun]:
         return [
@@ -99,9 +106,10 @@ def report_html(runs: Sequence[ReportRun], context: ReportContext) -> str:
         _failures(runs),
         _table(runs, baseline),
         _videos(runs),
-        _timelines(runs),
-        _governor(runs),
+        episodes_html(_episodes(runs)),
         _charts(runs),
+        _governor(runs),
+        _gaps(runs),
         _settings(context),
         _definitions(),
     ]
@@ -163,9 +171,15 @@ def _details(run: ReportRun) -> str:
     figures = run.metrics
     halt, pace = figures["halt_ms_per_observation"], figures["t_action_ms"]
     words = f"waiting {_number(halt)} ms per observation, an action every {_number(pace)} ms"
-    if figures["success"] is not None:
-        words += f", {figures['successes']} of {figures['judged']} episodes solved"
+    if not run.has_task:
+        words += ", no task"
+    elif figures["success"] is not None:
+        words += f", {figures['successes']} of {_episodes_word(figures['judged'])} solved"
     return f"{_capital(run.label)}: {words}."
+
+
+def _episodes_word(count: int) -> str:
+    return "1 episode" if count == 1 else f"{count} episodes"
 
 
 def _times(old: float, new: float, better: str, worse: str) -> tuple[str, bool]:
@@ -235,7 +249,7 @@ def _row(run: ReportRun, baseline: ReportRun) -> str:
     age = figures["action_age_ms"]
     acted = figures["actions"] > 1
     cells = [
-        _success(figures),
+        _success(figures) if run.has_task else "<small>no task</small>",
         _compared(figures["t_action_ms"], old["t_action_ms"], "faster", "slower", is_baseline),
         _compared(
             figures["halt_ms_per_observation"],
@@ -333,16 +347,19 @@ def _figure(label: str, path: Path | None, number: int) -> str:
     return f"<figure>{caption}{video}</figure>"
 
 
-def _timelines(runs: Sequence[ReportRun]) -> str:
-    first = _first_episodes(runs)
-    return (
-        "<section><h2>Timeline</h2><p>The beginning of the first episode. Bars: what the "
-        "accelerator and the robot did; pale and full green alternate from one generation to the "
-        "next; hatched: the robot had no action to carry out. Point at a bar for its times.</p>"
-        f'<div class="picture" tabindex="0" role="group">{timeline_svg(first)}</div>'
-        "<h3>The whole episode</h3>"
-        f'<div class="picture" tabindex="0" role="group">{overview_svg(first)}</div></section>'
-    )
+def _episodes(runs: Sequence[ReportRun]) -> list[EpisodeRuns]:
+    """Every episode with the traces that each run has of it; an empty one where nothing was run."""
+    spaces = [run.space for run in runs]
+    empty = [TimelineRun(run.label, [], run.period_ns, run.pacing) for run in runs]
+    found = []
+    for number, traces in enumerate(zip_longest(*(run.episodes for run in runs))):
+        header = next((trace.header for trace in traces if trace is not None), {})
+        lines = [
+            line if trace is None else replace(line, events=trace.events)
+            for line, trace in zip(empty, traces, strict=True)
+        ]
+        found.append(EpisodeRuns(number, header, lines, spaces))
+    return found or [EpisodeRuns(0, {}, empty, spaces)]
 
 
 def _governor(runs: Sequence[ReportRun]) -> str:
@@ -356,13 +373,39 @@ def _governor(runs: Sequence[ReportRun]) -> str:
         f"frozen cameras: {run.metrics['frozen_cameras']}</dd>"
         for run in runs
     )
-    pairs = zip(_first_episodes(runs), runs, strict=True)
-    drawn = [(line, run.space) for line, run in pairs if run.space is not None]
-    picture = f'<div class="picture" tabindex="0" role="group">{speed_svg(drawn)}</div>'
     return (
         "<section><h2>Governor</h2><p>Control ticks on which the governor stepped in, by rung of "
-        "its ladder, over all episodes. Below, the commanded speed in the first episode; hatched: "
-        f"a fault was put in on purpose.</p><dl>{rows}</dl>{picture if drawn else ''}</section>"
+        f"its ladder, over all episodes.</p><dl>{rows}</dl></section>"
+    )
+
+
+_MOST_GAPS = 20
+
+
+def _gaps(runs: Sequence[ReportRun]) -> str:
+    """Control ticks that nobody served and events that were lost; empty where there were none."""
+    items = []
+    for run in runs:
+        for number, line in enumerate(run.timelines(), start=1):
+            for event in line.events:
+                match event:
+                    case TicksSkipped(t_ns, _, ticks, cause):
+                        noun = "control tick" if ticks == 1 else "control ticks"
+                        what = f"{ticks} {noun} skipped: {cause}"
+                    case RecordingLost(t_ns, lost, cause):
+                        what = f"{lost} events not recorded: {cause}"
+                    case _:
+                        continue
+                seconds = (t_ns - line.begin_ns) / NS_PER_S
+                items.append(f"{run.label}, episode {number}, {seconds:.2f} s: {what}")
+    if not items:
+        return ""
+    more = len(items) - _MOST_GAPS
+    rows = "".join(f"<li>{escape(item)}</li>" for item in items[:_MOST_GAPS])
+    rows += f"<li>and {more} more</li>" if more > 0 else ""
+    return (
+        "<section><h2>Gaps</h2><p>Control ticks on which no command left, and events that are "
+        f"missing in the traces.</p><ul>{rows}</ul></section>"
     )
 
 
@@ -375,23 +418,31 @@ def _charts(runs: Sequence[ReportRun]) -> str:
         (run.label, [h.duration_ns / NS_PER_MS for line in run.timelines() for h in line.halts()])
         for run in runs
     ]
-    first = _first_episodes(runs)
-    depth = buffer_depth_svg(first, default_window_ns(first))
+    ages = [(run.label, [age for t in run.episodes for age in ages_ms(t.events)]) for run in runs]
     return (
         "<section><h2>Halts</h2><p>How long the robot waited, and how often, over all episodes.</p>"
-        f'<div class="picture" tabindex="0" role="group">{halt_histogram_svg(lengths)}</div>'
-        "</section><section><h2>Buffer depth</h2><p>Actions waiting behind the one just sent, "
-        "in the first episode. A streaming policy keeps few: what waits grows old.</p>"
-        f'<div class="picture" tabindex="0" role="group">{depth}</div></section>'
+        f"{picture(halt_histogram_svg(lengths))}</section>"
+        "<section><h2>Age of actions</h2><p>From capturing an observation to sending an action "
+        "made from it, over all episodes: how long ago the robot saw what it acts on. Dashed: the "
+        f"median.</p>{picture(age_histogram_svg(ages))}</section>{_lateness(runs)}"
     )
 
 
-def _first_episodes(runs: Sequence[ReportRun]) -> list[TimelineRun]:
-    """The first episode of each run; an empty one where nothing was run."""
-    return [
-        next(iter(run.timelines()), TimelineRun(run.label, [], run.period_ns, run.pacing))
-        for run in runs
+def _lateness(runs: Sequence[ReportRun]) -> str:
+    """How late commands left after their ticks; empty where there are no ticks."""
+    on_grid = [run for run in runs if run.pacing == "grid"]
+    late = [
+        (run.label, [x for t in run.episodes for x in lateness_ms(t.events)]) for run in on_grid
     ]
+    if not any(values for _, values in late):
+        return ""
+    head = "<section><h2>Lateness of commands</h2>"
+    if all(value == 0 for _, values in late for value in values):
+        return f"{head}<p>Every command left exactly on its tick: time was simulated.</p></section>"
+    return (
+        f"{head}<p>From a control tick to the command leaving: the share of ticks, over all "
+        f"episodes, that were at most so late.</p>{picture(lateness_svg(late))}</section>"
+    )
 
 
 # --- the small print -----------------------------------------------------------------------------

@@ -10,14 +10,18 @@ from html import escape
 WIDTH = 1000.0
 LEFT = 92.0
 RIGHT = 984.0
+PANEL, PLOT = 132, 78
+"""Height of a panel of a chart, and of the plot at its foot."""
+CURVES = 6
+"""Kinds of curve, told apart by colour and dashes: "c0" to "c5"."""
 
 STYLE = """
 .sv{--sv-paper:#ffffff;--sv-ink:#1c2430;--sv-soft:#5b6675;--sv-track:#eef1f5;--sv-grid:#dce2e9;--sv-observe:#0072b2;
---sv-generate:#e69f00;--sv-execute:#009e73;--sv-halt:#d55e00;--sv-hatch:#fbe3d3;
+--sv-generate:#e69f00;--sv-execute:#009e73;--sv-halt:#d55e00;--sv-hatch:#fbe3d3;--sv-violet:#9b4f96;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
 @media (prefers-color-scheme:dark){.sv{--sv-paper:#151b23;--sv-ink:#e7ebf0;--sv-soft:#9aa6b4;
 --sv-track:#202935;--sv-grid:#313c4a;--sv-observe:#4aa8e0;--sv-generate:#e9ab1f;--sv-execute:#22b58a;
---sv-halt:#ff8340;--sv-hatch:#43281a}}
+--sv-halt:#ff8340;--sv-hatch:#43281a;--sv-violet:#d59ad0}}
 .sv text{font-size:13px;fill:var(--sv-soft);font-variant-numeric:tabular-nums}
 .sv .sv-name{font-size:15px;font-weight:600;fill:var(--sv-ink)}
 .sv .sv-halt-text{font-size:12px;font-weight:600;fill:var(--sv-halt)}
@@ -30,6 +34,17 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-seri
 .sv .sv-startup{fill:none;stroke:var(--sv-soft);stroke-dasharray:3 3}
 .sv .sv-line{fill:none;stroke:var(--sv-generate);stroke-width:2}
 .sv .sv-area{fill:var(--sv-generate);opacity:.2}.sv .sv-end{stroke:var(--sv-soft);stroke-width:2}
+.sv .sv-pale{fill:var(--sv-hatch)}
+.sv .sv-mark-ink{fill:var(--sv-ink)}
+.sv .sv-bar{fill:var(--sv-observe)}.sv .sv-rest{fill:var(--sv-soft);opacity:.45}
+.sv .sv-seam{stroke:var(--sv-soft);stroke-width:1;stroke-dasharray:2 3}
+.sv .sv-pointer{stroke:var(--sv-ink);stroke-width:1.5;stroke-dasharray:5 3}
+.sv .sv-curve{fill:none;stroke-width:2;stroke-linejoin:round}
+.sv .sv-c0{stroke:var(--sv-observe)}.sv .sv-c1{stroke:var(--sv-halt);stroke-dasharray:9 3}
+.sv .sv-c2{stroke:var(--sv-execute);stroke-dasharray:4 3}
+.sv .sv-c3{stroke:var(--sv-violet);stroke-dasharray:9 3 2 3}
+.sv .sv-c4{stroke:var(--sv-generate);stroke-dasharray:2 2}
+.sv .sv-c5{stroke:var(--sv-soft);stroke-dasharray:12 4 4 4}
 """.replace("\n", "")
 
 _HATCH = (
@@ -123,3 +138,48 @@ def time_axis(scale: Scale, bands: Sequence[tuple[float, float]], unit: str) -> 
         parts.append(text(x, foot + 17, f"{tick:g}", anchor="middle"))
     parts.append(text(LEFT - 12, foot + 17, unit, anchor="end"))
     return parts
+
+
+def panel_bands(panels: int) -> list[tuple[float, float]]:
+    """(top, bottom) of the plot of every panel, one below the other."""
+    return [(PANEL * (i + 1) - PLOT - 8, PANEL * (i + 1)) for i in range(panels)]
+
+
+def count_axis(most: str, base: float, unit: str) -> list[str]:
+    """A base line with 0, and the largest value at the panel's top."""
+    return [
+        line(LEFT, base, RIGHT, base, "grid"),
+        text(LEFT - 12, base - 1, "0", anchor="end"),
+        text(LEFT - 12, base - PLOT + 9, most, anchor="end"),
+        text(LEFT - 12, base - PLOT / 2 + 4, unit, anchor="end"),
+    ]
+
+
+def curve(points: Sequence[tuple[float, float]], number: int) -> str:
+    """A line through points in picture units, of kind `number`."""
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return f'<path d="{path}" class="sv-curve sv-c{number % CURVES}"/>'
+
+
+def curve_legend(names: Sequence[str], y: float) -> list[str]:
+    """A short piece of every curve with its name, from left to right."""
+    parts, x = [], LEFT
+    for number, name in enumerate(names):
+        parts += [curve([(x, y - 4), (x + 30, y - 4)], number), text(x + 36, y, name)]
+        x += 58 + 7 * len(name)
+    return parts
+
+
+def step_curve(
+    points: Sequence[tuple[float, float]], scale: Scale, base: float, unit: float
+) -> list[str]:
+    """Steps with the area under them; `unit`: picture units of a value of 1."""
+    if not points:
+        return [text((LEFT + RIGHT) / 2, base - 30, "no command was sent", anchor="middle")]
+    path, previous = f"M{scale(points[0][0]):.2f} {base:g}", 0.0
+    for seconds, value in points:
+        x = scale(seconds)
+        path += f"L{x:.2f} {base - unit * previous:.2f}L{x:.2f} {base - unit * value:.2f}"
+        previous = value
+    area = f"{path}L{scale(points[-1][0]):.2f} {base:g}Z"
+    return [f'<path d="{area}" class="sv-area"/>', f'<path d="{path}" class="sv-line"/>']

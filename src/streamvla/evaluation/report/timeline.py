@@ -18,7 +18,7 @@ from streamvla.evaluation.report.svg import (
     text,
     time_axis,
 )
-from streamvla.trace.events import Ended, ObserveRequested, Sent, TraceEvent
+from streamvla.trace.events import Ended, ObserveRequested, Sent, Stopping, TraceEvent
 from streamvla.trace.spans import (
     Halt,
     Pacing,
@@ -55,6 +55,12 @@ class TimelineRun:
     def duration_ns(self) -> int:
         return self.events[-1].t_ns - self.begin_ns if self.events else 0
 
+    @property
+    def over_ns(self) -> int:
+        """When the episode was over; what follows brings the robot to rest."""
+        over = next((e.t_ns for e in self.events if isinstance(e, Stopping)), None)
+        return self.begin_ns + self.duration_ns if over is None else over
+
     def halts(self) -> list[Halt]:
         return halts(self.events, self.period_ns, self.pacing)
 
@@ -65,7 +71,9 @@ class TimelineRun:
         return first.t_ns if first else self.begin_ns + self.duration_ns
 
 
-def timeline_svg(runs: Sequence[TimelineRun], window_ns: int | None = None) -> str:
+def timeline_svg(
+    runs: Sequence[TimelineRun], window_ns: int | None = None, name: str = "timeline"
+) -> str:
     """The first moments of each run on one time axis, one lane per stage.
 
         synchronous   observe  ███            ███
@@ -73,6 +81,7 @@ def timeline_svg(runs: Sequence[TimelineRun], window_ns: int | None = None) -> s
                       execute         ████////////////████        / halt
     Args:
         window_ns: how much to show; by default three observation cycles of the slowest run.
+        name: see `svg.document`.
 
     Returns:
         A self-contained SVG document: no script, light and dark.
@@ -81,16 +90,20 @@ def timeline_svg(runs: Sequence[TimelineRun], window_ns: int | None = None) -> s
     scale = Scale(window_ns / NS_PER_S)
     tops = [34 + number * _PANEL for number in range(len(runs))]
     bands = [(top + 24, top + _PANEL - 16) for top in tops]
-    body = [*_legend(), *time_axis(scale, bands, "s")]
+    body = [*_legend(runs), *time_axis(scale, bands, "s")]
     for run, top in zip(runs, tops, strict=True):
         body += _panel(run, scale, window_ns, top)
     label = f"Timeline of the first {window_ns / NS_PER_S:.2g} seconds. "
     summary = " ".join(_summary(run, window_ns) for run in runs)
-    return document("timeline", 42 + _PANEL * len(runs), label + summary, body)
+    return document(name, 42 + _PANEL * len(runs), label + summary, body)
 
 
-def overview_svg(runs: Sequence[TimelineRun]) -> str:
-    """Each whole episode as one strip: moving, or halted; on one time axis."""
+def overview_svg(runs: Sequence[TimelineRun], name: str = "overview") -> str:
+    """Each whole episode as one strip: moving, or halted; on one time axis.
+
+    Args:
+        name: see `svg.document`.
+    """
     longest_ns = max((run.duration_ns for run in runs), default=0) or NS_PER_S
     scale = Scale(longest_ns / NS_PER_S)
     tops = [number * _STRIP for number in range(len(runs))]
@@ -98,7 +111,7 @@ def overview_svg(runs: Sequence[TimelineRun]) -> str:
     for run, top in zip(runs, tops, strict=True):
         body += _strip(run, scale, longest_ns, top)
     summary = " ".join(_summary(run, run.duration_ns) for run in runs)
-    return document("overview", 22 + _STRIP * len(runs), f"Whole episodes. {summary}", body)
+    return document(name, 22 + _STRIP * len(runs), f"Whole episodes. {summary}", body)
 
 
 def default_window_ns(runs: Sequence[TimelineRun]) -> int:
@@ -111,10 +124,14 @@ def default_window_ns(runs: Sequence[TimelineRun]) -> int:
     return min(max(ends), _LONGEST_WINDOW_NS) or NS_PER_S
 
 
-def _legend() -> list[str]:
+def _legend(runs: Sequence[TimelineRun]) -> list[str]:
+    made = [span.last > span.index for run in runs for span in generate_spans(run.events)]
+    step = "one pass = one chunk of actions" if any(made) else "one flow step = one action"
+    if any(made) and not all(made):
+        step = "one pass of the model"
     entries = [
         ("observe", "observe: images → context"),
-        ("generate", "generate: one flow step = one action"),
+        ("generate", f"generate: {step}"),
         ("execute", "execute: the robot moves"),
         ("hatch", "halt: the robot waits"),
     ]
@@ -193,7 +210,7 @@ class _Pen:
             executing += f", merged from {len(span.parents)}"
         what = {
             "observe": f"observation {span.observation}",
-            "generate": f"generation {span.generation}, action {span.index}",
+            "generate": f"generation {span.generation}, action {span.actions}",
         }.get(span.source, executing)
         start, end = (
             (edge - self.run.begin_ns) / NS_PER_MS for edge in (span.start_ns, span.end_ns)
@@ -245,7 +262,8 @@ def _joined(spans: Iterable[Span], slack_ns: int = NS_PER_MS) -> list[tuple[int,
 def _ending(run: TimelineRun) -> str:
     ended = next((e for e in reversed(run.events) if isinstance(e, Ended)), None)
     reason = _REASONS.get(ended.reason, ended.reason) if ended else "cut off"
-    return f"{reason} at {run.duration_ns / NS_PER_S:.2f} s" if run.events else "no events"
+    took_s = (run.over_ns - run.begin_ns) / NS_PER_S
+    return f"{reason} at {took_s:.2f} s" if run.events else "no events"
 
 
 def _halted_ns(run: TimelineRun, window_ns: int) -> int:
@@ -255,7 +273,8 @@ def _halted_ns(run: TimelineRun, window_ns: int) -> int:
 
 def _halted_words(run: TimelineRun, window_ns: int) -> str:
     """How much of the time from its first action to the window's end the robot stood still."""
-    moving_ns = min(window_ns, run.duration_ns) - (run.startup_end_ns() - run.begin_ns)
+    window_ns = min(window_ns, run.over_ns - run.begin_ns)
+    moving_ns = window_ns - (run.startup_end_ns() - run.begin_ns)
     if moving_ns <= 0:
         return "never moved"
     return f"halted {100 * _halted_ns(run, window_ns) / moving_ns:.0f} % of the time"
