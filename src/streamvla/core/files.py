@@ -43,7 +43,7 @@ def replacing(path: Path) -> Generator[Path]:
     """
     with telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}{_SUFFIX}")
+        partial = beside(path)
         partial.unlink(missing_ok=True)  # a killed run's: its mode may be another
         partial.touch()
     try:
@@ -62,13 +62,30 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; after an error the file ends with its last whole line.
+
+    Raises:
+        FileError: as `replacing`.
+    """
+    left = memoryview(f"{line}\n".encode())
+    with telling(path), path.open("ab", buffering=0) as file:
+        whole = file.tell()
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(whole)
+            raise
+
+
 def require_writable(path: Path) -> None:
     """Raise `FileError` unless a file can be made there: before hours of work, not after."""
     with telling(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}{_SUFFIX}")
+        probe = beside(path)
         probe.touch()
         probe.unlink()
 
@@ -97,12 +114,21 @@ def reason(error: OSError) -> str:
     return f"{error.strerror or error}; {remedy}"
 
 
+def beside(path: Path) -> Path:
+    """Where a file is written before it takes its place.
+
+    >>> beside(Path("out/run.jsonl"))
+    PosixPath('out/.run.jsonl.partial')
+    """
+    return path.with_name(f".{path.name}{_SUFFIX}")
+
+
 def final_name(path: Path) -> Path:
-    """Of a path that `replacing` gave, the one it will become; any other path itself.
+    """Inverse of `beside`; any other path is returned as it is.
 
     >>> final_name(Path("out/.run.jsonl.partial"))
     PosixPath('out/run.jsonl')
     """
     name = path.name
-    beside = name.startswith(".") and name.endswith(_SUFFIX)
-    return path.with_name(name[1 : -len(_SUFFIX)]) if beside else path
+    partial = name.startswith(".") and name.endswith(_SUFFIX)
+    return path.with_name(name[1 : -len(_SUFFIX)]) if partial else path

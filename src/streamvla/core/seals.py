@@ -17,7 +17,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 KEY = "streamvla"
 """Of the metadata of a safetensors file: all that is ours, as one JSON string."""
@@ -123,9 +123,10 @@ def open_json(text: bytes) -> tuple[dict[str, Any], bool]:
     found = _JSON_SEAL.search(text)
     if found is not None and found[1] != b"%08x" % zlib.crc32(text[: found.start()]):
         raise ValueError("its checksum is wrong")
-    fields = json.loads(text)
-    if not isinstance(fields, dict):
-        raise ValueError(f"expected a JSON object, got {type(fields).__name__}")
+    loaded: object = json.loads(text)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"expected a JSON object, got {type(loaded).__name__}")
+    fields = cast("dict[str, Any]", loaded)
     return {name: value for name, value in fields.items() if name != "crc32"}, found is not None
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError
+from streamvla.core.files import require_writable
 from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
 from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
@@ -163,6 +164,8 @@ def collect(
     started_ns = clock.now_ns()
     _claim_directory(config)
     missing = [shard for shard in _shards(config) if not _is_done(shard)]
+    for shard in missing[:1]:
+        require_writable(shard.path)
     total = config.shards_per_task * len(config.tasks)
     state = CollectProgress(shards_done=total - len(missing), shards_total=total)
     runs = _run(missing, config.workers or os.cpu_count() or 1)
