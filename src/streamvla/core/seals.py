@@ -27,7 +27,7 @@ _MARKS = ("crc32", "sealed")
 """Two, so that a flipped byte in one of them cannot make a file look like one without checksum."""
 _SEAL = re.compile(rb'"streamvla":"\{\\"crc32\\": \\"([0-9a-f]{8})\\", \\"sealed\\": true[,}]')
 _CHUNK = 1 << 20
-_CODE = re.compile(r"code: (\d+)")
+_CODE = re.compile(r"(?:code:|os error) (\d+)")
 
 _JSON_SEAL = re.compile(rb',\n  "crc32": "([0-9a-f]{8})"\n\}\n\Z')
 

@@ -130,13 +130,13 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
 
 
 def _encoder_error(path: Path, code: int, complaint: str) -> FileError | ConfigError:
-    """One line: the last of what ffmpeg said, or the signal that ended it."""
+    """One line: what ffmpeg said, or how it ended."""
     if -code == signal.SIGXFSZ or os.strerror(errno.ENOSPC) in complaint:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return FileError(f"cannot write {path}: {reason(full)}")
-    said = complaint.strip().splitlines() or [f"it ended with code {code}"]
+    said = "; ".join(complaint.split("\n")).strip("; ") or f"it ended with code {code}"
     return ConfigError(
-        f"cannot write video {path}: ffmpeg failed: {said[-1]}; leave videos out (--videos 0)"
+        f"cannot write video {path}: ffmpeg failed: {said}; leave videos out (--videos 0)"
     )
 
 
