@@ -103,6 +103,48 @@ def test_other_settings_do_not_mix(small):
         collect(other)
 
 
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_shard_alone_is_made_anew(small, damage, caplog):
+    """A shard with a wrong byte, or cut short, is made again as it was; the others stay."""
+    collect(small)
+    before = shards(small)
+    path = shard_path(small.out, "reach", 1)
+    content = before[path.name]
+    path.write_bytes(content[:-9] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    untouched = shard_path(small.out, "reach", 0).stat().st_mtime_ns
+    assert collect(small).episodes == 1
+    assert shards(small) == before
+    assert shard_path(small.out, "reach", 0).stat().st_mtime_ns == untouched
+    assert "shard_00001.safetensors is damaged; it is made anew" in caplog.text
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_deleted_header_is_written_again(small):
+    """Without meta.json the same command writes it anew, and keeps the shards of its seed."""
+    collect(small)
+    header = (small.out / "meta.json").read_bytes()
+    (small.out / "meta.json").unlink()
+    assert collect(small).episodes == 0
+    assert (small.out / "meta.json").read_bytes() == header
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize("content", [None, b"notes of somebody"])
+def test_shards_of_another_run_are_not_taken_or_overwritten(small, content):
+    """Without meta.json, shards of another seed, or files that are none, are refused by name."""
+    collect(small)
+    (small.out / "meta.json").unlink()
+    path = shard_path(small.out, "reach", 0)
+    if content is not None:
+        path.write_bytes(content)
+    before = shards(small)
+    with pytest.raises(DatasetError, match=r"shard_00000.*no meta\.json.*another directory"):
+        collect(replace(small, seed=1 if content is None else 0))
+    assert shards(small) == before
+    assert not (small.out / "meta.json").exists()
+
+
 @pytest.mark.render
 def test_an_episode_goes_on_past_success(reach):
     """18 steps follow the first success, so that every useful frame has its targets."""

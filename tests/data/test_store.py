@@ -1,16 +1,20 @@
 """Demonstrations on disk: what is written is what is read, and what is broken is refused."""
 
 import json
+import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, DatasetError
 from streamvla.data.demonstrations import DatasetMeta, Episode
 from streamvla.data.store import (
+    is_whole,
     load_dataset,
     load_datasets,
     read_meta,
@@ -196,7 +200,7 @@ def test_another_schema_is_refused(directory):
     """A dataset of another schema version is refused with both versions and the file."""
     fields = json.loads((directory / "meta.json").read_text())
     (directory / "meta.json").write_text(json.dumps({**fields, "schema_version": 99}))
-    with pytest.raises(DatasetError, match=r"meta\.json: schema version 99, expected 1"):
+    with pytest.raises(DatasetError, match=r"meta\.json: schema version 99, expected 2"):
         load_dataset(directory)
 
 
@@ -265,3 +269,91 @@ def test_meta_survives_json(tmp_path):
     meta = replace(META, commit="abc", seed=5)
     write_meta(tmp_path, meta)
     assert read_meta(tmp_path) == meta
+
+
+def flipped(content: bytes, position: int, mask: int) -> bytes:
+    """One byte changed."""
+    at = position % len(content)
+    return content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :]
+
+
+flips = given(position=st.integers(0, 1 << 40), mask=st.integers(1, 255))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A dataset that some tests damage, and mend."""
+    directory = tmp_path_factory.mktemp("sound")
+    write_meta(directory, META)
+    for task, episodes in EPISODES.items():
+        told = [replace(each, instructions=("one", "two")) for each in episodes]
+        write_shard(shard_path(directory, task, 0), told, attempts=3)
+    return directory
+
+
+@pytest.mark.parametrize("in_header", [True, False])
+@flips
+def test_any_flipped_byte_of_a_shard_is_noticed(sound, in_header, position, mask):
+    """Wherever a byte of a shard differs, loading names the shard and how to make it anew, and
+    the other task's shard still loads."""
+    path = shard_path(sound, "reach", 0)
+    content = path.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    try:
+        path.write_bytes(flipped(content, position % length if in_header else position, mask))
+        assert not is_whole(path)
+        with pytest.raises(
+            DatasetError, match=r"reach/shard_00000.*run the same streamvla"
+        ) as said:
+            load_dataset(sound)
+        assert "\n" not in str(said.value)
+        assert len(load_dataset(sound, ["push"]).episodes) == 1
+    finally:
+        path.write_bytes(content)
+
+
+@flips
+def test_any_flipped_byte_of_a_header_is_noticed(sound, position, mask):
+    """Wherever a byte of meta.json differs, reading it names the file and what to do."""
+    path = sound / "meta.json"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(flipped(content, position, mask))
+        with pytest.raises(DatasetError, match=r"meta\.json: damaged.*Delete it and run"):
+            read_meta(sound)
+    finally:
+        path.write_bytes(content)
+
+
+def test_two_thousand_zeroed_bytes_are_noticed(directory):
+    """Images that lost a block of the disk are refused."""
+    path = shard_path(directory, "reach", 0)
+    content = bytearray(path.read_bytes())
+    content[-2500:-500] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"shard_00000.*checksum is wrong"):
+        load_dataset(directory)
+
+
+def test_a_dataset_of_before_checksums_loads_with_one_warning(directory, caplog):
+    """Header and shards without checksums load as before; the log says so once."""
+    fields = json.loads((directory / "meta.json").read_text())
+    del fields["crc32"]
+    (directory / "meta.json").write_text(json.dumps({**fields, "schema_version": 1}, indent=2))
+    rewrite(directory, lambda tensors: None)
+    said = {"instructions": json.dumps([["push it left"]])}
+    path = shard_path(directory, "push", 0)
+    save_file({name: np.array(tensor) for name, tensor in load_file(path).items()}, path, said)
+    with caplog.at_level(logging.WARNING, "streamvla"):
+        loaded = load_dataset(directory)
+        load_dataset(directory)
+    assert loaded.meta == META
+    assert loaded.episodes[-1].instructions == ("push it left",)
+    assert [record.message.count("without checksums") for record in caplog.records] == [1]
+
+
+def test_a_whole_dataset_is_read_without_a_warning(directory, caplog):
+    """What this version writes has its checksums."""
+    with caplog.at_level(logging.WARNING, "streamvla"):
+        load_dataset(directory)
+    assert not caplog.records

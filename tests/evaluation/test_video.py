@@ -63,8 +63,10 @@ def test_without_the_extra_the_error_names_it(
 def test_a_failing_encoder_says_why(tmp_path: Path) -> None:
     """What ffmpeg complains about reaches the user."""
     frames = [np.zeros((256, 256, 3), np.uint8)] * 50
-    with pytest.raises(ConfigError, match=r"ffmpeg failed: .*no-format"):
-        write_video(tmp_path / "episode.no-format", frames, fps=20)
+    with pytest.raises(ConfigError, match=r"ffmpeg failed: .*-1.*--videos 0") as said:
+        write_video(tmp_path / "episode.mp4", frames, fps=-1)
+    assert "\n" not in str(said.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_strip_tells_waiting_from_executing() -> None:

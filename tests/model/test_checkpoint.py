@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, SpecMismatchError
 from streamvla.core.interfaces import PolicySpec
 from streamvla.model.checkpoint import (
+    CHECKSUMS_NAME,
     SCHEMA_VERSION,
     Checkpoint,
     load_checkpoint,
@@ -21,6 +25,7 @@ from streamvla.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from streamvla.model.defaults import sha256_of
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.regression import RegressionConfig
@@ -179,3 +184,63 @@ def test_other_action_space(path):
     """A checkpoint for another action space is refused before anything moves."""
     with pytest.raises(SpecMismatchError, match="action space"):
         load_checkpoint(path, OTHER)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory) -> Path:
+    """A training state, small enough to damage often."""
+    path = tmp_path_factory.mktemp("state") / "training_state.safetensors"
+    header = {"schema_version": SCHEMA_VERSION, "step": 3, "recipe": {"lr": 1e-3}}
+    save_tensors(path, {"a": torch.arange(40.0), "b": torch.zeros(3)}, header)
+    return path
+
+
+@given(position=st.integers(0, 1 << 40), mask=st.integers(1, 255))
+def test_any_flipped_byte_is_noticed(state, position, mask):
+    """Wherever one byte of a file differs, header or tensors, loading refuses it by name."""
+    content = state.read_bytes()
+    at = position % len(content)
+    try:
+        state.write_bytes(content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :])
+        with pytest.raises(CheckpointError, match=r"training_state\.safetensors") as said:
+            load_tensors(state)
+        assert "\n" not in str(said.value)
+    finally:
+        state.write_bytes(content)
+
+
+def test_the_header_comes_back_as_it_was_given(state):
+    """The checksum is no field of the header."""
+    assert set(load_tensors(state)[0]) == {"schema_version", "step", "recipe"}
+
+
+def unsealed_file(path: Path, checkpoint: Checkpoint) -> Path:
+    """As it was written before there were checksums."""
+    save_checkpoint(path, checkpoint)
+    header, tensors = load_tensors(path)
+    save_file(tensors, path, metadata={"streamvla": json.dumps(header)})
+    return path
+
+
+def test_a_file_of_before_checksums_loads_with_one_warning(tmp_path, checkpoint, caplog):
+    """It loads as before, and the log says once that damage may go unnoticed."""
+    path = unsealed_file(tmp_path / "old.safetensors", checkpoint)
+    with caplog.at_level(logging.WARNING, "streamvla"):
+        load_checkpoint(path)
+        load_checkpoint(path)
+    assert [record.message.count("without a checksum") for record in caplog.records] == [1]
+
+
+def test_a_listed_checksum_is_compared(tmp_path, checkpoint, caplog):
+    """`checksums.json` beside an older file: no warning while it fits, an error when not."""
+    path = unsealed_file(tmp_path / "old.safetensors", checkpoint)
+    listed = {path.name: sha256_of(path)}
+    (tmp_path / CHECKSUMS_NAME).write_text(json.dumps(listed))
+    with caplog.at_level(logging.WARNING, "streamvla"):
+        load_checkpoint(path)
+    assert not caplog.records
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"old\.safetensors.*not the one in checksums\.json"):
+        load_checkpoint(path)

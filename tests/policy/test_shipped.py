@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,14 @@ import torch
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.checkpoint import Checkpoint, save_checkpoint, save_tensors
+from streamvla.model.checkpoint import CHECKSUMS_NAME, Checkpoint, save_checkpoint, save_tensors
+from streamvla.model.defaults import sha256_of
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.registry import Method
 from streamvla.model.normalisation import Normalisation
 from streamvla.policy import load_policy, resolve_checkpoint
+from streamvla.policy.shipped import SHIPPED
 from tests.model.tiny import TINY, tiny_model
 
 SPACE = ActionSpace(("x", "y", "grip"), ("delta", "delta", "absolute"), (-1.0,) * 3, (1.0,) * 3)
@@ -73,3 +77,32 @@ def test_what_is_not_clear_is_refused(folder):
         resolve_checkpoint(folder / "training_state.safetensors", "chunk-flow")
     with pytest.raises(ConfigError, match="did you mean 'chunk-flow'"):
         resolve_checkpoint(folder, "chunk-flo")
+
+
+def test_a_damaged_file_beside_it_costs_nothing(folder):
+    """The other policies of a folder are found; the damaged one is named when it may be meant."""
+    damaged = folder / "two.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    assert resolve_checkpoint(folder, "action-flow").name == "one.safetensors"
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: truncated or corrupt"):
+        resolve_checkpoint(folder, "chunk-flow")
+
+
+def test_a_damaged_method_is_damage(folder):
+    """A flipped byte in the name of the method is no other method."""
+    path = folder / "two.safetensors"
+    path.write_bytes(path.read_bytes().replace(b"chunk-flow", b"chunk-flov", 1))
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: truncated or corrupt"):
+        resolve_checkpoint(folder, "chunk-flow")
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: truncated or corrupt"):
+        resolve_checkpoint(path, "chunk-flow")
+
+
+def test_what_ships_is_listed_and_loads_without_a_warning(caplog):
+    """Every shipped file has its SHA-256 in `checksums.json`, and is read without a warning."""
+    shipped = sorted(SHIPPED.glob("*.safetensors"))
+    listed = json.loads((SHIPPED / CHECKSUMS_NAME).read_text())
+    assert listed == {path.name: sha256_of(path) for path in shipped}
+    with caplog.at_level(logging.WARNING, "streamvla"):
+        load_policy(resolve_checkpoint())
+    assert not caplog.records

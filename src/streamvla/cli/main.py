@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from streamvla.cli.trace import TraceCommand, trace
 from streamvla.cli.train import train_command
 from streamvla.cli.train_saliency import TrainSaliency, train_saliency_command
 from streamvla.core.errors import StreamVLAError
+from streamvla.core.files import reason
 from streamvla.runtime.drivers.signals import raised_as_interrupts
 from streamvla.studies.ablations import Ablations, run_ablations
 from streamvla.studies.early_grid import Grid, run_grid
@@ -79,6 +82,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         action = next(action for kind, action in _COMMANDS.values() if type(command) is kind)
         with raised_as_interrupts():
             action(command)
+        sys.stdout.flush()
     except StreamVLAError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -86,8 +90,32 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 128 + getattr(ending, "number", signal.SIGINT)
     except BrokenPipeError:
+        _leave_output()
         return 1
+    except OSError as error:
+        return _refused(error)
     return 0
+
+
+_OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENOENT)
+
+
+def _refused(error: OSError) -> int:
+    """One line for what the system refuses; whatever is not about a file is raised again."""
+    if error.filename is None and error.errno not in _OF_FILES:
+        raise error
+    about = "" if error.filename is None else f"{error.filename}: "
+    print(f"error: {about}{reason(error)}", file=sys.stderr)
+    _leave_output()
+    return 2
+
+
+def _leave_output() -> None:
+    """Once standard output takes no more, so that nothing is said of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
 
 def _spelled(arguments: list[str]) -> list[str]:

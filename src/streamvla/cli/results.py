@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamvla.core.errors import StreamVLAError, did_you_mean
+from streamvla.core.files import require_writable
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.results import Results as ResultsFile
 from streamvla.evaluation.results import check, documents, update, write_results
@@ -50,6 +51,7 @@ def results(command: Results) -> None:
     if command.make is not None:
         if command.make not in RECIPES:
             raise did_you_mean("results recipe", command.make, RECIPES)
+        require_writable(folder / f"{command.make}.json")
         print(write_results(folder, make(command.make, RECIPES[command.make])))
     pages = documents(command.root)
     if command.check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamvla.core.clock import NS_PER_S, ms_to_ns
-from streamvla.core.errors import ConfigError, StageFailedError
+from streamvla.core.errors import ConfigError, StageFailedError, StreamVLAError, TraceError
+from streamvla.core.files import require_writable
 from streamvla.core.interfaces import Policy, Robot, check_fit, picture_of
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
@@ -176,6 +177,7 @@ def run(command: Run) -> None:
         require_task(task)
     for name, mark in ((REPORT, MARK), (PERFETTO, PERFETTO_MARK)):
         require_ours(command.out / name, mark)
+        require_writable(command.out / name)  # now, not after the last episode
     policy = load_on_one_thread(source)
     for task in tasks:
         if not is_robot(task):
@@ -184,19 +186,36 @@ def run(command: Run) -> None:
     if unknown:
         print(f"The policy does not know, and leaves out: {', '.join(unknown)}.", file=sys.stderr)
     identity = identity_of(find_policy(source), policy.spec)
-    with closing(_driver(command, source, policy)) as driver:
-        session = _Session(command, policy, identity, driver, tasks)
-        session.claim()
-        try:
+    begun: _Session | None = None
+    try:
+        with closing(_driver(command, source, policy)) as driver:
+            session = _Session(command, policy, identity, driver, tasks)
+            session.claim()
+            begun = session
             session.run_all()
-        except KeyboardInterrupt:
-            print(
-                f"Interrupted: the robot was told to hold; traces are in {command.out}. "
-                "Add --resume to go on.",
-                file=sys.stderr,
-            )
-            raise
+    except (StreamVLAError, KeyboardInterrupt) as ending:
+        if begun is not None:
+            _report_early_end(begun, command, ending)
+        raise
     session.report()
+
+
+def _report_early_end(
+    session: _Session, command: Run, ending: StreamVLAError | KeyboardInterrupt
+) -> None:
+    """The report of the episodes there are, which is then wanted most; `ending` stays the error."""
+    reason = str(ending)
+    if isinstance(ending, KeyboardInterrupt):
+        reason = "interrupted"
+        print(
+            f"Interrupted: the robot was told to hold; traces are in {command.out}. "
+            "Add --resume to go on.",
+            file=sys.stderr,
+        )
+    try:
+        session.report_early_end(reason)
+    except (StreamVLAError, OSError) as error:
+        print(f"No report: {error}", file=sys.stderr)
 
 
 def _driver(command: Run, source: str, policy: Policy) -> Driver:
@@ -407,6 +426,13 @@ class _Session:
         ]
         write_video(path.with_suffix(".mp4"), frames, NS_PER_S / period_ns)
 
+    def report_early_end(self, reason: str) -> None:
+        """Report and Perfetto trace of the episodes whose traces can be read, if there are any."""
+        outcomes = [self._outcome(executor, readable=True) for executor in self._executors]
+        outcomes = [outcome for outcome in outcomes if outcome.traces]
+        if outcomes:
+            self._write_report(outcomes, _rows(outcomes), {"ended early": reason})
+
     def report(self) -> None:
         """Compute every figure from the traces; print them, write report and Perfetto trace."""
         outcomes = [self._outcome(executor) for executor in self._executors]
@@ -425,25 +451,33 @@ class _Session:
                 }
             )
 
-    def _outcome(self, executor: Executor) -> _Outcome:
-        space, period_ns = self._policy.action_space, self._profile.execute_ns
-        paths = [self._path(number, executor) for number in range(self._command.episodes)]
-        traces = [read_trace(path) for path in paths]
-        metrics = [
-            metrics_of(trace.events, period_ns, self._command.pacing, space) for trace in traces
-        ]
-        metrics = [
-            each if trace.header.get("has_task", True) else replace(each, success=None)
-            for each, trace in zip(metrics, traces, strict=True)
-        ]
-        films = [path.with_suffix(".mp4") for path in paths[: self._command.videos]]
+    def _outcome(self, executor: Executor, *, readable: bool = False) -> _Outcome:
+        """All episodes of a method, or those that have a readable trace with events."""
+        paths = {number: self._path(number, executor) for number in range(self._command.episodes)}
+        if readable:
+            paths = {number: path for number, path in paths.items() if _has_events(path)}
+        traces = {number: read_trace(path) for number, path in paths.items()}
+        metrics = {number: self._metrics_of(trace) for number, trace in traces.items()}
+        films = [paths[n].with_suffix(".mp4") for n in paths if n < self._command.videos]
         name = executor.label(self._policy.horizon)
-        return _Outcome(name, traces, metrics, [film for film in films if film.exists()])
+        return _Outcome(
+            name, list(traces.values()), metrics, [film for film in films if film.exists()]
+        )
+
+    def _metrics_of(self, trace: Trace) -> RunMetrics:
+        space, period_ns = self._policy.action_space, self._profile.execute_ns
+        metrics = metrics_of(trace.events, period_ns, self._command.pacing, space)
+        return metrics if trace.header.get("has_task", True) else replace(metrics, success=None)
 
     def _seeds(self) -> list[int]:
         return [self._command.seed + number for number in range(self._command.episodes)]
 
-    def _write_report(self, outcomes: list[_Outcome], rows: list[dict[str, Any]]) -> None:
+    def _write_report(
+        self,
+        outcomes: list[_Outcome],
+        rows: list[dict[str, Any]],
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         from streamvla.evaluation.report.report import ReportContext, ReportRun, write_report
         from streamvla.trace.perfetto import perfetto_run, write_perfetto
 
@@ -461,7 +495,7 @@ class _Session:
             commit=commit(),
             seeds=self._seeds(),
             machine=machine(),
-            settings={"tasks": ", ".join(self._tasks), "pacing": pacing},
+            settings={"tasks": ", ".join(self._tasks), "pacing": pacing, **(more or {})},
         )
         write_report(out / REPORT, runs, context)
         episodes = [
@@ -486,22 +520,42 @@ def _evenly(captures: Captures, period_ns: int) -> Captures:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """All episodes of one method."""
+    """The episodes of one method.
+
+    Attributes:
+        metrics: episode number → its figures; in the order of `traces`.
+    """
 
     name: str
     traces: list[Trace]
-    metrics: list[RunMetrics]
+    metrics: dict[int, RunMetrics]
     videos: list[Path]
 
 
+def _has_events(path: Path) -> bool:
+    try:
+        return bool(read_trace(path).events)
+    except TraceError:
+        return False
+
+
 def _rows(outcomes: list[_Outcome]) -> list[dict[str, Any]]:
-    """Figures of every method, with ratios and the paired difference of success to the first."""
-    rows = [{"run": outcome.name, **aggregate(outcome.metrics)} for outcome in outcomes]
-    reference = [bool(metrics.success) for metrics in outcomes[0].metrics]
+    """Figures of every method, with ratios and the paired difference of success to the first, over
+    the episodes that both have."""
+    rows = [
+        {"run": outcome.name, **aggregate(list(outcome.metrics.values()))} for outcome in outcomes
+    ]
+    reference = outcomes[0].metrics
     for row, outcome in zip(rows, outcomes, strict=True):
-        paired = compare_paired(reference, [bool(metrics.success) for metrics in outcome.metrics])
-        row["success_difference"] = paired.difference
-        row["success_difference_ci"] = [paired.low, paired.high]
+        both = [number for number in reference if number in outcome.metrics]
+        row["success_difference"] = row["success_difference_ci"] = None
+        if both:
+            paired = compare_paired(
+                [bool(reference[number].success) for number in both],
+                [bool(outcome.metrics[number].success) for number in both],
+            )
+            row["success_difference"] = paired.difference
+            row["success_difference_ci"] = [paired.low, paired.high]
         row["t_action_ratio"] = _ratio(rows[0]["t_action_ms"], row["t_action_ms"])
         row["halt_ratio"] = _ratio(
             rows[0]["halt_ms_per_observation"], row["halt_ms_per_observation"]

@@ -26,8 +26,9 @@ from streamvla.runtime.timing.latency import (
 from streamvla.studies.outputs import require_trace
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
-from streamvla.trace import FileTrace, TeeTrace, TraceSink
+from streamvla.trace import TeeTrace, TraceSink
 from streamvla.trace.spans import Pacing
+from streamvla.trace.store import whole_trace
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def simulate(command: Simulate) -> None:
     if command.trace is None:
         drive(command, profile, metrics)
     else:
-        with FileTrace(command.trace, _header(command)) as trace:
+        with whole_trace(command.trace, _header(command)) as trace:
             drive(command, profile, TeeTrace(metrics, trace))
     _report(command, profile, metrics.result())
 

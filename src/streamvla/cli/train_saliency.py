@@ -11,6 +11,7 @@ import tyro
 
 from streamvla.core.clock import NS_PER_MS, SystemClock
 from streamvla.core.errors import InterruptedRunError
+from streamvla.core.files import require_writable, write_text
 from streamvla.evaluation.report.charts import gate_svg
 from streamvla.studies.tables import print_json, print_table
 
@@ -78,6 +79,8 @@ def train_saliency_command(command: TrainSaliency) -> None:
 
     checkpoint = resolve_checkpoint(command.checkpoint)
     if command.test is not None:
+        if command.figure is not None:
+            require_writable(command.figure)
         found = examine_gate(checkpoint, command.test, command.device, command.tasks or None)
         figures = found.figures()
         _print_figures(figures)
@@ -166,8 +169,7 @@ def _write_figure(path: Path, found: Examination) -> None:
     svg = gate_svg(
         found.views, change, predicted, found.calibration.bound, found.calibration.threshold
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(svg, encoding="utf-8")
+    write_text(path, svg)
     print(f"Figure: {path}")
 
 

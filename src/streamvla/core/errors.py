@@ -35,6 +35,10 @@ class TraceError(StreamVLAError):
     """A trace file cannot be read."""
 
 
+class FileError(StreamVLAError):
+    """A file cannot be written or read: no room, no permission, something else in its place."""
+
+
 class RobotError(StreamVLAError):
     """A robot (or its simulator) cannot be started or driven."""
 

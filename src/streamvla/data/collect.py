@@ -1,7 +1,7 @@
 """Scripted experts → demonstrations: parallel, deterministic, resumable.
 
 Every shard depends only on (settings, task, shard index): killed anywhere, a second run makes
-just the missing shards, byte for byte what they would have been.
+just the shards that are missing or damaged, byte for byte what they would have been.
 
     reset ─ [displaced start] ─ expert + bursts of noise ─ success ─ 18 more steps ─ stop
 
@@ -10,6 +10,7 @@ With a policy, it drives until a random step, and the expert recovers (`data.pil
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ import numpy as np
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError
+from streamvla.core.files import require_writable
 from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
 from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
@@ -34,8 +36,10 @@ from streamvla.data.noise import ExecutionNoise, NoiseConfig
 from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import (
     META_NAME,
+    is_whole,
     read_meta,
     read_shard,
+    seeds_in,
     shard_path,
     write_meta,
     write_shard,
@@ -147,18 +151,21 @@ def collect(
     progress: Callable[[CollectProgress], None] = lambda _: None,
     clock: Clock | None = None,
 ) -> CollectProgress:
-    """Make every shard that is missing.
+    """Make every shard that is missing or damaged.
 
     With more than one worker, call it under `if __name__ == "__main__"`: processes are spawned.
 
     Raises:
         DatasetError: `out` holds a dataset of other settings, or an expert fails too often.
+        FileError: a file cannot be written.
         InterruptedRunError: Ctrl-C; the message says how to resume.
     """
     clock = clock or SystemClock()
     started_ns = clock.now_ns()
     _claim_directory(config)
-    missing = [shard for shard in _shards(config) if not shard.path.exists()]
+    missing = [shard for shard in _shards(config) if not _is_done(shard)]
+    for shard in missing[:1]:
+        require_writable(shard.path)
     total = config.shards_per_task * len(config.tasks)
     state = CollectProgress(shards_done=total - len(missing), shards_total=total)
     runs = _run(missing, config.workers or os.cpu_count() or 1)
@@ -254,6 +261,34 @@ def _shards(config: CollectConfig) -> Iterator[_Shard]:
             yield _Shard(config, task, index)
 
 
+def _is_done(shard: _Shard) -> bool:
+    """Whether a shard is there and whole; a damaged one is said, and made anew."""
+    if is_whole(shard.path):
+        return True
+    if shard.path.exists():
+        logging.getLogger("streamvla").warning("shard %s is damaged; it is made anew", shard.path)
+    return False
+
+
+def _require_own_shards(config: CollectConfig) -> None:
+    """Where there are shards but no `meta.json`: raise `DatasetError` for one of another seed, or
+    one that does not say whose it is."""
+    for shard in _shards(config):
+        if not shard.path.exists():
+            continue
+        seeds = set(seeds_in(shard.path)) if is_whole(shard.path) else set()
+        first = shard.index * MAX_ATTEMPTS_PER_SHARD
+        own = {
+            episode_seed(config.seed, shard.task, first + attempt)
+            for attempt in range(MAX_ATTEMPTS_PER_SHARD)
+        }
+        if not seeds or not seeds <= own:
+            raise DatasetError(
+                f"{shard.path}: there is no {META_NAME} to say whose it is, and it is not of seed "
+                f"{config.seed}. Move it, or collect into another directory."
+            )
+
+
 def _claim_directory(config: CollectConfig) -> None:
     """Write `meta.json`, or check that the one there was made under the same settings."""
     spec = one_robot_of(config.tasks).spec
@@ -280,6 +315,10 @@ def _claim_directory(config: CollectConfig) -> None:
                 "resume, or another directory."
             )
         meta = replace(found, tasks={**found.tasks, **meta.tasks})
+        if meta == found:
+            return
+    else:
+        _require_own_shards(config)
     write_meta(config.out, meta)
 
 

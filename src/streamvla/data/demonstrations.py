@@ -11,7 +11,8 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import DatasetError, StreamVLAError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE = (1, SCHEMA_VERSION)  # 1: the file has no checksum
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class DatasetMeta:
             DatasetError: another schema version, a missing or malformed field.
         """
         version = fields.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in _READABLE:
             raise DatasetError(
                 f"schema version {version!r}, expected {SCHEMA_VERSION}: collect again with this "
                 "version of streamvla"

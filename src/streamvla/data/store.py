@@ -8,29 +8,43 @@
         image.VIEW (N, height, width, 3) u8    state (N, s) f32    action, label (N, d) f32
         seed (E,) i64    success_step (E,) i64    attempts (1,) i64    start (E, d) f64
         place (N, p) f32, where `place_names` are known
-        metadata "instructions": JSON, a list for each episode, where its task has several goals
+        metadata "streamvla": JSON with the checksum of the file (`core.seals`) and, where its
+            task has several goals, "instructions", a list for each episode
 
 `action` is what was executed, `label` what the expert wanted at that instant. Shards are written
-beside their place and renamed, so a shard that exists is whole. Reading maps the file: frames
-come from disk as they are used.
+beside their place and renamed, so a shard that exists is whole. Loading reads a shard once to
+compare its checksum, and maps the file: frames come from disk as they are used. Shards and headers
+from before there were checksums are read with a warning.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from streamvla.core.errors import ConfigError, DatasetError, did_you_mean
-from streamvla.core.files import replacing
-from streamvla.data.demonstrations import DatasetMeta, Demonstrations, Episode
+from streamvla.core.files import replacing, unreadable, write_text
+from streamvla.core.seals import (
+    KEY,
+    check_seal,
+    open_json,
+    seal,
+    sealed_json,
+    sealed_metadata,
+    write_error,
+)
+from streamvla.data.demonstrations import SCHEMA_VERSION, DatasetMeta, Demonstrations, Episode
 
 META_NAME = "meta.json"
 _INSTRUCTIONS = "instructions"
@@ -49,15 +63,14 @@ def shard_path(directory: Path, task: str, index: int) -> Path:
 
 def write_meta(directory: Path, meta: DatasetMeta) -> None:
     """Write `meta.json` atomically."""
-    with replacing(directory / META_NAME) as partial:
-        partial.write_text(json.dumps(meta.to_json(), indent=2) + "\n", encoding="utf-8")
+    write_text(directory / META_NAME, sealed_json(meta.to_json()))
 
 
 def read_meta(directory: Path) -> DatasetMeta:
     """Read `meta.json`.
 
     Raises:
-        DatasetError: it is missing, malformed, or of another schema version.
+        DatasetError: it is missing, malformed, damaged, or of another schema version.
     """
     path = directory / META_NAME
     if not path.is_file():
@@ -65,15 +78,23 @@ def read_meta(directory: Path) -> DatasetMeta:
             f"no dataset at {directory}: {META_NAME} is missing. Make one with streamvla collect."
         )
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields, sealed = open_json(path.read_bytes())
+        if not sealed and fields.get("schema_version") == SCHEMA_VERSION:
+            raise ValueError("its checksum is missing")
+    except OSError as error:
+        raise unreadable(path, error) from error
     except ValueError as error:
-        raise DatasetError(f"{path}: not valid JSON ({error}); collect again") from error
-    if not isinstance(fields, dict):
-        raise DatasetError(f"{path}: expected a JSON object, got {type(fields).__name__}")
+        raise DatasetError(
+            f"{path}: damaged ({error}). Delete it and run the same streamvla collect command "
+            "again; it writes it anew and keeps the shards."
+        ) from error
     try:
-        return DatasetMeta.from_json(fields)
+        meta = DatasetMeta.from_json(fields)
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from error
+    if not sealed:
+        _say_unsealed(directory)
+    return meta
 
 
 def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
@@ -100,21 +121,25 @@ def write_shard(path: Path, episodes: Iterable[Episode], attempts: int) -> None:
     if len(starts) == len(episodes):
         tensors["start"] = np.stack(starts).astype(np.float64)
     said = [list(episode.instructions) for episode in episodes]
-    metadata = {_INSTRUCTIONS: json.dumps(said)} if any(said) else None
+    metadata = sealed_metadata({_INSTRUCTIONS: said} if any(said) else {})
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata)
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:
+            raise write_error(error) from error
+        seal(partial)
 
 
 def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode], int]:
     """The episodes of one shard, and how many attempts they took.
 
     Raises:
-        DatasetError: the shard is truncated, lacks a tensor, or disagrees with `meta`.
+        DatasetError: the shard is damaged, lacks a tensor, or disagrees with `meta`.
     """
-    tensors, metadata = _map_tensors(path)
+    tensors, said = _map_tensors(path)
     _check_shapes(path, tensors, meta)
     start = tensors["episode_start"]
-    said = _instructions(path, metadata, len(start) - 1)
+    said = _instructions(path, said, len(start) - 1)
     episodes = []
     for index, (first, last) in enumerate(itertools.pairwise(start)):
         frames = slice(int(first), int(last))
@@ -133,6 +158,22 @@ def read_shard(path: Path, task: str, meta: DatasetMeta) -> tuple[list[Episode],
             )
         )
     return episodes, int(tensors["attempts"][0])
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a shard, and every byte of it is as it was written."""
+    if not path.exists():
+        return False
+    try:
+        _map_tensors(path)
+    except DatasetError:
+        return False
+    return True
+
+
+def seeds_in(path: Path) -> list[int]:
+    """Of the episodes of a shard; errors as `read_shard`."""
+    return [int(seed) for seed in _map_tensors(path)[0].get("seed", ())]
 
 
 def load_dataset(directory: Path | str, tasks: Iterable[str] | None = None) -> Demonstrations:
@@ -211,13 +252,13 @@ def _require_same(path: Path, meta: DatasetMeta, first: Path, expected: DatasetM
             )
 
 
-def _instructions(path: Path, metadata: Mapping[str, str], count: int) -> list[tuple[str, ...]]:
+def _instructions(path: Path, stored: Any, count: int) -> list[tuple[str, ...]]:
     """Each episode's own instructions; none where the shard has none."""
-    if _INSTRUCTIONS not in metadata:
+    if stored is None:
         return [()] * count
     try:
-        said = [tuple(str(text) for text in each) for each in json.loads(metadata[_INSTRUCTIONS])]
-    except (ValueError, TypeError) as error:
+        said = [tuple(str(text) for text in each) for each in stored]
+    except TypeError as error:
         raise DatasetError(
             f"{path}: unreadable instructions ({error}); delete it, recollect"
         ) from error
@@ -228,12 +269,13 @@ def _instructions(path: Path, metadata: Mapping[str, str], count: int) -> list[t
     return said
 
 
-def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
+def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
     """Memory-map a safetensors file: 8 bytes header length, JSON header, raw tensors.
 
-    Returns the tensors, and the metadata strings of the header.
+    Returns the tensors, and the instructions in the header, if there are any.
     """
     try:
+        sealed = check_seal(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             header_size = int.from_bytes(file.read(8), "little")
@@ -245,12 +287,37 @@ def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
         if size != expected:
             raise ValueError(f"{size} bytes, expected {expected}")
         tensors = {name: _map_one(path, 8 + header_size, each) for name, each in entries.items()}
-        return tensors, header.get("__metadata__", {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        stored = _stored_instructions(header.get("__metadata__", {}), sealed)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path}: truncated or not a shard ({error}). Delete it and run the same streamvla "
             "collect command again; it makes this shard anew."
         ) from error
+    if not sealed:
+        _say_unsealed(path.parent.parent)
+    return tensors, stored
+
+
+def _stored_instructions(metadata: Mapping[str, str], sealed: bool) -> Any:
+    """Raises `ValueError` if damage made a shard look like one without a checksum."""
+    if sealed:
+        return json.loads(metadata[KEY]).get(_INSTRUCTIONS)
+    if not metadata.keys() <= {_INSTRUCTIONS}:
+        raise ValueError("its checksum is missing")
+    try:
+        return json.loads(metadata[_INSTRUCTIONS]) if metadata else None
+    except ValueError as error:
+        raise ValueError(f"its instructions are no JSON: {error}") from error
+
+
+@cache
+def _say_unsealed(directory: Path) -> None:
+    logging.getLogger("streamvla").warning(
+        "dataset %s has files of an earlier version, without checksums: damage may go unnoticed",
+        directory,
+    )
 
 
 def _map_one(path: Path, base: int, entry: Mapping[str, Any]) -> np.ndarray:

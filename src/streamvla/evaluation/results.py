@@ -22,6 +22,7 @@ from typing import Any
 
 from streamvla.core.clock import wall_date
 from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.files import write_text
 from streamvla.core.seeds import tuning_seeds
 
 SCHEMA = "streamvla-results/1"
@@ -94,10 +95,9 @@ def write_results(folder: Path, results: Results) -> Path:
     for table in results.tables:
         render_table(results, table)
     require_fresh_seeds(results)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{results.name}.json"
     text = json.dumps({"schema": SCHEMA, **asdict(results)}, indent=1, ensure_ascii=False)
-    path.write_text(_INTEGERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
+    write_text(path, _INTEGERS.sub(_on_one_line, text) + "\n")
     return path
 
 
@@ -191,7 +191,7 @@ def update(paths: Iterable[Path], folder: Path) -> list[Path]:
         text = path.read_text(encoding="utf-8")
         fresh = generate(text, folder, str(path))
         if fresh != text:
-            path.write_text(fresh, encoding="utf-8")
+            write_text(path, fresh)
             changed.append(path)
     return changed
 

@@ -1,14 +1,18 @@
 """A policy in one file: safetensors weights, and in the header all that is needed to use them.
 
 The header's metadata holds one JSON string under "streamvla": model and method, what robot it fits
-(`PolicySpec`), normalisation statistics, and how it was trained. No pickle.
+(`PolicySpec`), normalisation statistics, how it was trained, and the checksum of the whole file
+(`core.seals`), which loading compares. A file from before there were checksums is compared with
+`checksums.json` beside it, if that lists it, and is else read with a warning. No pickle.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +23,19 @@ from torch import Tensor
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
-from streamvla.core.files import replacing
+from streamvla.core.files import replacing, unreadable
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.defaults import DEFAULTS_NAME, Defaults, read_defaults
+from streamvla.core.seals import (
+    KEY,
+    check_seal,
+    has_seal,
+    looks_sealed,
+    seal,
+    sealed_metadata,
+    unsealed,
+    write_error,
+)
+from streamvla.model.defaults import DEFAULTS_NAME, Defaults, read_defaults, sha256_of
 from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import DEFAULT, method_from_json
@@ -30,7 +44,9 @@ from streamvla.model.normalisation import Normalisation
 
 SCHEMA_VERSION = 3
 _READABLE = (2, SCHEMA_VERSION)  # 2: action flow only, under "flow" instead of "method"
-_KEY = "streamvla"
+
+CHECKSUMS_NAME = "checksums.json"
+"""File name → SHA-256, of files beside it that have no checksum of their own."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +195,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
     """Write named tensors and a JSON header to one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
-        save_file(plain, partial, metadata={_KEY: json.dumps(header)})
+        try:
+            save_file(plain, partial, metadata=sealed_metadata(header))
+        except SafetensorError as error:
+            raise write_error(error) from error
+        seal(partial)
 
 
 def method_of(path: Path) -> str | None:
@@ -199,8 +219,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file that `save_tensors` wrote.
 
     Raises:
-        CheckpointError: missing, truncated, not ours, or of another schema version.
+        CheckpointError: missing, damaged, not ours, or of another schema version.
     """
+    require_undamaged(path)
     header = _read_header(path)
     version = header.get("schema_version")
     if version not in _READABLE:
@@ -216,23 +237,73 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def require_undamaged(path: Path) -> None:
+    """Compare a file with its checksum.
+
+    Raises:
+        CheckpointError: missing, or damaged.
+    """
+    _require_file(path)
+    try:
+        if check_seal(path):
+            return
+        listed = _listed_checksum(path)
+        if listed not in (None, sha256_of(path)):
+            raise ValueError(f"its SHA-256 is not the one in {CHECKSUMS_NAME}")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise _corrupt(path, error) from error
+    if listed is None:
+        _read_header(path)  # somebody else's, or damaged, is said instead
+        _say_unsealed(path)
+
+
+def _listed_checksum(path: Path) -> str | None:
+    beside = path.parent / CHECKSUMS_NAME
+    if not beside.is_file():
+        return None
+    try:
+        listed = json.loads(beside.read_text(encoding="utf-8"))
+        found = listed.get(path.name)
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{beside} is damaged ({error}). Restore it, or remove it to go without."
+        ) from error
+    return None if found is None else str(found)
+
+
+@cache
+def _say_unsealed(path: Path) -> None:
+    logging.getLogger("streamvla").warning(
+        "%s is of an earlier version, without a checksum: damage may go unnoticed", path
+    )
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(
             f"no checkpoint at {path}. Train one with `streamvla train`, or check the path."
         )
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Of a file whose bytes were not compared with its checksum, but for its marks."""
+    _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        header = json.loads(metadata[_KEY]) if _KEY in metadata else None
+        header = json.loads(metadata[KEY]) if KEY in metadata else None
+        if isinstance(header, dict) and looks_sealed(header) and not has_seal(path):
+            raise ValueError("its checksum is missing")
     except (SafetensorError, OSError, ValueError) as error:
         raise _corrupt(path, error) from error
     if not isinstance(header, dict):
         raise CheckpointError(
-            f"{path}: a safetensors file, but not written by streamvla (no {_KEY!r} header). "
-            "Use a checkpoint made by `streamvla train`."
+            f"{path}: a safetensors file, but damaged, or not written by streamvla (no {KEY!r} "
+            "header). Use a checkpoint made by `streamvla train`."
         )
-    return header
+    return unsealed(header)
 
 
 def _corrupt(path: Path, error: Exception) -> CheckpointError:

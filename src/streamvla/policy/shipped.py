@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamvla.core.errors import CheckpointError
-from streamvla.model.checkpoint import load_checkpoint, method_of
+from streamvla.model.checkpoint import load_checkpoint, method_of, require_undamaged
 from streamvla.model.defaults import sha256_of
 from streamvla.model.methods.registry import DEFAULT, method_named
 
@@ -36,6 +36,7 @@ def resolve_checkpoint(path: Path | None = None, method: str | None = None) -> P
             "it out to use the one that ships."
         )
     if method is not None and method_of(path) != method:
+        require_undamaged(path)  # the name of the method may be what is damaged
         raise CheckpointError(
             f"{path} holds {method_of(path) or 'no policy'}, not {method}; leave the method out, "
             "or give a checkpoint of it"
@@ -44,10 +45,20 @@ def resolve_checkpoint(path: Path | None = None, method: str | None = None) -> P
 
 
 def _in_folder(folder: Path, method: str | None) -> Path:
-    policies = {path: method_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    policies: dict[Path, str | None] = {}
+    damage: list[CheckpointError] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            policies[path] = method_of(path)
+        except CheckpointError as error:  # counts if no other file is the one
+            damage.append(error)
     found = [path for path, name in policies.items() if name and method in (None, name)]
     if len(found) == 1:
         return found[0]
+    for path in policies:
+        require_undamaged(path)
+    if damage and not found:
+        raise damage[0]
     held = ", ".join(f"{path.name} ({name})" for path, name in policies.items() if name)
     wanted = "of one method" if method is None else f"for {method}"
     raise CheckpointError(

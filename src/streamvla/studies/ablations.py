@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamvla.core.errors import ConfigError, InterruptedRunError, did_you_mean
+from streamvla.core.files import require_writable
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate
 from streamvla.evaluation.stats import compare_paired
@@ -92,6 +93,7 @@ def run_ablations(command: Ablations) -> None:
     Raises:
         InterruptedRunError: Ctrl-C during a training; the same command goes on.
     """
+    require_writable(command.out / CONTROL / "log.jsonl")
     outcomes: dict[str, list[RunMetrics]] = {}
     errors: dict[str, float] = {}
     rows: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamvla.core.errors import ConfigError
+from streamvla.core.files import require_writable, write_text
 from streamvla.core.interfaces import check_fit
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
@@ -146,6 +147,9 @@ def run_grid(command: Grid) -> None:
     check_tasks(tasks)
     _check_policies(augmented, command.unaugmented)
     require_ours(command.out / "report.html", MARK)
+    for path in (command.out / "report.html", command.figure):
+        if path is not None:
+            require_writable(path)  # now, not after hours of driving
     spec = policy_of(str(augmented)).spec
     for task in tasks:
         check_fit(spec, suite_of(task).spec)
@@ -420,8 +424,7 @@ def _write_pictures(
     svg = success_halt_svg(points, list(COMPENSATIONS))
     for path in (command.out / "grid.svg", command.figure):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(svg, encoding="utf-8")
+            write_text(path, svg)
     settings = {
         "Command": shlex.join(["streamvla", *sys.argv[1:]]),
         "Profile": f"{profile.label}, {command.pacing} pacing",
@@ -431,7 +434,7 @@ def _write_pictures(
         "Machine": machine_words(machine()),
     }
     page = command.out / "report.html"
-    page.write_text(grid_html(rows, svg, settings), encoding="utf-8")
+    write_text(page, grid_html(rows, svg, settings))
     print(f"Figure: {command.figure or command.out / 'grid.svg'}; every cell: {page}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError
+from streamvla.core.files import require_writable, telling
 from streamvla.core.interfaces import Policy, PolicySpec, check_fit
 from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
@@ -364,6 +365,7 @@ def run_missing(every: list[Job], workers: int) -> float | None:
         return None
     for job in jobs:
         require_trace(job.path, "eval")
+    require_writable(jobs[0].path)
     clock = SystemClock()
     began_ns = clock.now_ns()
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
@@ -425,7 +427,8 @@ def _run_job(job: Job) -> None:
         episode = settings.episode(policy, robot, trace)
         jittered = JitteredLatency(profile, command.jitter, job.seed)
         run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
-    os.replace(partial, job.path)
+    with telling(job.path):
+        os.replace(partial, job.path)
 
 
 def policy_of(

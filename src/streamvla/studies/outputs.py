@@ -55,6 +55,8 @@ def remove_traces(folder: Path, command: str) -> None:
 
 def _is_trace(path: Path, command: str) -> bool:
     """Of this version or of an earlier one, whole or cut off."""
+    if not path.is_file():  # a device might have no end
+        return False
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             header = json.loads(file.readline())

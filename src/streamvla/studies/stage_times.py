@@ -11,7 +11,7 @@ from typing import Any
 
 from streamvla.core.clock import NS_PER_MS, ms_to_ns
 from streamvla.core.errors import ConfigError
-from streamvla.core.files import replacing
+from streamvla.core.files import write_text
 from streamvla.core.interfaces import Policy, PolicySpec, Robot
 from streamvla.core.provenance import commit, machine
 from streamvla.runtime.drivers.stages import StageTimes
@@ -176,12 +176,9 @@ def _measure(policy: Policy, robot: Robot, seed: int) -> LatencyProfile:
 
 def write_measured(path: Path, profile: LatencyProfile, of: Mapping[str, Any]) -> None:
     """Keep measured stage times for whoever resumes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     where = {"commit": commit(), "machine": machine()}
     fields = {"streamvla": MEASURED, "of": dict(of), **asdict(profile), **where}
-    text = json.dumps(fields, indent=1)
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(fields, indent=1))
 
 
 def read_measured(path: Path, of: Mapping[str, Any]) -> LatencyProfile | None:

@@ -28,6 +28,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from streamvla.core.files import write_text
 from streamvla.trace.events import (
     CameraFrozen,
     CameraThawed,
@@ -122,9 +123,12 @@ def perfetto_trace(runs: Sequence[PerfettoRun]) -> Fields:
 
 
 def write_perfetto(path: Path, runs: Sequence[PerfettoRun]) -> None:
-    """Write `perfetto_trace(runs)` to a file; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(perfetto_trace(runs), separators=(",", ":")), encoding="utf-8")
+    """Write `perfetto_trace(runs)` to a file; its folder is made.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    write_text(path, json.dumps(perfetto_trace(runs), separators=(",", ":")))
 
 
 class _Slice(NamedTuple):

@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from streamvla.core.errors import TraceError
+from streamvla.core.files import beside, final_name, reason, telling
 from streamvla.trace.events import EVENT_TYPES, Ended, Parent, RecordingLost, TraceEvent
 from streamvla.trace.writer import BackgroundWriter, Chunk
 
@@ -157,9 +159,25 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> TraceError:
-    return TraceError(
-        f"cannot write trace {path}: {error.strerror or error}; name another place, or make room"
-    )
+    return TraceError(f"cannot write trace {final_name(path)}: {reason(error)}")
+
+
+@contextmanager
+def whole_trace(path: Path, header: dict[str, Any]) -> Generator[FileTrace]:
+    """A trace file that has its name only once it is whole: for what is quickly made again.
+
+    Raises:
+        TraceError, FileError: it cannot be written; what was there before is there still.
+    """
+    partial = beside(path)
+    try:
+        with FileTrace(partial, header) as trace:
+            yield trace
+        with telling(path):
+            os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _lost_line(t_ns: int, events: int, cause: str) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from torch import nn
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError
+from streamvla.core.files import append_line, require_writable, write_text
 from streamvla.core.interfaces import PolicySpec
 from streamvla.data.fingerprint import fingerprint
 from streamvla.data.store import Demonstrations, Episode, load_datasets
@@ -91,6 +93,7 @@ def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
     Raises:
         DatasetError: the dataset is missing, damaged, or too small.
         ConfigError: `out` holds another training, or settings or data differ on resuming.
+        FileError: a file cannot be written; those of the last save are whole.
         CheckpointError: the state to resume from is missing or damaged.
     """
     if config.threads is not None:
@@ -264,7 +267,8 @@ class Trainer:
             self._require_nothing_lost()
         if not self.share.is_main:
             return
-        self.config.out.mkdir(parents=True, exist_ok=True)
+        for path in (state, *self.config.policy_paths().values()):
+            require_writable(path)  # now, not at the first save
         _keep_log_until(self.config.out / LOG_NAME, self.step)
 
     def _require_nothing_lost(self) -> None:
@@ -350,8 +354,7 @@ class Trainer:
         if self._holdout_due():
             metrics["holdout"] = self.holdout
         if self.share.is_main:
-            with (self.config.out / LOG_NAME).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
+            append_line(self.config.out / LOG_NAME, json.dumps(metrics))
         self._losses, self._logged_ns = [], now
         return metrics
 
@@ -526,12 +529,20 @@ def _is_log(path: Path) -> bool:
 
 
 def _keep_log_until(path: Path, step: int) -> None:
-    """Drop log lines after `step`: a resumed training writes them again."""
+    """Drop log lines after `step`, which a resumed training writes again, and one cut short."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """Of a line of the log; infinite for one that is none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _note(metrics: Mapping[str, Any]) -> str:

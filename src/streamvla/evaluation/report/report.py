@@ -14,6 +14,7 @@ from typing import Any
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS, NS_PER_S, wall_date
 from streamvla.core.errors import ConfigError
+from streamvla.core.files import write_text
 from streamvla.evaluation.report.charts import halt_histogram_svg
 from streamvla.evaluation.report.episodes import EpisodeRuns, episodes_html, picture
 from streamvla.evaluation.report.timeline import TimelineRun
@@ -93,10 +94,9 @@ def write_report(path: Path, runs: Sequence[ReportRun], context: ReportContext) 
 
     Raises:
         ConfigError: no runs, two of one label, an unknown baseline, or a video that cannot be read.
+        FileError: the page cannot be written.
     """
-    html = report_html(runs, context)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_text(path, report_html(runs, context))
 
 
 def report_html(runs: Sequence[ReportRun], context: ReportContext) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import subprocess
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,7 +17,8 @@ from typing import IO, cast
 import numpy as np
 
 from streamvla.core.clock import NS_PER_S
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, FileError
+from streamvla.core.files import reason, replacing
 from streamvla.trace.events import Sent, TraceEvent
 from streamvla.trace.spans import Pacing, halts
 
@@ -101,6 +105,7 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     Raises:
         ConfigError: imageio-ffmpeg is missing, there is no frame, frames differ in size or type, or
             the encoder fails.
+        FileError: the file cannot be written.
     """
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
@@ -108,18 +113,31 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
         raise ConfigError(f"writing videos needs imageio-ffmpeg; {_REMEDY}") from error
     _require_frames(path, frames)
     height, width = (size // 2 * 2 for size in frames[0].shape[:2])
-    path.parent.mkdir(parents=True, exist_ok=True)
     source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i pipe:0"
-    target = "-an -c:v libx264 -preset veryfast -crf 23 -pix_fmt yuv420p -movflags +faststart"
+    target = (
+        "-an -c:v libx264 -preset veryfast -crf 23 -pix_fmt yuv420p -movflags +faststart -f mp4"
+    )
     command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source.split(), *target.split()]
-    with subprocess.Popen([*command, str(path)], stdin=PIPE, stderr=PIPE) as encoder:
-        pipe = cast(IO[bytes], encoder.stdin)
-        with suppress(BrokenPipeError):  # the encoder died; it says why below
-            for frame in frames:
-                pipe.write(frame[:height, :width].tobytes())
-        _, complaint = encoder.communicate()
-    if encoder.returncode != 0:
-        raise ConfigError(f"video {path}: ffmpeg failed: {complaint.decode().strip()}")
+    with replacing(path) as partial:
+        with subprocess.Popen([*command, str(partial)], stdin=PIPE, stderr=PIPE) as encoder:
+            pipe = cast(IO[bytes], encoder.stdin)
+            with suppress(BrokenPipeError):  # the encoder died; it says why below
+                for frame in frames:
+                    pipe.write(frame[:height, :width].tobytes())
+            _, complaint = encoder.communicate()
+        if encoder.returncode != 0:
+            raise _encoder_error(path, encoder.returncode, complaint.decode(errors="replace"))
+
+
+def _encoder_error(path: Path, code: int, complaint: str) -> FileError | ConfigError:
+    """One line: what ffmpeg said, or how it ended."""
+    if -code == signal.SIGXFSZ or os.strerror(errno.ENOSPC) in complaint:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return FileError(f"cannot write {path}: {reason(full)}")
+    said = "; ".join(complaint.split("\n")).strip("; ") or f"it ended with code {code}"
+    return ConfigError(
+        f"cannot write video {path}: ffmpeg failed: {said}; leave videos out (--videos 0)"
+    )
 
 
 def _require_frames(path: Path, frames: Sequence[np.ndarray]) -> None:

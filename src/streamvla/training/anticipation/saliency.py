@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from streamvla.core.errors import CheckpointError, ConfigError, DatasetError
+from streamvla.core.files import require_writable
 from streamvla.data.demonstrations import Demonstrations, Episode
 from streamvla.data.fingerprint import fingerprint
 from streamvla.data.store import load_dataset
@@ -172,9 +173,12 @@ def train_saliency(config: SaliencyTraining) -> SaliencyResult:
         ConfigError: the dataset does not fit the policy, a predictor or a training is in the way,
             settings differ on resuming, or what is to be calibrated on was trained on.
         CheckpointError: policy or state are missing or damaged.
+        FileError: a file cannot be written; those of the last save are whole.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    for path in (config.path, config.state_path):
+        require_writable(path)  # now, not at the first save
     policy = load_policy_alone(config.checkpoint, config.device)
     demonstrations = load_dataset(config.dataset, config.tasks)
     require_fit(policy, demonstrations)
