@@ -9,11 +9,15 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Generator[Path]:
     """Yield a path beside `path` to write to; on success it becomes `path`, at once.
 
     The result has the permissions of any new file (the umask's), whatever the writer gave it:
-    safetensors writes for the owner alone. After an error `path` is as it was before.
+    safetensors writes for the owner alone. After an error, or a kill at any instant, `path` is as
+    it was before.
+
+    Args:
+        durable: also after a loss of power: the content is on the disk before `path` changes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -23,6 +27,19 @@ def replacing(path: Path) -> Generator[Path]:
     try:
         yield partial
         partial.chmod(mode)
+        if durable:
+            _sync(partial)
         os.replace(partial, path)
+        if durable:
+            _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Put a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""What a training writes down as it goes: log.jsonl, TensorBoard's scalars, and a figure.
+
+A line of log.jsonl holds metrics, or the schedule that holds from a step on:
+
+    {"step": 50, "loss": 1.2, "losses": {…}, "lr": 0.0001, "steps_per_s": 3.9, "holdout": {…}}
+    {"step": 1000, "schedule": {"from_step": 1000, "steps": 2000, "before": 1000, …}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from streamvla.core.errors import ConfigError
+from streamvla.core.files import replacing
+from streamvla.training.schedule import Schedules
+
+Line = Mapping[str, Any]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; what a kill or a crash tore is left out."""
+    return [line for line in map(_parsed, _texts(path)) if line is not None]
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file is empty or a log of ours, to its first line."""
+    first = next(_texts(path), "")
+    return not first or _parsed(first) is not None
+
+
+def _texts(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield from file
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+
+
+class Log:
+    """log.jsonl, and beside it what TensorBoard reads, if that is wanted."""
+
+    def __init__(self, path: Path, schedules: Schedules, step: int, track: Path | None) -> None:
+        """Keep what was logged up to `step`; a resumed training writes the rest again."""
+        self._path = path
+        lines = read_log(path) if path.exists() else []
+        kept = [each for each in lines if "schedule" not in each and each["step"] <= step]
+        told = {each["schedule"]["from_step"]: each for each in lines if "schedule" in each}
+        for line in schedules.lines():
+            start = line["schedule"]["from_step"]
+            kept.append(told[start] if told.get(start) == line else line)
+        # a schedule begins after what was measured at its first step
+        self._write(sorted(kept, key=lambda each: each["step"]))
+        self._scalars = None if track is None else _scalar_writer(track, step)
+
+    def _write(self, lines: Iterable[Line]) -> None:
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        if self._path.exists() and self._path.read_text("utf-8", "replace") == text:
+            return
+        with replacing(self._path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    def add(self, metrics: Line) -> None:
+        """One line of metrics."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        if self._scalars is not None:
+            for name, value in _scalars(metrics):
+                self._scalars.add_scalar(name, value, metrics["step"])
+
+    def sync(self) -> None:
+        """Onto the disk, before a state is saved that counts on it."""
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        if self._scalars is not None:
+            self._scalars.flush()
+
+    def close(self) -> None:
+        if self._scalars is not None:
+            self._scalars.close()
+
+
+def require_tensorboard() -> None:
+    """
+    Raises:
+        ConfigError: it is not installed.
+    """
+    _summary_writer()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"tracking needs TensorBoard, and it is not installed ({error}); run: pip install -c "
+            "constraints.txt -e '.[track]'"
+        ) from error
+    return SummaryWriter
+
+
+def _scalar_writer(folder: Path, step: int) -> Any:
+    """TensorBoard leaves out what an earlier file says of steps after `step`."""
+    return _summary_writer()(str(folder), purge_step=step + 1)
+
+
+def _scalars(metrics: Line) -> Iterator[tuple[str, float]]:
+    for name in ("loss", "lr", "steps_per_s"):
+        yield name, metrics[name]
+    for group in ("losses", "holdout"):
+        for name, value in metrics.get(group, {}).items():
+            yield f"{group}/{name}", value
+
+
+def draw_curves(log: Path, figure: Path) -> bool:
+    """Losses, held-out action error and learning rate over the steps, as an image.
+
+    Returns:
+        False without matplotlib, or where nothing was logged.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    lines = read_log(log)
+    metrics = [line for line in lines if "loss" in line]
+    if not metrics:
+        return False
+    steps = [line["step"] for line in metrics]
+    drawn = Figure(figsize=(8, 8), layout="constrained")
+    losses, errors, rates = drawn.subplots(3, sharex=True, height_ratios=(3, 2, 1))
+    losses.plot(steps, [line["loss"] for line in metrics], color="black", label="loss")
+    for name in metrics[-1]["losses"]:
+        values = [line["losses"].get(name) for line in metrics]
+        losses.plot(steps, values, linewidth=0.8, label=name.removesuffix("_loss"))
+    losses.set(ylabel="loss", yscale="log")
+    measured = [line for line in metrics if line.get("holdout")]
+    for name in measured[-1]["holdout"] if measured else ():
+        if name.endswith("lead_0"):
+            values = [line["holdout"].get(name) for line in measured]
+            label = "lead 0".join(name.rsplit("lead_0", 1))
+            errors.plot([line["step"] for line in measured], values, "o-", ms=3, label=label)
+    errors.set(ylabel="held-out action error")
+    rates.plot(steps, [line["lr"] for line in metrics], color="black")
+    rates.set(ylabel="learning rate", xlabel="step")
+    for part in (losses, errors):
+        part.legend(fontsize="small")
+    for part in (losses, errors, rates):
+        part.grid(alpha=0.3)
+        for line in lines:
+            if "schedule" in line:
+                part.axvline(line["step"], color="tab:red", linestyle="--", linewidth=0.8)
+    with replacing(figure) as partial:
+        drawn.savefig(partial, format="png", dpi=120)
+    return True
