@@ -198,7 +198,7 @@ def test_steps_may_grow_but_not_shrink(config, tmp_path):
     rates = {line["step"]: line["lr"] for line in lines if "lr" in line}
     assert rates[15] > rates[12]
     assert_same_training(again.out, config.out)
-    with pytest.raises(ConfigError, match="made with 20 steps.* cannot be cut to 12") as refused:
+    with pytest.raises(ConfigError, match=r"made with 20 steps.* cannot be cut to 12") as refused:
         train(replace(longer, steps=12))
     assert "\n" not in str(refused.value)
 
@@ -235,7 +235,7 @@ def test_tensorboard_reads_the_scalars(config):
 def test_tracking_without_tensorboard_is_refused(config, monkeypatch):
     """Before the first step, with what to install."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match="tracking needs TensorBoard.*track"):
+    with pytest.raises(ConfigError, match=r"tracking needs TensorBoard.*track"):
         train(replace(config, track=True))
 
 
