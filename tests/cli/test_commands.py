@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,42 @@ def test_eval_again_drives_nothing_again(capsys, tmp_path):
     assert execute(command) == 0
     later = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert later["driven_at"] == ["an earlier one"]
+
+
+def test_tasks_a_policy_never_saw_are_named(capsys, tmp_path):
+    """`run` and `eval` say so in one line before anything else that may be wrong."""
+    from streamvla.training import train
+    from tests.training.small import small_config
+    from tests.training.toy import write_toy_dataset
+
+    config = small_config(write_toy_dataset(tmp_path / "toy"), tmp_path / "out")
+    policy = str(train(replace(config, steps=1)).policy)
+    for command in ("run", "eval"):
+        code, _, err = run(capsys, command, "--policy", policy, "--tasks", "reach", "push")
+        assert code == 2  # it has no arm
+        assert err.splitlines()[0] == (
+            "warning: policy was not trained on reach, push (it was on go, stay); expect it to "
+            "fail there"
+        )
+
+
+def test_sigterm_in_train_exits_143_and_keeps_the_step(capsys, monkeypatch, tmp_path):
+    """A preempted training saves, says how to go on, and exits as shells say of SIGTERM."""
+    from streamvla.training.trainer import Trainer
+    from tests.training.toy import write_toy_dataset
+
+    dataset = write_toy_dataset(tmp_path / "toy")
+    flags = ("--dataset", str(dataset), "--out", str(tmp_path / "out"), "--threads", "1")
+    command = ("train", *flags, "--steps", "2", "--batch-size", "2", "--samples", "1")
+
+    def preempted(self):
+        signal.raise_signal(signal.SIGTERM)
+        return advance(self)
+
+    advance = Trainer.advance
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", preempted)
+        code, _, err = run(capsys, *command)
+    assert code == 143
+    assert "interrupted at step 1 of 2; policy and training state are saved" in err
+    assert (tmp_path / "out" / "training_state.safetensors").exists()

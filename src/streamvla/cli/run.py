@@ -38,7 +38,7 @@ from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.studies.checks import require_effect, require_seconds
-from streamvla.studies.episodes import file_name, policy_and_tasks
+from streamvla.studies.episodes import file_name, policy_and_tasks, warn_of_unseen_tasks
 from streamvla.studies.outputs import (
     MARK,
     PERFETTO_MARK,
@@ -174,6 +174,7 @@ def run(command: Run) -> None:
     source, tasks = policy_and_tasks(command.policy, named)
     for task in tasks:
         require_task(task)
+    warn_of_unseen_tasks(source, tasks)
     for name, mark in ((REPORT, MARK), (PERFETTO, PERFETTO_MARK)):
         require_ours(command.out / name, mark)
     policy = load_on_one_thread(source)
