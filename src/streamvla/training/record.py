@@ -1,4 +1,4 @@
-"""What a training writes down as it goes: log.jsonl, TensorBoard's scalars, and a figure.
+"""What a training writes down as it goes: log.jsonl, and TensorBoard's scalars.
 
 A line of log.jsonl holds metrics, or the schedule that holds from a step on:
 
@@ -118,46 +118,3 @@ def _scalars(metrics: Line) -> Iterator[tuple[str, float]]:
     for group in ("losses", "holdout"):
         for name, value in metrics.get(group, {}).items():
             yield f"{group}/{name}", value
-
-
-def draw_curves(log: Path, figure: Path) -> bool:
-    """Losses, held-out action error and learning rate over the steps, as an image.
-
-    Returns:
-        False without matplotlib, or where nothing was logged.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    lines = read_log(log)
-    metrics = [line for line in lines if "loss" in line]
-    if not metrics:
-        return False
-    steps = [line["step"] for line in metrics]
-    drawn = Figure(figsize=(8, 8), layout="constrained")
-    losses, errors, rates = drawn.subplots(3, sharex=True, height_ratios=(3, 2, 1))
-    losses.plot(steps, [line["loss"] for line in metrics], color="black", label="loss")
-    for name in metrics[-1]["losses"]:
-        values = [line["losses"].get(name) for line in metrics]
-        losses.plot(steps, values, linewidth=0.8, label=name.removesuffix("_loss"))
-    losses.set(ylabel="loss", yscale="log")
-    measured = [line for line in metrics if line.get("holdout")]
-    for name in measured[-1]["holdout"] if measured else ():
-        if name.endswith("lead_0"):
-            values = [line["holdout"].get(name) for line in measured]
-            label = "lead 0".join(name.rsplit("lead_0", 1))
-            errors.plot([line["step"] for line in measured], values, "o-", ms=3, label=label)
-    errors.set(ylabel="held-out action error")
-    rates.plot(steps, [line["lr"] for line in metrics], color="black")
-    rates.set(ylabel="learning rate", xlabel="step")
-    for part in (losses, errors):
-        part.legend(fontsize="small")
-    for part in (losses, errors, rates):
-        part.grid(alpha=0.3)
-        for line in lines:
-            if "schedule" in line:
-                part.axvline(line["step"], color="tab:red", linestyle="--", linewidth=0.8)
-    with replacing(figure) as partial:
-        drawn.savefig(partial, format="png", dpi=120)
-    return True

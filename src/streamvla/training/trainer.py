@@ -5,7 +5,7 @@
     OUT/best, OUT/checkpoints         of earlier steps (`training/keeping.py`)
     OUT/training_state.safetensors    weights, average, optimiser, and what the data were: to resume
     OUT/log.jsonl                     one line of metrics every `log_every` steps
-    OUT/curves.png                    the same as curves, when it has finished
+    OUT/curves.png                    the log as a figure, when it has finished
 
 Everything random in step n is drawn from (seed, n), so a resumed training follows the curve of an
 uninterrupted one. Files are replaced atomically: a kill at any instant leaves a training that goes
@@ -53,6 +53,7 @@ from streamvla.training.config import (
     TRACK_NAME,
     TrainConfig,
 )
+from streamvla.training.curves import draw_curves
 from streamvla.training.distributed import Share, joined_processes
 from streamvla.training.holdout import HoldoutProbe
 from streamvla.training.initial import start_from
@@ -66,7 +67,7 @@ from streamvla.training.optimiser import (
 )
 from streamvla.training.progress import ProgressReport
 from streamvla.training.provenance import provenance
-from streamvla.training.record import Log, draw_curves, is_log, require_tensorboard
+from streamvla.training.record import Log, is_log, require_tensorboard
 from streamvla.training.schedule import Schedules
 from streamvla.training.state import StateHeader
 
