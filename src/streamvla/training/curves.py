@@ -1,4 +1,4 @@
-"""The figure of a finished training: losses, held-out action error, learning rate over the steps."""
+"""The figure of a finished training: losses, held-out action error, learning rate."""
 
 from __future__ import annotations
 
