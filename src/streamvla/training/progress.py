@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -26,7 +27,8 @@ EVERY_S = 5.0
 
 
 class ProgressReport:
-    """Tells how far a training is; a context manager.
+    """Tells how far a training is; a context manager. Where it is read no longer (a lost terminal,
+    a closed pipe), it falls silent, and the training goes on.
 
     Args:
         name: of what goes on, beside the bar.
@@ -58,7 +60,8 @@ class ProgressReport:
     ) -> None:
         if kind is None and self._step > self._said_step:
             self._say()
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
     def advance(self, step: int, note: Callable[[], str]) -> None:
         """After every step.
@@ -79,8 +82,11 @@ class ProgressReport:
         self._bar.update(self._task, note=note)
         if self._lines:
             left = duration((self.steps - self._step) / rate)
-            sys.stdout.write(f"step {self._step} of {self.steps}  {note}  {left} left\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(f"step {self._step} of {self.steps}  {note}  {left} left\n")
+                sys.stdout.flush()
+            except OSError:
+                self._lines = False
         self._said_step, self._said_ns = self._step, now
 
 
