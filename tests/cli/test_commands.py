@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamvla import __version__
 from streamvla.cli.main import execute
+from streamvla.core.errors import ConfigError
 from streamvla.trace.store import trace_lines
 
 
@@ -249,21 +249,25 @@ def test_eval_again_drives_nothing_again(capsys, tmp_path):
     assert later["driven_at"] == ["an earlier one"]
 
 
-def test_tasks_a_policy_never_saw_are_named(capsys, tmp_path):
-    """`run` and `eval` say so in one line before anything else that may be wrong."""
-    from streamvla.training import train
-    from tests.training.small import small_config
-    from tests.training.toy import write_toy_dataset
+@pytest.mark.parametrize(
+    ("command", "next_step"),
+    [("run", "streamvla.cli.run._driver"), ("eval", "streamvla.studies.episodes.run_missing")],
+)
+def test_tasks_a_policy_never_saw_are_named(capsys, monkeypatch, command, next_step):
+    """In one line before anything is driven, and only those."""
 
-    config = small_config(write_toy_dataset(tmp_path / "toy"), tmp_path / "out")
-    policy = str(train(replace(config, steps=1)).policy)
-    for command in ("run", "eval"):
-        code, _, err = run(capsys, command, "--policy", policy, "--tasks", "reach", "push")
-        assert code == 2  # it has no arm
-        assert err.splitlines()[0] == (
-            "warning: policy was not trained on reach, push (it was on go, stay); expect it to "
-            "fail there"
-        )
+    def not_driven(*_):
+        raise ConfigError("not driven")
+
+    monkeypatch.setattr(next_step, not_driven)
+    code, _, err = run(capsys, command, "--tasks", "reach", "reach-moved")
+    assert code == 2
+    assert err.splitlines() == [
+        "warning: action-flow was not trained on reach-moved (it was on 47 tasks); expect it to "
+        "fail there",
+        "error: not driven",
+    ]
+    assert run(capsys, command, "--tasks", "reach")[2] == "error: not driven\n"
 
 
 def test_sigterm_in_train_exits_143_and_keeps_the_step(capsys, monkeypatch, tmp_path):

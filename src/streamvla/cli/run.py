@@ -174,13 +174,13 @@ def run(command: Run) -> None:
     source, tasks = policy_and_tasks(command.policy, named)
     for task in tasks:
         require_task(task)
-    warn_of_unseen_tasks(source, tasks)
     for name, mark in ((REPORT, MARK), (PERFETTO, PERFETTO_MARK)):
         require_ours(command.out / name, mark)
     policy = load_on_one_thread(source)
     for task in tasks:
         if not is_robot(task):
             check_fit(policy.spec, suite_of(task).spec)
+    warn_of_unseen_tasks(source, tasks)
     unknown = unknown_words(command.instruction or "", policy.spec.vocabulary)
     if unknown:
         print(f"The policy does not know, and leaves out: {', '.join(unknown)}.", file=sys.stderr)

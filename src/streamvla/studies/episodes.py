@@ -185,10 +185,10 @@ def evaluate(command: Eval) -> None:
     named = (command.robot,) if command.robot else named
     source, tasks = policy_and_tasks(command.policy, named, command.method)
     check_tasks(tasks)
-    warn_of_unseen_tasks(source, tasks, command.method)
     _require_settings(source, command)
     policy = policy_of(source, command.method, command.policy_settings())
     _require_robots(policy, tasks, command.instructions, command.asked)
+    warn_of_unseen_tasks(source, tasks, command.method)
     command = with_measured_times(command, source, tasks, command.out / _folder(command, source))
     require_effect([lambda early: _executor(replace(command, early=early), policy)], command.early)
     executor = _executor(command, policy)
