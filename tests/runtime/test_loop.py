@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.clock import NS_PER_MS, SystemClock, VirtualClock
+from streamvla.core.clock import NS_PER_MS, NS_PER_S, SystemClock, VirtualClock
+from streamvla.core.limits import MotionLimits
+from streamvla.evaluation.metrics import metrics_of
 from streamvla.runtime.drivers.injection import JumpingClock
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import TickLog
+from streamvla.runtime.drivers.robot_side import check_robot_side
 from streamvla.runtime.drivers.stages import ActionMade, ContextReady, StageResult
+from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.async_chunks import AsyncChunks
 from streamvla.runtime.executors.base import Decisions
 from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.faults.plan import NO_FAULTS, parse_faults
+from streamvla.runtime.governor.ladder import Ladder
 from streamvla.runtime.streamer.messages import StartGenerate
 from streamvla.runtime.timing.latency import profile_ms
 from streamvla.testing import StillRobot
-from streamvla.trace import MemoryTrace, Sent, TraceSink
+from streamvla.trace import HealthChanged, MemoryTrace, Sent, TicksSkipped, TraceEvent, TraceSink
 
 from .scenario import MIXED, Scenario
 
 PERIOD_MS = 20
+LIMITS = MotionLimits((-math.inf, -1.0), (math.inf, 1.0), (1.0, 2.0), (0.3, 4.0), (0.15, 8.0))
 PROFILE = profile_ms("even", 15, 5, PERIOD_MS)
 
 
@@ -154,3 +162,92 @@ def test_a_jump_of_the_reading_does_not_move_the_deadline():
     assert jumping.now_ns() == 200 * NS_PER_MS
     jumping.sleep_until_ns(30 * NS_PER_MS)
     assert true.now_ns() == 30 * NS_PER_MS
+
+
+# --- gaps -------------------------------------------------------------------------------------
+
+
+class Dozing(SlowRobot):
+    """Its fifth command, or every `advance_to`, takes so long."""
+
+    def __init__(self, clock: VirtualClock, call: str, periods: float) -> None:
+        super().__init__(clock)
+        self._call, self._takes_ns = call, round(periods * PROFILE.execute_ns)
+
+    def command(self, values, now_ns: int) -> None:
+        StillRobot.command(self, values, now_ns)
+        if self._call == "command" and len(self.commands) == 15:
+            self._clock.advance_to(now_ns + self._takes_ns)
+
+    def advance_to(self, now_ns: int) -> None:
+        super().advance_to(now_ns)
+        if self._call == "advance_to" and len(self.commands) > 15:
+            self._clock.advance_to(now_ns + self._takes_ns)
+
+
+class Forward(AtOnce):
+    """Every action is a step of a half."""
+
+    def generate(self, command: StartGenerate) -> None:
+        now_ns, step = self._clock.now_ns(), np.array([0.5, 0.0])
+        self._results += [
+            ActionMade(now_ns, command.generation, index, step) for index in range(self._horizon)
+        ]
+
+
+def doze(call: str, periods: float) -> list[TraceEvent]:
+    clock, trace = VirtualClock(), MemoryTrace()
+    scenario = Scenario(
+        ActionFlow(2),
+        "grid",
+        PROFILE,
+        observations=None,
+        duration_ns=6 * NS_PER_S,
+        fallback=Ladder(LIMITS),
+    )
+    episode = replace(scenario.episode(trace), robot=Dozing(clock, call, periods))
+    ControlLoop(episode, Timing.real(clock, PROFILE), Forward(clock, scenario.horizon), 0).run()
+    return trace.events
+
+
+def test_a_gap_is_an_event_changes_health_and_ends_without_a_jump():
+    """The loop is away for three seconds in the middle of a motion: it says so, is "stalled", and
+    sets out again from rest, by what it sees then."""
+    events = doze("command", 150)
+    (gap,) = [event for event in events if isinstance(event, TicksSkipped)]
+    assert (gap.ticks, gap.cause) == (149, "the robot's command took 3000 ms")
+    change = next(e for e in events if isinstance(e, HealthChanged) and e.after == "stalled")
+    assert change.cause == "149 ticks skipped: the robot's command took 3000 ms"
+    sent = [event for event in events if isinstance(event, Sent)]
+    before = [event for event in sent if event.tick < gap.tick]
+    after = [event for event in sent if event.tick >= gap.tick]
+    assert before[-1].values[0] == 0.5
+    assert abs(after[0].values[0]) <= LIMITS.jerk[0]
+    steps = np.diff([0.0, *(event.values[0] for event in after)])
+    assert np.abs(steps).max() <= LIMITS.acceleration[0] + 1e-9
+    assert min(e.captured_ns for e in after if e.source == "policy") >= gap.t_ns
+    assert metrics_of(events, PROFILE.execute_ns, "grid").skipped_ticks == 149
+
+
+def test_a_robot_that_cannot_keep_the_rate_is_degraded_with_its_cause():
+    """`advance_to` takes one and a half periods on every tick: nothing of that is silent."""
+    events = doze("advance_to", 1.5)
+    changes = [event for event in events if isinstance(event, HealthChanged)]
+    assert changes[0].after == "degraded"
+    assert changes[0].cause == "1 ticks skipped: the robot's advance_to took 30 ms"
+    assert not any(event.after == "streaming" for event in changes)
+
+
+def test_a_slow_robot_side_is_said_before_motion(caplog):
+    """Captures that take most of a period."""
+    clock = VirtualClock()
+
+    class Slow(StillRobot):
+        def capture(self):
+            clock.advance_to(clock.now_ns() + 15 * NS_PER_MS)
+            return super().capture()
+
+    assert check_robot_side(StillRobot(MIXED, PROFILE.execute_ns), clock) is None
+    text = check_robot_side(Slow(MIXED, PROFILE.execute_ns), clock)
+    assert "capture 15.0 ms, of a control period of 20 ms" in str(text)
+    assert str(text) in caplog.text

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.errors import StageFailedError
 from streamvla.evaluation.metrics import metrics_of
 from streamvla.evaluation.report.timeline import TimelineRun, timeline_svg
 from streamvla.runtime.executors.async_chunks import AsyncChunks
@@ -192,5 +193,7 @@ def test_merging_into_what_was_sent_is_refused():
         def begin(self, space: ActionSpace, horizon: int, trace: TraceSink) -> Decisions:
             return Late(super().begin(space, horizon, trace))
 
-    with pytest.raises(ValueError, match="is not planned: it was sent"):
+    with pytest.raises(
+        StageFailedError, match=r"planning stage failed: .*is not planned: it was sent"
+    ):
         drive(executor=TooLate(0.8))

@@ -39,10 +39,12 @@ class Program:
             time.sleep(0.02)
 
     def end(self) -> int:
-        code = self.process.wait(30)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        return code
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            assert self.process.stderr is not None
+            self.process.stderr.close()
 
     def check_stopped(self) -> None:
         trace = read_trace(self.trace)

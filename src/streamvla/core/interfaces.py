@@ -120,6 +120,9 @@ class RobotSpec:
             a gripper command; what it says of deltas is ignored. None: not known.
         draws_captures: whether it is a `DrawnRobot`.
         knows_stimulus: whether it is a `StimulatedRobot`.
+        stop: "package.module:function", which takes this specification and gives a function that
+            stops the robot from another process than the one that commands it; None: there is no
+            such way. For the watchdog (`runtime.processes.watchdog`).
     """
 
     name: str
@@ -135,6 +138,7 @@ class RobotSpec:
     start: tuple[float, ...] | None = None
     draws_captures: bool = False
     knows_stimulus: bool = False
+    stop: str | None = None
 
     @property
     def motion_limits(self) -> MotionLimits:

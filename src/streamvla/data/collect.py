@@ -26,6 +26,7 @@ import numpy as np
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError
 from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
+from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.demonstrations import DatasetMeta, Episode
@@ -42,7 +43,6 @@ from streamvla.data.store import (
 from streamvla.robots.gl import select_gl_backend
 from streamvla.robots.registry import one_robot_of, suite_of, training_instructions
 from streamvla.robots.suite import Expert, TaskRobot
-from streamvla.runtime.processes.privileges import die_with_parent
 
 EPISODES_PER_SHARD = 25
 MAX_ATTEMPTS_PER_SHARD = 100

@@ -8,8 +8,10 @@
 - **readable**: the trace file reads back whole, to the last tick;
 - **recovery**: an action from an observation captured after the fault's end reaches the robot
   within two observation cycles of that end (cycle: median of the run before the fault);
+- **gaps**: control ticks without a command are counted events;
 - **stop**: the last command of every run, however it ended, is the stop, and the robot at rest;
-- **failure**: a crash reaches the owner;
+- **failure**: a crash reaches the owner, a signal ends the run;
+- **watchdog**: a robot whose executor process is killed gets its stop within three periods;
 - **cameras**: none is called frozen that is not.
 
 The checks use what was sent and the declared limits, and nothing of the governor that sent it.
@@ -18,8 +20,8 @@ The checks use what was sent and the declared limits, and nothing of the governo
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -32,13 +34,46 @@ from streamvla.core.limits import MotionLimits
 from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.executors.synchronous import Synchronous
-from streamvla.runtime.faults.plan import BAD_ACTIONS, KINDS, PROCESS_KINDS, Fault
-from streamvla.trace import CameraFrozen, Ended, ObserveRequested, Sent, Trace, TraceEvent
+from streamvla.runtime.faults.plan import BAD_ACTIONS, KINDS, PROCESS_KINDS, WIRE_KINDS, Fault
+from streamvla.runtime.streamer.machine import GAP_TICKS
+from streamvla.trace import (
+    CameraFrozen,
+    Ended,
+    ObserveRequested,
+    Sent,
+    TicksSkipped,
+    Trace,
+    TraceEvent,
+)
 
-CRASHES = frozenset({"model-crash", "sigkill"})
+CRASHES = frozenset(
+    {
+        "model-crash",
+        "stage-exit",
+        "wrong-step",
+        "unknown-observation",
+        "sigkill",
+        *(f"model-{name}" for name in ("sigterm", "sighup", "sigint")),
+        *(kind for kind in WIRE_KINDS if kind != "cut-ring"),
+    }
+)
+"""The run must fail, after the robot's stop."""
+ENDINGS = frozenset(
+    f"{process}-{name}"
+    for process in ("executor", "owner")
+    for name in ("sigterm", "sighup", "sigint")
+)
+"""The run must end early, after the robot's stop."""
+AWAY = frozenset({"loop-pause", "slow-robot", "executor-sigstop"})
+"""The control loop itself is away: ticks pass without a command."""
+KILLED = "executor-sigkill"
+"""Nobody of ours is left to stop the robot but the watchdog."""
+WATCHDOG_PERIODS = 3
+"""Within so many control periods of the last command."""
 SIMULATED_KINDS = tuple(kind for kind in KINDS if kind not in PROCESS_KINDS)
 RECOVERY_CYCLES = 2
 
+ONCE = frozenset({"tensor", "trace-removed", "cut-ring", KILLED})
 _ROUNDING = 1e-9
 
 
@@ -90,7 +125,7 @@ class Case:
     fault: Fault
     executor: Executor
     seed: int
-    campaign: Campaign = SIMULATED
+    campaign: Campaign = field(default=SIMULATED, repr=False)
 
     @property
     def duration_ns(self) -> int:
@@ -138,8 +173,11 @@ def _draw_fault(stream: random.Random, kind: str, period_ns: int, campaign: Camp
     start_ns = stream.randrange(campaign.earliest_ns, campaign.latest_ns)
     if kind in BAD_ACTIONS:
         return Fault(kind, start_ns, 0, stream.choice((0, stream.randrange(ms_to_ns(200)))))
-    if kind in CRASHES:
+    if kind in CRASHES | ENDINGS | ONCE:
         return Fault(kind, start_ns)
+    if kind == "slow-robot":
+        delay_ns = stream.randrange(period_ns * 6 // 5, period_ns * 5 // 2)
+        return Fault(kind, start_ns, delay_ns, stream.randrange(ms_to_ns(200), NS_PER_S))
     if kind == "clock-jump":
         jump_ns = stream.choice((-1, 1)) * stream.randrange(ms_to_ns(1), ms_to_ns(500))
         return Fault(kind, start_ns, jump_ns, KINDS[kind].length_ns)
@@ -166,28 +204,32 @@ def judge(
     Args:
         trace: as read back from its file.
         commands: every command (d,) the robot got, in order.
-        failed: whether the run ended by a dead stage.
+        failed: whether the run ended by a dead stage or process, or by a signal.
     """
     sent = [event for event in trace.events if isinstance(event, Sent)]
+    if not sent:
+        return Verdict(case, 0, 0, ("readable: no command is in the trace",), None, 0, None)
     start_ns = _start_ns(sent)
     cycle_ns = _cycle_ns(trace.events, start_ns + case.fault.start_ns)
-    crash = case.fault.kind in CRASHES
-    recovery_ns = None if crash else _recovery_ns(sent, start_ns + case.fault.end_ns)
+    kind = case.fault.kind
+    ends = kind in CRASHES | ENDINGS
+    recovery_ns = None if ends else _recovery_ns(sent, start_ns + case.fault.end_ns)
     found = any(isinstance(event, CameraFrozen) for event in trace.events)
     freezes = case.fault.kind == "frozen-camera"
     skipped = sent[-1].tick + 1 - len(sent) if sent else 0
     broken = [
-        *_one_command(sent, commands, skips=case.campaign.skips),
-        *(f"limits: {text}" for text in exceeded(space, limits, commands)),
+        *_one_command(sent, commands, skips=case.campaign.skips or kind in AWAY),
+        *(f"limits: {text}" for text in exceeded(space, limits, commands, _rests(sent))),
         *_windows(sent),
         *_order(trace.events),
+        *_gaps(trace.events, skipped),
         *_readable(trace, sent),
         *(["cameras: one was called frozen that was not"] if found and not freezes else []),
     ]
     broken += _stopped(sent, space)
-    if crash and not failed:
-        broken.append("failure: the crash did not reach the owner")
-    elif crash:
+    if ends and not failed:
+        broken.append("failure: the owner heard nothing, or the run went on")
+    elif ends:
         pass
     elif failed:
         broken.append("recovery: the run ended in a failure")
@@ -204,9 +246,57 @@ def judge(
     )
 
 
-def exceeded(space: ActionSpace, limits: MotionLimits, commands: Sequence[np.ndarray]) -> list[str]:
-    """Every limit that commands (each (d,)) exceed, and on which tick; the robot starts at rest."""
-    states = [space.initial_state()] * 3
+def judge_killed(
+    case: Case, trace: Trace, diary: Sequence[tuple[int, bool, np.ndarray]], period_ns: int
+) -> Verdict:
+    """Check an episode whose executor process was killed.
+
+    Args:
+        diary: what the robot's own process got: when, whether it was the stop, the command (d,).
+    """
+    broken: list[str] = []
+    *commands, last = diary
+    if not last[1] or any(stop for _, stop, _ in commands):
+        broken.append("watchdog: the robot's last command is not its stop, or one came before")
+    elif last[0] - commands[-1][0] > WATCHDOG_PERIODS * period_ns:
+        broken.append(f"watchdog: the stop came {last[0] - commands[-1][0]} ns after the command")
+    sent = [event for event in trace.events if isinstance(event, Sent)]
+    got = [tuple(values.tolist()) for _, _, values in commands]
+    if not sent or [event.values for event in sent] != got[: len(sent)]:
+        broken.append("one command: the robot got others than the trace says")
+    return Verdict(case, len(sent), 0, tuple(broken), None, 0, None)
+
+
+def exceeded(
+    space: ActionSpace,
+    limits: MotionLimits,
+    commands: Sequence[np.ndarray],
+    rests: Collection[int] = (),
+) -> list[str]:
+    """Every limit that commands (each (d,)) exceed, and on which; the robot starts at rest.
+
+    Args:
+        rests: the commands before which it stood again.
+    """
+    found: list[str] = []
+    parts = [*sorted({0, *rests}), len(commands)]
+    state = space.initial_state()
+    for first, end in pairwise(parts):
+        found += _exceeded(space, limits, commands[first:end], first, state)
+        for command in commands[first:end]:
+            state = space.advance(state, command)
+    return found
+
+
+def _exceeded(
+    space: ActionSpace,
+    limits: MotionLimits,
+    commands: Sequence[np.ndarray],
+    number: int,
+    start: np.ndarray,
+) -> list[str]:
+    """Of commands from rest at `start` (d,); `number` of commands came before."""
+    states = [start] * 3
     for command in commands:
         states.append(space.advance(states[-1], command))
     position = np.array(states)
@@ -214,7 +304,7 @@ def exceeded(space: ActionSpace, limits: MotionLimits, commands: Sequence[np.nda
     acceleration = np.diff(velocity, axis=0)
     jerk = np.diff(acceleration, axis=0)
     found = [
-        f"position of {space.names[dim]} on tick {tick - 3}"
+        f"position of {space.names[dim]} on tick {number + tick - 3}"
         for tick, dim in np.argwhere(
             (position < np.asarray(limits.position_low) - _ROUNDING)
             | (position > np.asarray(limits.position_high) + _ROUNDING)
@@ -227,9 +317,22 @@ def exceeded(space: ActionSpace, limits: MotionLimits, commands: Sequence[np.nda
     ):
         over = np.abs(motion) > np.asarray(bound) * (1 + _ROUNDING)
         found += [
-            f"{name} of {space.names[dim]} on tick {k - first}" for k, dim in np.argwhere(over)
+            f"{name} of {space.names[dim]} on tick {number + k - first}"
+            for k, dim in np.argwhere(over)
         ]
     return found
+
+
+def _rests(sent: Sequence[Sent]) -> list[int]:
+    """The commands before which the robot stood, because none had come for so long."""
+    pairs = enumerate(pairwise(sent), start=1)
+    return [number for number, (a, b) in pairs if b.tick - a.tick > GAP_TICKS]
+
+
+def _gaps(events: Iterable[TraceEvent], skipped: int) -> Iterable[str]:
+    told = sum(event.ticks for event in events if isinstance(event, TicksSkipped))
+    if told != skipped:
+        yield f"gaps: {skipped} ticks had no command, {told} are told"
 
 
 def _one_command(

@@ -16,6 +16,7 @@ from typing import Any
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Policy, PolicySpec, check_fit
+from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
@@ -30,7 +31,6 @@ from streamvla.runtime import (
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
-from streamvla.runtime.processes.privileges import die_with_parent
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
 from streamvla.studies.checks import require_effect, require_seconds
 from streamvla.studies.outputs import require_trace

@@ -6,8 +6,10 @@ wall clock    the control loop and the model in processes of their own; all kind
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import pi
@@ -16,10 +18,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.core.provenance import commit, machine
-from streamvla.evaluation.campaign import WALL_CLOCK, Case, Verdict, draw_cases, judge, summarise
+from streamvla.evaluation.campaign import (
+    ENDINGS,
+    KILLED,
+    WALL_CLOCK,
+    Case,
+    Verdict,
+    draw_cases,
+    judge,
+    judge_killed,
+    summarise,
+)
 from streamvla.robots.point import SPEC, PointRobot
 from streamvla.runtime import (
     PROFILES,
@@ -32,10 +45,12 @@ from streamvla.runtime import (
     run_simulated,
 )
 from streamvla.runtime.drivers.settings import EpisodeSettings
+from streamvla.runtime.drivers.signals import raised_as_interrupts
 from streamvla.runtime.faults.plan import FaultPlan
 from streamvla.runtime.timing.latency import JitteredLatency, profile_ms
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.testing import ScriptedPolicy
+from streamvla.testing.remote_robot import RemoteRobot, RemoteServer
 from streamvla.trace import FileTrace, read_trace
 
 _HORIZON = 10
@@ -84,7 +99,8 @@ def bench_faults(command: BenchFaults) -> None:
     with tempfile.TemporaryDirectory() as name:
         if command.faults:
             cases = draw_cases(command.faults, command.seed, _PROFILE.execute_ns)
-            simulated = [run_case(case, Path(name) / "trace.jsonl") for case in cases]
+            path = Path(name) / "trace" / "trace.jsonl"
+            simulated = [run_case(case, path) for case in cases]
             figures |= _report(simulated, f"simulated time, {_PROFILE.label}")
             verdicts += simulated
         if command.wall_clock:
@@ -139,10 +155,11 @@ def _diary_path(folder: Path, seed: int) -> Path:
 
 def run_case(case: Case, path: Path) -> Verdict:
     """One episode in simulated time, its trace written to `path` and read back."""
-    robot = WitnessRobot(path.parent)
+    robot = WitnessRobot(path.parent.parent)
     robot.reset(case.seed, 0, _PROFILE.execute_ns)
     failed = False
-    with FileTrace(path, {"command": "bench faults", "seed": case.seed}) as trace:
+    header = {"command": "bench faults", "seed": case.seed}
+    with FileTrace(path, header, background=True) as trace:
         episode = _settings(case, _PROFILE).episode(wandering_policy(_PROFILE), robot, trace)
         latency = JitteredLatency(_PROFILE, _JITTER, case.seed)
         try:
@@ -158,30 +175,63 @@ def _run_in_wall_clock(command: BenchFaults, folder: Path) -> Iterator[Verdict]:
     from rich.progress import track
 
     cases = draw_cases(command.wall_clock, command.seed, _WALL_PROFILE.execute_ns, WALL_CLOCK)
-    with ProcessDriver(
-        partial(WitnessRobot, folder),
-        partial(wandering_policy, _WALL_PROFILE),
-        settings=RealtimeSettings(command.priority),
-    ) as driver:
+    settings, policy = RealtimeSettings(command.priority), partial(wandering_policy, _WALL_PROFILE)
+    robot, remote = partial(WitnessRobot, folder), partial(RemoteRobot, folder)
+    with ProcessDriver(robot, policy, settings=settings) as driver:
         for case in track(cases, "wall-clock faults", transient=True):
-            yield run_wall_clock_case(case, driver, folder)
+            if case.fault.kind != KILLED:
+                yield run_wall_clock_case(case, driver, folder)
+                continue
+            with (
+                RemoteServer(folder) as server,
+                ProcessDriver(remote, policy, settings=settings) as watched,
+            ):
+                yield run_killed_case(case, watched, server, folder)
+
+
+def run_killed_case(
+    case: Case, driver: ProcessDriver, server: RemoteServer, folder: Path
+) -> Verdict:
+    """One episode whose executor process is killed; the robot is a process of its own."""
+    plan = _plan(case, folder)
+    try:
+        driver.run(plan)
+    except StageFailedError:
+        _wait_for_stop(server)
+    entries = [(round(row[0]), bool(row[1]), row[2:]) for row in server.diary()]
+    return judge_killed(case, read_trace(plan.trace), entries, SPEC.control_period_ns)
+
+
+def _wait_for_stop(server: RemoteServer) -> None:
+    clock = SystemClock()
+    deadline_ns = clock.now_ns() + NS_PER_S
+    while not server.diary()[-1][1] and clock.now_ns() < deadline_ns:
+        clock.sleep_for_ns(NS_PER_S // 100)
 
 
 def run_wall_clock_case(case: Case, driver: ProcessDriver, folder: Path) -> Verdict:
     """One episode in wall-clock time, its trace written to `folder` and read back."""
-    plan = EpisodePlan(
+    plan, failed = _plan(case, folder), False
+    try:
+        with raised_as_interrupts():
+            driver.run(plan)
+    except StageFailedError:
+        failed = True
+    except KeyboardInterrupt:
+        if case.fault.kind not in ENDINGS:
+            raise
+        failed = True
+    return _judged(case, plan.trace, failed)
+
+
+def _plan(case: Case, folder: Path) -> EpisodePlan:
+    return EpisodePlan(
         _settings(case, _WALL_PROFILE),
-        folder / "trace.jsonl",
+        folder / "trace" / "trace.jsonl",
         header={"command": "bench faults", "seed": case.seed},
         seed=case.seed,
         faults=FaultPlan((case.fault,)),
     )
-    failed = False
-    try:
-        driver.run(plan)
-    except StageFailedError:
-        failed = True
-    return _judged(case, plan.trace, failed)
 
 
 def _settings(case: Case, profile: LatencyProfile) -> EpisodeSettings:
@@ -200,7 +250,9 @@ def _settings(case: Case, profile: LatencyProfile) -> EpisodeSettings:
 
 
 def _judged(case: Case, path: Path, failed: bool) -> Verdict:
-    diary = np.fromfile(_diary_path(path.parent, case.seed)).reshape(-1, SPEC.action_space.dim)
+    diary = np.fromfile(_diary_path(path.parent.parent, case.seed)).reshape(
+        -1, SPEC.action_space.dim
+    )
     space, limits = SPEC.action_space, SPEC.motion_limits
     return judge(case, read_trace(path), list(diary), failed, space, limits)
 
@@ -208,8 +260,11 @@ def _judged(case: Case, path: Path, failed: bool) -> Verdict:
 def wandering_policy(profile: LatencyProfile) -> ScriptedPolicy:
     """Sine waves, up to a half beyond the velocity limit; the gripper opens and closes.
 
-    Which waves, the instruction says: it is a number.
+    Which waves, the instruction says: it is a number. PyTorch is imported here, where it is
+    installed, so that a fault that needs it is no stall as well.
     """
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("torch")
     script = partial(_wander, period_ns=profile.execute_ns)
     return ScriptedPolicy(SPEC.action_space, _HORIZON, SPEC.control_period_ns, script, robot=SPEC)
 

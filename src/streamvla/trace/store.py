@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,14 +45,14 @@ class TeeTrace:
     """Events passed on to several sinks."""
 
     def __init__(self, *sinks: TraceSink) -> None:
-        self._sinks = sinks
+        self.sinks = sinks
 
     def record(self, event: TraceEvent) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.record(event)
 
     def flush(self) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.flush()
 
 
@@ -119,6 +119,11 @@ class FileTrace:
             _write_all(self._fd, data)
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+    def write_with(self, write: Callable[[int, memoryview], int]) -> None:
+        """Use this instead of `os.write` (in the background): for faults."""
+        if self._writer is not None:
+            self._writer.write = write
 
     def close(self) -> None:
         """Safe to call twice."""

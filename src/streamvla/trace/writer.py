@@ -44,9 +44,13 @@ class BackgroundWriter:
     Args:
         fd: open for reading and writing, at its end; owned by the writer from here on.
         lost: (instant, events, cause) → the line that says so.
+
+    Attributes:
+        write: (fd, bytes) → how many were taken, as `os.write`.
     """
 
     def __init__(self, path: Path, fd: int, lost: Callable[[int, int, str], bytes]) -> None:
+        self.write: Callable[[int, memoryview], int] = lambda fd, data: os.write(fd, data)
         self._path = path
         self._fd = fd
         self._lost_line = lost
@@ -107,6 +111,7 @@ class BackgroundWriter:
                 cause = self._cause or _SLOW
                 self._write(self._lost_line(self._lost_since_ns, self._lost_events, cause))
                 self._lost_events = 0
+            self._restore_if_removed()
         except OSError as error:
             self._cause = error.strerror or str(error)
             if not self._warned:
@@ -120,7 +125,7 @@ class BackgroundWriter:
         left = memoryview(data)
         try:
             while left:
-                left = left[os.write(self._fd, left) :]
+                left = left[self.write(self._fd, left) :]
         except OSError:
             os.ftruncate(self._fd, self._whole)
             os.lseek(self._fd, self._whole, os.SEEK_SET)

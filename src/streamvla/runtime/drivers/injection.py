@@ -7,14 +7,20 @@ latency model (`FaultyLatency`); on the system clock it is waiting.
 
 from __future__ import annotations
 
+import errno
+import importlib
+import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from streamvla.core.clock import Clock
+from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import (
     Anticipation,
     Capture,
@@ -32,9 +38,10 @@ from streamvla.core.interfaces import (
     stimulus_of,
 )
 from streamvla.runtime.drivers.episode import Episode, Watch
+from streamvla.runtime.drivers.stages import ActionMade, ContextReady, StageResult, Stages
 from streamvla.runtime.faults.plan import BAD_ACTIONS, Fault, FaultPlan
 from streamvla.runtime.timing.latency import LatencyModel
-from streamvla.trace import FaultInjected, TraceSink
+from streamvla.trace import FaultInjected, FileTrace, TeeTrace, TraceSink
 
 TOO_LARGE = 1e6
 
@@ -48,12 +55,14 @@ class FaultClock:
         clock: the true one.
         start_ns: the episode's first tick.
         sleep_until_ns: waits on the system clock; does nothing in virtual time.
+        pass_until_ns: lets time pass, whichever it is.
     """
 
     plan: FaultPlan
     clock: Clock
     start_ns: int
     sleep_until_ns: Callable[[int], None]
+    pass_until_ns: Callable[[int], None] = lambda until_ns: None
 
     def elapsed_ns(self) -> int:
         return self.clock.now_ns() - self.start_ns
@@ -82,8 +91,68 @@ def inject(episode: Episode, faults: FaultClock) -> Episode:
 def inject_control(
     robot: Robot, watch: Watch | None, trace: TraceSink, faults: FaultClock
 ) -> tuple[FaultyRobot, FaultWatch]:
-    """The part of `inject` that the control loop's side of an episode needs: robot and watch."""
+    """The part of `inject` that the control loop's side of an episode needs: robot and watch.
+
+    Raises:
+        ConfigError: a fault of the trace file, and there is none.
+    """
+    if faults.plan.of("disk-full", "trace-removed"):
+        _obstruct(trace, faults)
     return FaultyRobot(robot, faults), FaultWatch(faults, trace, watch)
+
+
+def _obstruct(trace: TraceSink, faults: FaultClock) -> None:
+    sinks = (trace, *trace.sinks) if isinstance(trace, TeeTrace) else (trace,)
+    files = [each for each in sinks if isinstance(each, FileTrace)]
+    if not files:
+        raise ConfigError("disk-full and trace-removed hit a trace file, and this run writes none")
+    for file in files:
+        file.write_with(FaultyDisk(file.path, faults).write)
+
+
+class FaultyDisk:
+    """`os.write`, for a trace file on a disk that is full, or a file that somebody removes."""
+
+    def __init__(self, path: Path, faults: FaultClock) -> None:
+        self._path = path
+        self._faults = faults
+        self._removals = list(faults.plan.of("trace-removed"))
+
+    def write(self, fd: int, data: memoryview) -> int:
+        elapsed_ns = self._faults.elapsed_ns()
+        if any(fault.active(elapsed_ns) for fault in self._faults.plan.of("disk-full")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._removals and self._removals[0].start_ns <= elapsed_ns:
+            self._removals.pop()
+            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # other files lie in it
+                self._path.parent.rmdir()
+        return os.write(fd, data)
+
+
+class FaultyStages:
+    """Stages whose results are wrong as planned. Implements `Stages`."""
+
+    def __init__(self, stages: Stages, faults: FaultClock) -> None:
+        self.observe = stages.observe
+        self.generate = stages.generate
+        self.cancel = stages.cancel
+        self.wait = stages.wait
+        self._stages = stages
+        self._faults = faults
+        self._coming = list(faults.plan.of("wrong-step", "unknown-observation"))
+
+    def take(self) -> StageResult | None:
+        result = self._stages.take()
+        due = self._coming and self._coming[0].start_ns <= self._faults.elapsed_ns()
+        kind = self._coming[0].kind if due else ""
+        if kind == "wrong-step" and isinstance(result, ActionMade):
+            self._coming.pop(0)
+            return replace(result, index=result.index + 1)
+        if kind == "unknown-observation" and isinstance(result, ContextReady):
+            self._coming.pop(0)
+            return replace(result, observation=result.observation + 1000)
+        return result
 
 
 class FaultWatch:
@@ -146,12 +215,17 @@ class FaultyPolicy:
         for fault in self._faults.plan.of("model-crash"):
             if self._faults.elapsed_ns() >= fault.start_ns:
                 raise RuntimeError(f"injected crash, planned for {fault.start_ns / 1e9:g} s")
+        for fault in self._faults.plan.of("stage-exit"):
+            if self._faults.elapsed_ns() >= fault.start_ns:
+                raise SystemExit(f"injected exit, planned for {fault.start_ns / 1e9:g} s")
 
     def _spoil(self, values: np.ndarray) -> np.ndarray:
         elapsed_ns = self._faults.elapsed_ns()
         for fault in self._faults.plan.of(*BAD_ACTIONS):
             if self._strikes(fault, elapsed_ns):
                 values = spoiled(values, fault.kind)
+        if any(elapsed_ns >= fault.start_ns for fault in self._faults.plan.of("tensor")):
+            return _as_tensor(values)
         return values
 
     def _strikes(self, fault: Fault, elapsed_ns: int) -> bool:
@@ -162,6 +236,11 @@ class FaultyPolicy:
             self._spent.add(fault)
             return True
         return False
+
+
+def _as_tensor(values: np.ndarray) -> Any:
+    torch: Any = importlib.import_module("torch")
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def spoiled(values: np.ndarray, kind: str) -> np.ndarray:
@@ -234,6 +313,13 @@ class FaultyRobot:
 
     def advance_to(self, now_ns: int) -> None:
         self._robot.advance_to(now_ns)
+        faults = self._faults
+        for fault in faults.plan.of("loop-pause"):
+            if fault.active(faults.elapsed_ns()):
+                faults.pass_until_ns(faults.start_ns + fault.end_ns)
+        for fault in faults.plan.of("slow-robot"):
+            if fault.active(faults.elapsed_ns()):
+                faults.pass_until_ns(faults.clock.now_ns() + fault.amount_ns)
 
     def capture(self) -> Capture:
         elapsed_ns = self._faults.elapsed_ns()

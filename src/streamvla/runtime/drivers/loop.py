@@ -238,8 +238,8 @@ class ControlLoop:
             return
         try:
             commands = self._streamer.handle(_event_of(result, now_ns))
-        except Exception as error:  # what no model of ours says: it is not to be relied on
-            failed = StageFailed(now_ns, "model", f"it said {result}: {describe(error)}")
+        except Exception as error:  # a fault of the executor, or what no model of ours says
+            failed = StageFailed(now_ns, "planning", f"{result}: {describe(error)}")
             commands = self._streamer.handle(failed)
         for command in commands:
             self._carry_out(command)

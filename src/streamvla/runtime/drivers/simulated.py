@@ -23,13 +23,14 @@ from streamvla.runtime.drivers.episode import Episode, EpisodeResult, make_sight
 from streamvla.runtime.drivers.injection import (
     FaultClock,
     FaultyLatency,
+    FaultyStages,
     JumpingClock,
     inject,
     require_in_process,
 )
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.observing import Sighting
-from streamvla.runtime.drivers.stages import Flow, StageError, StageResult, StageWork
+from streamvla.runtime.drivers.stages import Flow, StageError, StageResult, Stages, StageWork
 from streamvla.runtime.faults.plan import NO_FAULTS, FaultPlan
 from streamvla.runtime.streamer.messages import StartGenerate, StartObserve
 from streamvla.runtime.timing.latency import LatencyModel
@@ -60,9 +61,9 @@ def run_simulated(
     require_in_process(episode, faults)
     clock = clock or VirtualClock()
     start_ns = clock.now_ns()
-    timing = Timing(clock, clock, latency.execute_ns)
+    timing, struck = Timing(clock, clock, latency.execute_ns), None
     if faults:
-        struck = FaultClock(faults, clock, start_ns, lambda _: None)
+        struck = FaultClock(faults, clock, start_ns, lambda _: None, clock.sleep_until_ns)
         episode, latency = inject(episode, struck), FaultyLatency(latency, struck)
         timing = Timing(
             clock,
@@ -70,7 +71,9 @@ def run_simulated(
             latency.execute_ns,
             held_up_ns=lambda due_ns: faults.command_delay_ns(due_ns - start_ns),
         )
-    stages = _SimulatedStages(episode, latency, clock, timing.told)
+    stages: Stages = _SimulatedStages(episode, latency, clock, timing.told)
+    if struck is not None:
+        stages = FaultyStages(stages, struck)
     return ControlLoop(episode, timing, stages, start_ns).run()
 
 

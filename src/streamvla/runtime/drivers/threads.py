@@ -19,7 +19,13 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Policy, Robot
 from streamvla.runtime.drivers.cameras import CameraWatch
 from streamvla.runtime.drivers.episode import Episode, EpisodeResult, make_sighting
-from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject, require_in_process
+from streamvla.runtime.drivers.injection import (
+    FaultClock,
+    FaultyStages,
+    JumpingClock,
+    inject,
+    require_in_process,
+)
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import TickLog
 from streamvla.runtime.drivers.robot_side import check_robot_side
@@ -113,18 +119,21 @@ class RealtimeDriver:
         require_in_process(episode, faults)
         start_ns = self._clock.now_ns() if start_ns is None else start_ns
         clock: Clock = self._clock
+        struck: FaultClock | None = None
         if faults:
-            sleep_until_ns = self._clock.sleep_until_ns
-            episode = inject(episode, FaultClock(faults, self._clock, start_ns, sleep_until_ns))
+            sleep = self._clock.sleep_until_ns
+            struck = FaultClock(faults, self._clock, start_ns, sleep, sleep)
+            episode = inject(episode, struck)
             clock = JumpingClock(self._clock, faults, start_ns)
-        stages = _ThreadStages(episode, clock, self._accelerator, latency)
+        own = _ThreadStages(episode, clock, self._accelerator, latency)
+        stages = own if struck is None else FaultyStages(own, struck)
         self.ticks = TickLog()
         timing = Timing.real(clock, episode.profile)
         try:
             with ending_between_steps() as ending:
                 return ControlLoop(episode, timing, stages, start_ns, self.ticks, ending).run()
         finally:
-            stages.abandon()
+            own.abandon()
             self._accelerator.wait_idle()
 
 

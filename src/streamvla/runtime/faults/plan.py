@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -47,12 +48,55 @@ KINDS: dict[str, FaultKind] = {
     "frozen-camera": FaultKind("duration", "the camera shows what it showed at START"),
     "clock-jump": FaultKind("jump", "the clock reads AMOUNT off", 100 * NS_PER_MS),
     "slow-consumer": FaultKind("delay", "the robot takes every command AMOUNT late", NS_PER_S),
+    "loop-pause": FaultKind("duration", "the control loop does not run"),
+    "slow-robot": FaultKind("delay", "every look at the robot takes AMOUNT longer", NS_PER_S),
+    "stage-exit": FaultKind("none", "the next stage calls sys.exit"),
+    "tensor": FaultKind("none", "actions are PyTorch tensors"),
+    "wrong-step": FaultKind("none", "the model leaves out a flow step"),
+    "unknown-observation": FaultKind("none", "the model answers what nobody asked"),
+    "disk-full": FaultKind("duration", "the trace file cannot be written"),
+    "trace-removed": FaultKind("none", "the trace file and its folder are removed"),
     "sigkill": FaultKind("none", "the model process is killed"),
     "sigstop": FaultKind("duration", "the model process is suspended, then continued"),
+    "model-sigterm": FaultKind("none", "the model process gets SIGTERM"),
+    "model-sighup": FaultKind("none", "the model process gets SIGHUP"),
+    "model-sigint": FaultKind("none", "the model process gets SIGINT"),
     "gil-hog": FaultKind("duration", "a busy pure-Python thread in the model process"),
     "memory-pressure": FaultKind("duration", "the model process allocates and touches memory"),
+    "garbled-message": FaultKind("none", "the model process sends random bytes"),
+    "long-message": FaultKind("none", "the model process announces a message without end"),
+    "damaged-slot": FaultKind("none", "a record in shared memory has a flipped bit"),
+    "damaged-counter": FaultKind("none", "the counter of records in shared memory is wrong"),
+    "cut-ring": FaultKind("none", "the model process tries to cut the shared memory off"),
+    "executor-sigstop": FaultKind("duration", "the executor process is suspended, then continued"),
+    "executor-sigterm": FaultKind("none", "the executor process gets SIGTERM"),
+    "executor-sighup": FaultKind("none", "the executor process gets SIGHUP"),
+    "executor-sigint": FaultKind("none", "the executor process gets SIGINT"),
+    "executor-sigkill": FaultKind("none", "the executor process is killed"),
+    "owner-sigterm": FaultKind("none", "the owner of both gets SIGTERM"),
+    "owner-sighup": FaultKind("none", "the owner of both gets SIGHUP"),
+    "owner-sigint": FaultKind("none", "the owner of both gets SIGINT"),
 }
-PROCESS_KINDS = frozenset({"sigkill", "sigstop", "gil-hog", "memory-pressure"})
+WIRE_KINDS = (
+    "garbled-message",
+    "long-message",
+    "damaged-slot",
+    "damaged-counter",
+    "cut-ring",
+)
+SIGNALS: dict[str, tuple[str, signal.Signals]] = {
+    "sigkill": ("model", signal.SIGKILL),
+    "sigstop": ("model", signal.SIGSTOP),
+    **{
+        f"{process}-{number.name.lower()}": (process, number)
+        for process in ("model", "executor", "owner")
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    },
+    "executor-sigstop": ("executor", signal.SIGSTOP),
+    "executor-sigkill": ("executor", signal.SIGKILL),
+}
+"""The kinds that are a signal: to which process, and which."""
+PROCESS_KINDS = frozenset({"gil-hog", "memory-pressure", *WIRE_KINDS, *SIGNALS})
 BAD_ACTIONS = frozenset({"nan", "inf", "out-of-range", "wrong-shape"})
 
 _UNITS_NS = {"ns": 1, "us": 1000, "ms": NS_PER_MS, "s": NS_PER_S}

@@ -8,33 +8,37 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 
 import numpy as np
 
 from streamvla.core.clock import NS_PER_S, SystemClock
-from streamvla.runtime.faults.plan import Fault, FaultPlan
+from streamvla.runtime.faults.plan import SIGNALS, Fault, FaultPlan
 
 PRESSURE_BYTES = 256 << 20
 """What a memory-pressure fault allocates and keeps touching."""
 
 
 class ProcessStriker:
-    """Kills or suspends a process as planned, on a thread; a context manager that leaves the
-    process running, if it lives.
+    """Sends signals as planned, on a thread; a context manager that leaves suspended processes
+    running, if they live.
 
     Args:
+        pids: of "model", "executor" and "owner".
         start_ns: the instant the plan counts from.
     """
 
-    def __init__(self, pid: int, plan: FaultPlan, clock: SystemClock, start_ns: int) -> None:
-        self._pid = pid
+    def __init__(
+        self, pids: Mapping[str, int], plan: FaultPlan, clock: SystemClock, start_ns: int
+    ) -> None:
+        self._pids = pids
         self._clock = clock
         self._over = threading.Event()
         self._strikes = sorted(
-            (start_ns + instant_ns, sign)
-            for fault in plan.of("sigkill", "sigstop")
-            for instant_ns, sign in _signals(fault)
+            (start_ns + instant_ns, process, number)
+            for fault in plan.of(*SIGNALS)
+            for instant_ns, process, number in _signals(fault)
         )
         self._thread = threading.Thread(target=self._strike, daemon=True)
 
@@ -50,27 +54,29 @@ class ProcessStriker:
     ) -> None:
         self._over.set()
         self._thread.join()
-        if self._strikes:
-            self._send(signal.SIGCONT)
+        for process in {process for _, process, _ in self._strikes}:
+            self._send(process, signal.SIGCONT)
 
     def _strike(self) -> None:
-        for instant_ns, sign in self._strikes:
+        for instant_ns, process, number in self._strikes:
             wait_s = max(0, instant_ns - self._clock.now_ns()) / NS_PER_S
             if self._over.wait(wait_s):
                 return
-            self._send(sign)
+            self._send(process, number)
 
-    def _send(self, sign: signal.Signals) -> None:
+    def _send(self, process: str, number: signal.Signals) -> None:
         try:
-            os.kill(self._pid, sign)
+            os.kill(self._pids[process], number)
         except ProcessLookupError:
             self._over.set()
 
 
-def _signals(fault: Fault) -> list[tuple[int, signal.Signals]]:
-    if fault.kind == "sigkill":
-        return [(fault.start_ns, signal.SIGKILL)]
-    return [(fault.start_ns, signal.SIGSTOP), (fault.end_ns, signal.SIGCONT)]
+def _signals(fault: Fault) -> list[tuple[int, str, signal.Signals]]:
+    process, number = SIGNALS[fault.kind]
+    signals = [(fault.start_ns, process, number)]
+    if number == signal.SIGSTOP:
+        signals.append((fault.end_ns, process, signal.SIGCONT))
+    return signals
 
 
 def hog(plan: FaultPlan, clock: SystemClock, start_ns: int) -> None:

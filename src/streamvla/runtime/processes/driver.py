@@ -2,6 +2,7 @@
 
     owner (this process)     asks, waits, and hears how it went
       ├── executor process   control loop ─ robot ─ streamer ─ trace        never imports torch
+      ├── watchdog           stops the robot if the executor process is gone or silent
       └── model process      observe ─ step ─ step ─ …                      may do as it likes
 
 Requests go from executor to model over a socket, results come back through a ring in shared
@@ -11,6 +12,7 @@ memory (`handoff`). A model process that is killed ends the episode in the robot
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -37,6 +39,7 @@ from streamvla.runtime.processes.model_process import model_main
 from streamvla.runtime.processes.plan import EpisodePlan, MakePolicy, MakeRobot, ProcessResult
 from streamvla.runtime.processes.privileges import Grant, RealtimeSettings
 from streamvla.runtime.processes.ring import SharedRing, capacity_for
+from streamvla.runtime.processes.watchdog import Pulse, Watch, watchdog_main
 
 _START_S = 180.0
 """How long processes may take to start: imports, checkpoint, first rendering context."""
@@ -53,14 +56,18 @@ class _Crew:
     model: Child
     ready: ExecutorReady
     policy: PolicySpec
+    watchdog: Child | None
 
     @property
     def alive(self) -> bool:
-        return self.executor.alive and self.model.alive
+        return all(child.alive for child in self._children())
 
     def close(self) -> None:
-        self.executor.close()
-        self.model.close()
+        for child in self._children():
+            child.close()
+
+    def _children(self) -> list[Child]:
+        return [each for each in (self.executor, self.model, self.watchdog) if each is not None]
 
 
 class ProcessDriver:
@@ -74,6 +81,8 @@ class ProcessDriver:
         policy: makes the policy, in the model process. Both must be functions of importable
             modules, or `functools.partial` of such.
         settings: what the executor process asks the operating system for.
+        watchdog: control periods without a command after which a third process stops a robot that
+            declares a way to (`RobotSpec.stop`); None for no such process.
         budget_s: the ring takes what the model makes while the executor is away for so long.
 
     Attributes:
@@ -91,8 +100,10 @@ class ProcessDriver:
         policy: MakePolicy,
         *,
         settings: RealtimeSettings | None = None,
+        watchdog: int | None = 5,
         budget_s: float = 1.0,
     ) -> None:
+        self._watchdog = watchdog
         self._make_robot = robot
         self._make_policy = policy
         self._settings = settings or RealtimeSettings()
@@ -170,7 +181,8 @@ class ProcessDriver:
         self.captures = []
         if plan.faults.of_process:
             start_ns = start_ns or self._clock.now_ns() + plan.reset_ns
-            with ProcessStriker(crew.model.pid, plan.faults, self._clock, start_ns):
+            pids = {"model": crew.model.pid, "executor": crew.executor.pid, "owner": os.getpid()}
+            with ProcessStriker(pids, plan.faults, self._clock, start_ns):
                 over = self._wait_for(crew, RunEpisode(plan, start_ns))
         else:
             over = self._wait_for(crew, RunEpisode(plan, start_ns))
@@ -210,8 +222,14 @@ class ProcessDriver:
 
     def _start(self) -> _Crew:
         executor = Child(
-            "executor", executor_main, self._make_robot, self._settings, leaves_by_itself=True
+            "executor",
+            executor_main,
+            self._make_robot,
+            self._settings,
+            self._watchdog is not None,
+            leaves_by_itself=True,
         )
+        watchdog = None
         try:
             model = Child("model", model_main, self._make_robot, self._make_policy)
         except BaseException:
@@ -222,11 +240,31 @@ class ProcessDriver:
             policy: PolicySpec = model.receive(_START_S)
             check_fit(policy, ready.robot)
             self._connect(executor, model, ready.robot, policy.horizon)
+            watchdog = self._start_watchdog(executor, ready.robot)
         except BaseException:
             executor.close()
             model.close()
             raise
-        return _Crew(executor, model, ready, policy)
+        return _Crew(executor, model, ready, policy, watchdog)
+
+    def _start_watchdog(self, executor: Child, robot: RobotSpec) -> Child | None:
+        """It holds one end of a pipe, the executor process alone the other."""
+        if self._watchdog is None or robot.stop is None:
+            return None
+        watch = Watch(robot, robot.stop, self._watchdog)
+        watchdog = Child("watchdog", watchdog_main, watch, leaves_by_itself=True)
+        try:
+            watchdog.receive(_START_S)
+            pulse_fd, (read_fd, write_fd) = Pulse.create(), os.pipe()
+            for child, fds in ((watchdog, (pulse_fd, read_fd)), (executor, (pulse_fd, write_fd))):
+                for fd in fds:
+                    child.send_fd(fd)
+            for fd in (pulse_fd, read_fd, write_fd):
+                os.close(fd)
+        except BaseException:
+            watchdog.close()
+            raise
+        return watchdog
 
     def _connect(self, executor: Child, model: Child, robot: RobotSpec, horizon: int) -> None:
         """Give both the ring and a socket to each other; this process keeps neither."""

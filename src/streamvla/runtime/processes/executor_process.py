@@ -23,7 +23,12 @@ from streamvla.core.clock import NS_PER_S, Clock, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, HandoffError, RingError, StageFailedError
 from streamvla.core.interfaces import Robot, RobotSpec, standing_at
 from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watch
-from streamvla.runtime.drivers.injection import FaultClock, JumpingClock, inject_control
+from streamvla.runtime.drivers.injection import (
+    FaultClock,
+    FaultyStages,
+    JumpingClock,
+    inject_control,
+)
 from streamvla.runtime.drivers.loop import ControlLoop, Timing
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
 from streamvla.runtime.drivers.robot_side import check_robot_side
@@ -32,7 +37,7 @@ from streamvla.runtime.drivers.signals import (
     ending_between_steps,
     raised_as_interrupts,
 )
-from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult
+from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult, Stages
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (
     MOST_BYTES,
@@ -50,6 +55,7 @@ from streamvla.runtime.processes.launch import receive_fd
 from streamvla.runtime.processes.plan import EpisodePlan, MakeRobot, ProcessResult
 from streamvla.runtime.processes.privileges import FifoGuard, Grant, RealtimeSettings, ask
 from streamvla.runtime.processes.ring import SharedRing
+from streamvla.runtime.processes.watchdog import Pulse, watched
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import CancelGenerate, StartGenerate, StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
@@ -120,22 +126,34 @@ class EpisodeOver:
 # --- the process -----------------------------------------------------------------------------
 
 
-def executor_main(owner: Connection, make_robot: MakeRobot, settings: RealtimeSettings) -> None:
-    """Run in the executor process until the owner is gone."""
+def executor_main(
+    owner: Connection, make_robot: MakeRobot, settings: RealtimeSettings, watchdog: bool
+) -> None:
+    """Run in the executor process until the owner is gone.
+
+    Args:
+        watchdog: there is one, for a robot that declares its stop.
+    """
     with raised_as_interrupts():
-        _executor_main(owner, make_robot, settings)
+        _executor_main(owner, make_robot, settings, watchdog)
 
 
-def _executor_main(owner: Connection, make_robot: MakeRobot, settings: RealtimeSettings) -> None:
+def _executor_main(
+    owner: Connection, make_robot: MakeRobot, settings: RealtimeSettings, watchdog: bool
+) -> None:
     robot = make_robot()
+    watched_over = watchdog and robot.spec.stop is not None
     _refuse_torch()
     guard = FifoGuard()
     grants = ask(settings)
     owner.send(ExecutorReady(robot.spec, grants))
     ring = SharedRing.attach(receive_fd(owner), result_record(robot.spec.action_space.dim))
     channel = Channel(receive_fd(owner), MOST_BYTES)
+    pulse = None
+    if watched_over:
+        pulse, _alive_fd = Pulse(receive_fd(owner)), receive_fd(owner)  # it is open while we live
     try:
-        _Executor(owner, robot, _Intake(ring, channel), grants, guard).serve()
+        _Executor(owner, robot, _Intake(ring, channel), grants, guard, pulse).serve()
     finally:
         robot.close()
 
@@ -319,7 +337,9 @@ class _Executor:
         intake: _Intake,
         grants: tuple[Grant, ...],
         guard: FifoGuard,
+        pulse: Pulse | None,
     ) -> None:
+        self._pulse = pulse
         self._owner = owner
         self._robot = robot
         self._intake = intake
@@ -398,26 +418,45 @@ class _Executor:
         self._intake.send(begin)
         self._robot.reset(plan.seed, start_ns, settings.profile.execute_ns)
         film = _Film(self._robot, captures) if plan.film else None
-        hosted, clock = self._host(plan, trace, film, start_ns)
+        hosted, clock, doors = self._host(plan, trace, film, start_ns, stages)
         ticks = TickLog()
         timing = Timing.real(clock, settings.profile)
-        with _no_collections(), ending_between_steps() as ending:
-            result = ControlLoop(hosted, timing, stages, start_ns, ticks, ending).run()
+        with _no_collections(), ending_between_steps() as ending, self._watched_over():
+            result = ControlLoop(hosted, timing, doors, start_ns, ticks, ending).run()
         return self._result(result, ticks, plan)
 
+    @contextmanager
+    def _watched_over(self) -> Generator[None, None, None]:
+        """From the first command until the robot is at rest, if there is a watchdog."""
+        if self._pulse is None:
+            yield
+            return
+        self._pulse.rearm()
+        try:
+            yield
+        finally:
+            self._pulse.disarm()
+
     def _host(
-        self, plan: EpisodePlan, trace: TraceSink, film: _Film | None, start_ns: int
-    ) -> tuple[_Hosted, Clock]:
-        """What the control loop runs, and by which clock: the faulty ones if faults are planned."""
-        robot, watch, clock = self._robot, film, self._clock
+        self,
+        plan: EpisodePlan,
+        trace: TraceSink,
+        film: _Film | None,
+        start_ns: int,
+        stages: Stages,
+    ) -> tuple[_Hosted, Clock, Stages]:
+        """What the control loop runs: the faulty ones if faults are planned."""
+        robot, watch, clock = watched(self._robot, self._pulse), film, self._clock
         if plan.faults:
-            faults = FaultClock(plan.faults, clock, start_ns, clock.sleep_until_ns)
+            sleep = clock.sleep_until_ns
+            faults = FaultClock(plan.faults, clock, start_ns, sleep, sleep)
             robot, watch = inject_control(robot, film, trace, faults)
             clock = JumpingClock(clock, plan.faults, start_ns)
+            stages = FaultyStages(stages, faults)
         settings = plan.settings
         streamer = settings.streamer(trace)
         hosted = _Hosted(robot, streamer, trace, settings.profile, settings.limits, watch)
-        return hosted, clock
+        return hosted, clock, stages
 
     def _result(self, result: EpisodeResult, ticks: TickLog, plan: EpisodePlan) -> ProcessResult:
         return ProcessResult(

@@ -25,7 +25,7 @@ from typing import Any
 
 from streamvla.core import errors
 from streamvla.core.errors import ConfigError, StageFailedError, StreamVLAError
-from streamvla.runtime.processes.privileges import die_with_parent
+from streamvla.core.parent import die_with_parent
 
 _EXIT_S = 5.0
 """How long a process may take to leave after its connection was closed."""

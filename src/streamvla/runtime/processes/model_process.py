@@ -21,6 +21,7 @@ from streamvla.runtime.drivers.injection import FaultClock, FaultyPolicy, Faulty
 from streamvla.runtime.drivers.observing import Sighting
 from streamvla.runtime.drivers.stages import Accelerator, StageRunner, measure
 from streamvla.runtime.faults.processes import hog
+from streamvla.runtime.faults.wire import WireFaults
 from streamvla.runtime.processes.channel import Channel
 from streamvla.runtime.processes.handoff import (
     AwaitIdle,
@@ -66,6 +67,7 @@ class _Outlet:
     channel: Channel
     record: np.dtype
     clock: SystemClock = field(default_factory=SystemClock)
+    faults: list[WireFaults] = field(default_factory=list[WireFaults])
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def deliver(self, delivered: Delivered) -> None:
@@ -74,6 +76,8 @@ class _Outlet:
             self.channel.send(encode(delivered))
             return
         row = to_record(self.record, delivered)
+        if self.faults:
+            self.faults[0].strike(row)
         with self.lock:
             while not self.ring.push(row) and not self.channel.closed:
                 self.clock.sleep_for_ns(_FULL_RING_PAUSE_NS)
@@ -96,6 +100,7 @@ class _Served:
             faults = FaultClock(begin.faults, clock, begin.start_ns, clock.sleep_until_ns)
             robot, policy = FaultyRobot(robot, faults), FaultyPolicy(policy, faults)
             hog(begin.faults, clock, begin.start_ns)
+            outlet.faults[:] = [WireFaults(faults, outlet.ring, outlet.channel)]
         self._robot = robot
         self._policy = policy
         self._cameras = CameraWatch(begin.frozen)

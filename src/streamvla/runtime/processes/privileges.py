@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamvla.core.errors import ConfigError
+from streamvla.core.parent import call_c
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 _MCL_CURRENT_AND_FUTURE = 3
 
@@ -94,12 +94,6 @@ def _ask(wish: str, request: Callable[[], None]) -> Grant:
     return Grant(wish, None)
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the thread that started it is gone (Linux)."""
-    if sys.platform.startswith("linux"):
-        _call_c("prctl", _PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-
-
 class FifoGuard:
     """Gives SCHED_FIFO back once this process has used it for `MOST_S` without going to sleep.
 
@@ -136,15 +130,8 @@ def _use_fifo(priority: int) -> None:
 
 
 def _set_timer_slack(slack_ns: int) -> None:
-    _call_c("prctl", _PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns), 0, 0, 0)
+    call_c("prctl", _PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns), 0, 0, 0)
 
 
 def _lock_memory() -> None:
-    _call_c("mlockall", _MCL_CURRENT_AND_FUTURE)
-
-
-def _call_c(name: str, *arguments: object) -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if getattr(library, name)(*arguments) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    call_c("mlockall", _MCL_CURRENT_AND_FUTURE)

@@ -171,6 +171,20 @@ class SharedRing:
         self._slots[start : start + first] = slots[:first]
         self._slots[: len(slots) - first] = slots[first:]
 
+    # --- damage on purpose, by the producer -----------------------------------------------------
+
+    def push_damaged(self, record: np.ndarray) -> None:
+        """Push a (1,) record of which one bit is wrong."""
+        self._write_one(self._pushed, record)
+        self._cells[self._pushed % self.capacity * self._width + 1] ^= 1
+        self._pushed += 1
+        self._counters[_PUSHED] = self._pushed
+
+    def damage_counter(self) -> None:
+        """Say that more records wait than there is room for, from now on."""
+        self._pushed += 1 << 40
+        self._counters[_PUSHED] = self._pushed
+
     # --- the consumer's side -------------------------------------------------------------------
 
     def pop(self, most: int) -> np.ndarray:
