@@ -14,6 +14,7 @@ import pytest
 
 from streamvla import __version__
 from streamvla.cli.main import execute
+from streamvla.core.errors import ConfigError
 from streamvla.trace.store import trace_lines
 
 
@@ -246,3 +247,46 @@ def test_eval_again_drives_nothing_again(capsys, tmp_path):
     assert execute(command) == 0
     later = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert later["driven_at"] == ["an earlier one"]
+
+
+@pytest.mark.parametrize(
+    ("command", "next_step"),
+    [("run", "streamvla.cli.run._driver"), ("eval", "streamvla.studies.episodes.run_missing")],
+)
+def test_tasks_a_policy_never_saw_are_named(capsys, monkeypatch, command, next_step):
+    """In one line before anything is driven, and only those."""
+
+    def not_driven(*_):
+        raise ConfigError("not driven")
+
+    monkeypatch.setattr(next_step, not_driven)
+    code, _, err = run(capsys, command, "--tasks", "reach", "reach-moved")
+    assert code == 2
+    assert err.splitlines() == [
+        "warning: action-flow was not trained on reach-moved (it was on 47 tasks); expect it to "
+        "fail there",
+        "error: not driven",
+    ]
+    assert run(capsys, command, "--tasks", "reach")[2] == "error: not driven\n"
+
+
+def test_sigterm_in_train_exits_143_and_keeps_the_step(capsys, monkeypatch, tmp_path):
+    """A preempted training saves, says how to go on, and exits as shells say of SIGTERM."""
+    from streamvla.training.trainer import Trainer
+    from tests.training.toy import write_toy_dataset
+
+    dataset = write_toy_dataset(tmp_path / "toy")
+    flags = ("--dataset", str(dataset), "--out", str(tmp_path / "out"), "--threads", "1")
+    command = ("train", *flags, "--steps", "2", "--batch-size", "2", "--samples", "1")
+
+    def preempted(self):
+        signal.raise_signal(signal.SIGTERM)
+        return advance(self)
+
+    advance = Trainer.advance
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", preempted)
+        code, _, err = run(capsys, *command)
+    assert code == 143
+    assert "interrupted at step 1 of 2; policy and training state are saved" in err
+    assert (tmp_path / "out" / "training_state.safetensors").exists()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.data.store import load_dataset
+from streamvla.model.checkpoint import load_tensors
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.regression import RegressionConfig
@@ -22,8 +25,10 @@ from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA
 from streamvla.training import train
 from streamvla.training.batches import BatchSampler, SamplingConfig
+from streamvla.training.config import STATE_NAME
 from streamvla.training.distributed import Share
 from streamvla.training.losses import Objective
+from streamvla.training.record import read_log
 from tests.model.tiny import VLAConfig
 from tests.training.small import SMALL, small_config
 from tests.training.toy import META, SPACE, write_toy_dataset
@@ -125,3 +130,47 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path, methods):
         assert together["loss"] == pytest.approx(alone["loss"], rel=5e-3)
     for path in (tmp_path / "one").glob("*.safetensors"):
         assert (tmp_path / "two" / path.name).exists()
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_stopped_go_on_to_the_same_weights(tmp_path):
+    """Both end after the same step when `torchrun` gets SIGTERM; resumed, to the undisturbed end.
+
+    Losses between two lines of the log are averaged over the processes before they are kept, so
+    the line after a resumption may differ in its last digit.
+    """
+    dataset = write_toy_dataset(tmp_path / "toy")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in ("whole", "broken", "broken"):
+        out = tmp_path / name
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "tests.training.killed"),
+        ]
+        begun = (out / "log.jsonl").exists()
+        process = subprocess.Popen(
+            [*command, str(dataset), str(out), "90"],
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        while name == "broken" and not begun and len(lines_of(out)) < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+        if name == "broken" and not begun:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=200)
+    states = {name: load_tensors(tmp_path / name / STATE_NAME) for name in ("whole", "broken")}
+    (header, whole), (broken_header, broken) = states["whole"], states["broken"]
+    assert header["step"] == broken_header["step"] == 90
+    assert len(broken_header["provenance"]["resumed"]) == 1
+    assert all(torch.equal(broken[name], tensor) for name, tensor in whole.items())
+    curves = [[line["loss"] for line in lines_of(tmp_path / name)] for name in states]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-6)
+
+
+def lines_of(out: Path) -> list[dict]:
+    path = out / "log.jsonl"
+    return read_log(path) if path.exists() else []

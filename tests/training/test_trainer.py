@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
@@ -36,6 +35,7 @@ from streamvla.training.batches import (
     split_holdout,
 )
 from streamvla.training.config import ModelSize
+from streamvla.training.interrupts import Stop
 from streamvla.training.optimiser import OptimiserConfig, update_average
 from streamvla.training.trainer import Trainer
 from tests.training.toy import SPACE, toy_episode, write_toy_dataset
@@ -80,6 +80,10 @@ def losses(out: Path) -> list[float]:
     lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1))
     return [json.loads(line)["loss"] for line in lines]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_resumed_training_follows_the_same_curve(config, tmp_path):
@@ -144,10 +148,10 @@ def test_a_garbled_state_is_refused(config):
 def test_resuming_a_finished_training_changes_nothing(config):
     """Resumed after its last step, a training reports its errors and leaves its files alone."""
     first = train(config)
-    before = {path.name: path.read_bytes() for path in config.out.iterdir()}
+    before = contents(config.out)
     again = train(replace(config, resume=True))
     assert (again.finished, again.holdout) == (True, first.holdout)
-    assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
+    assert contents(config.out) == before
 
 
 def test_provenance_tells_how_a_training_began(config, monkeypatch):
@@ -166,10 +170,9 @@ def test_provenance_tells_how_a_training_began(config, monkeypatch):
 
 def test_stopped_before_the_first_step_nothing_is_saved(config, monkeypatch):
     """Ctrl-C before any step leaves no state that could not be resumed; starting anew works."""
-    stop = threading.Event()
-    stop.set()
+    stop = Stop(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr("streamvla.training.trainer.stop_on_interrupt", lambda: nullcontext(stop))
+        patch.setattr("streamvla.training.trainer.stop_on_interrupt", lambda **_: nullcontext(stop))
         result = train(config)
     assert (result.finished, result.step) == (False, 0)
     assert not result.policy.exists()
@@ -206,8 +209,8 @@ def test_checkpoint_tells_its_story(config):
 def test_other_settings_are_not_resumed(config):
     """Resuming with another recipe is refused, naming what differs."""
     train(replace(config, steps=2))
-    with pytest.raises(ConfigError, match=r"other settings: steps, optimiser"):
-        train(replace(config, resume=True, optimiser=OptimiserConfig(lr=1.0)))
+    with pytest.raises(ConfigError, match=r"other settings: optimiser\.lr 1\.0 \(was 0\.001\)"):
+        train(replace(config, steps=2, resume=True, optimiser=OptimiserConfig(lr=1.0)))
 
 
 def test_a_training_is_not_overwritten(config):
@@ -247,7 +250,14 @@ def test_impossible_settings_are_refused(kind, name, wrong):
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [("seed", -1), ("threads", 0), ("jitter", math.nan), ("save_every_s", -1.0), ("steps", 0)],
+    [
+        ("seed", -1),
+        ("threads", 0),
+        ("jitter", math.nan),
+        ("save_every", 0),
+        ("keep", -1),
+        ("steps", 0),
+    ],
 )
 def test_an_impossible_training_is_refused(config, name, wrong):
     """So is one of the training itself, before anything is read."""

@@ -39,7 +39,7 @@ from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.studies.checks import require_effect, require_seconds
-from streamvla.studies.episodes import file_name, policy_and_tasks
+from streamvla.studies.episodes import file_name, policy_and_tasks, warn_of_unseen_tasks
 from streamvla.studies.outputs import (
     MARK,
     PERFETTO_MARK,
@@ -182,6 +182,7 @@ def run(command: Run) -> None:
     for task in tasks:
         if not is_robot(task):
             check_fit(policy.spec, suite_of(task).spec)
+    warn_of_unseen_tasks(source, tasks)
     unknown = unknown_words(command.instruction or "", policy.spec.vocabulary)
     if unknown:
         print(f"The policy does not know, and leaves out: {', '.join(unknown)}.", file=sys.stderr)

@@ -13,7 +13,8 @@ def train_command(command: Train) -> None:
     """Run the command and print where the policy lies.
 
     Raises:
-        InterruptedRunError: Ctrl-C came before the last step; the figures are printed all the same.
+        InterruptedRunError: a signal came before the last step; the figures are printed all the
+            same.
     """
     from streamvla.training import train
 
@@ -23,6 +24,9 @@ def train_command(command: Train) -> None:
     if result.finished:
         for path in result.policies.values():
             print(f"{path}: step {result.step}, finished")
+        for path, step, error in result.best.values():
+            print(f"{path}: step {step}, the lowest held-out action error, {error:.4f}")
+        print(result.curves or "No curves drawn: matplotlib is missing (extra `report`)")
     if command.json:
         print_json(
             {
@@ -33,10 +37,14 @@ def train_command(command: Train) -> None:
                 "step": result.step,
                 "finished": result.finished,
                 "holdout": dict(result.holdout),
+                "best": {
+                    name: {"policy": str(path), "step": step, "holdout_lead_0": error}
+                    for name, (path, step, error) in result.best.items()
+                },
             }
         )
     if not result.finished:
-        raise InterruptedRunError(_how_to_go_on(command, result.step))
+        raise InterruptedRunError(_how_to_go_on(command, result.step), result.stopped_by)
 
 
 def _how_to_go_on(command: Train, step: int) -> str:

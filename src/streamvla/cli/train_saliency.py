@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainSaliency:
-    """Train the saliency predictor of a policy, and calibrate its gate; Ctrl-C saves.
+    """Train the saliency predictor of a policy, and calibrate its gate; Ctrl-C and SIGTERM save.
 
     Attributes:
         checkpoint: the policy; default the one that ships. It stays as it is; the predictor goes
@@ -71,7 +71,7 @@ def train_saliency_command(command: TrainSaliency) -> None:
     """Run the command and print what the predictor explains and what the gate lets through.
 
     Raises:
-        InterruptedRunError: Ctrl-C came before the last step.
+        InterruptedRunError: a signal came before the last step.
     """
     from streamvla.policy import resolve_checkpoint
     from streamvla.training.anticipation.gate import examine_gate
@@ -111,7 +111,8 @@ def train_saliency_command(command: TrainSaliency) -> None:
     if not result.finished:
         raise InterruptedRunError(
             f"stopped at step {result.step} of {config.steps}; go on with the same command and "
-            "--resume"
+            "--resume",
+            result.stopped_by,
         )
     call_ms = _call_ms(checkpoint, result.path)
     gate = result.calibration.measured if result.calibration else {}

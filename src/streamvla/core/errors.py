@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -62,9 +63,15 @@ class StageFailedError(StreamVLAError):
 
 
 class InterruptedRunError(StreamVLAError):
-    """Ctrl-C ended a long run early; what is on disk is whole, the message says how to go on."""
+    """A signal ended a long run early; what is on disk is whole, the message says how to go on.
 
-    exit_code = 130
+    Args:
+        signal_number: Ctrl-C's by default; the exit code is what shells say of that signal.
+    """
+
+    def __init__(self, message: str, signal_number: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + (signal_number or signal.SIGINT)
 
 
 def did_you_mean(kind: str, name: str, options: Iterable[str]) -> ConfigError:

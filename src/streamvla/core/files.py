@@ -32,11 +32,15 @@ _SUFFIX = ".partial"
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Generator[Path]:
     """Yield a path beside `path` to write to; on success it becomes `path`, at once.
 
     The result has the permissions of any new file (the umask's), whatever the writer gave it:
-    safetensors writes for the owner alone. After an error `path` is as it was before.
+    safetensors writes for the owner alone. After an error, or a kill at any instant, `path` is as
+    it was before.
+
+    Args:
+        durable: also after a loss of power: the content is on the disk before `path` changes.
 
     Raises:
         FileError: the system refuses; one line that names `path`, the reason and a remedy.
@@ -51,7 +55,11 @@ def replacing(path: Path) -> Generator[Path]:
             mode = partial.stat().st_mode & 0o777
             yield partial
             partial.chmod(mode)
+            if durable:
+                _sync(partial)
             os.replace(partial, path)
+            if durable:
+                _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -132,3 +140,12 @@ def final_name(path: Path) -> Path:
     name = path.name
     partial = name.startswith(".") and name.endswith(_SUFFIX)
     return path.with_name(name[1 : -len(_SUFFIX)]) if partial else path
+
+
+def _sync(path: Path) -> None:
+    """Put a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -192,9 +192,9 @@ def _mean(name: str, tensors: list[Tensor]) -> Tensor:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a JSON header to one safetensors file, atomically."""
+    """Write named tensors and a JSON header to one safetensors file, atomically and durably."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as partial:
+    with replacing(path, durable=True) as partial:
         try:
             save_file(plain, partial, metadata=sealed_metadata(header))
         except SafetensorError as error:
@@ -213,6 +213,16 @@ def method_of(path: Path) -> str | None:
         return None
     method = header.get("method", {"name": DEFAULT})
     return str(method["name"]) if isinstance(method, dict) and "name" in method else None
+
+
+def provenance_of(path: Path) -> Mapping[str, Any]:
+    """Where the policy in a file comes from, without its weights; empty if it does not say.
+
+    Raises:
+        CheckpointError: missing, truncated, or not ours.
+    """
+    provenance = _read_header(path).get("provenance")
+    return provenance if isinstance(provenance, dict) else {}
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

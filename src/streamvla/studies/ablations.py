@@ -131,7 +131,8 @@ def _trained(command: Ablations, name: str) -> tuple[Path, float]:
     if not result.finished:
         raise InterruptedRunError(
             f"interrupted in {name} at step {result.step} of {command.steps}; "
-            "run the same command to go on"
+            "run the same command to go on",
+            result.stopped_by,
         )
     return result.policy, result.holdout["lead_0"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
@@ -188,6 +189,7 @@ def evaluate(command: Eval) -> None:
     _require_settings(source, command)
     policy = policy_of(source, command.method, command.policy_settings())
     _require_robots(policy, tasks, command.instructions, command.asked)
+    warn_of_unseen_tasks(source, tasks, command.method)
     command = with_measured_times(command, source, tasks, command.out / _folder(command, source))
     require_effect([lambda early: _executor(replace(command, early=early), policy)], command.early)
     executor = _executor(command, policy)
@@ -227,6 +229,25 @@ def policy_and_tasks(
     if not tasks:
         raise ConfigError(f"{source} does not say which tasks it was trained on; name them")
     return source, tasks
+
+
+def warn_of_unseen_tasks(source: str, tasks: tuple[str, ...], method: str | None = None) -> None:
+    """One line on stderr if the policy says what it was trained on, and some tasks are not that.
+
+    Robots without tasks have nothing to compare.
+    """
+    from streamvla.policy import find_policy
+
+    found = find_policy(source, method)
+    unseen = [task for task in tasks if task not in found.tasks and not is_robot(task)]
+    if found.tasks and unseen:
+        known = f"{len(found.tasks)} tasks" if len(found.tasks) > 6 else ", ".join(found.tasks)
+        print(
+            f"warning: {found.name} was not trained on {', '.join(unseen)} (it was on {known}); "
+            "expect it to fail there",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def check_tasks(tasks: tuple[str, ...]) -> None:

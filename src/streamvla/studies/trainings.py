@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it needs torch
 
 @dataclass(frozen=True)
 class Train:
-    """Train a policy; Ctrl-C saves, --resume goes on where it stopped.
+    """Train a policy; Ctrl-C, SIGTERM and SIGHUP save, --resume goes on where it stopped.
 
     Several processes: torchrun --nproc-per-node N -m streamvla train … (same curve as one).
 
@@ -28,7 +28,7 @@ class Train:
             with config.json, tokenizer.json and weights, or a name on the hub (extra `vlm`).
         horizon: H, actions per observation.
         ablation: one change by name, such as unaligned or no-perturbation.
-        steps: optimiser steps; the learning-rate schedule spans them.
+        steps: optimiser steps; the learning-rate schedule spans them. May grow with --resume.
         batch_size: observations a step, over all processes.
         samples: (offset, flow time, noise) samples per observation; they share one encoding.
         chunk_samples: how many of them chunk-flow and regression use, which make H tokens of each.
@@ -55,7 +55,10 @@ class Train:
             vision, to tell the places of things: cheap, and a good --init for all.
         init: start from this policy's weights (of another method: all but the expert's), or from
             those in the folder of a training of several methods.
-        resume: go on from the training state in `out`.
+        save_every: steps between saves; a kill loses at most these.
+        keep: how many policies of past saves stay, apart from the newest and the best.
+        track: write TensorBoard's scalars to the folder tensorboard in `out` (extra `track`).
+        resume: go on from the training state in `out`; other settings are refused.
         json: print the result as one JSON object on the last line.
     """
 
@@ -89,6 +92,9 @@ class Train:
     seeded_keypoints: float | None = None
     train: Literal["all", "expert", "vision"] = "all"
     init: Path | None = None
+    save_every: int = 500
+    keep: int = 2
+    track: bool = False
     resume: bool = False
     json: bool = False
 
@@ -139,6 +145,9 @@ def train_config(command: Train) -> TrainConfig:
         seeded_keypoints=command.seeded_keypoints,
         train=command.train,
         init=command.init,
+        save_every=command.save_every,
+        keep=command.keep,
+        track=command.track,
         resume=command.resume,
     )
     config = with_flow_settings(

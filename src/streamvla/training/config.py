@@ -22,6 +22,10 @@ from streamvla.training.optimiser import OptimiserConfig
 POLICY_NAME = "policy.safetensors"
 STATE_NAME = "training_state.safetensors"
 LOG_NAME = "log.jsonl"
+CURVES_NAME = "curves.png"
+TRACK_NAME = "tensorboard"
+BEST_NAME = "best"
+KEPT_NAME = "checkpoints"
 
 NormalisationKind = Literal["shared", "unshared"]
 
@@ -119,7 +123,9 @@ class TrainConfig:
         device: "auto" takes CUDA where there is one.
         autocast: compute in bfloat16 where it helps; weights stay float32.
         threads: of PyTorch; None leaves them as they are.
-        save_every_s: seconds between saves.
+        save_every: steps between saves.
+        keep: how many policies of past saves stay, apart from the newest and the best.
+        track: write TensorBoard's scalars, too.
         seeded_keypoints: share of keypoints that start on prototypes (`model.keypoints`);
             None: half of them in a fresh model, none of those of `init`.
         init: a policy to start from: its normalisation, its context's weights, and its expert's
@@ -151,13 +157,16 @@ class TrainConfig:
     threads: int | None = None
     log_every: int = 50
     holdout_every: int = 1000
-    save_every_s: float = 300.0
+    save_every: int = 500
+    keep: int = 2
+    track: bool = False
     seeded_keypoints: float | None = None
     init: Path | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "holdout_every", "holdout_per_task", "holdout_frames"):
+        at_least_one = ("steps", "log_every", "holdout_every", "holdout_per_task", "holdout_frames")
+        for name in (*at_least_one, "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected at least 1")
         checks = (
@@ -167,7 +176,7 @@ class TrainConfig:
             ("places_weight", 0 <= self.places_weight < math.inf, "a finite number ≥ 0"),
             ("seeded_keypoints", 0 <= (self.seeded_keypoints or 0) <= 1, "a share from 0 to 1"),
             ("jitter", 0 <= self.jitter < math.inf, "a finite number ≥ 0"),
-            ("save_every_s", self.save_every_s >= 0, "at least 0 seconds"),
+            ("keep", self.keep >= 0, "at least 0"),
         )
         for name, holds, expected in checks:
             if not holds:
@@ -196,9 +205,21 @@ class TrainConfig:
 
     def policy_paths(self) -> dict[str, Path]:
         """Method → the file its policy is written to."""
+        return {name: self.out / file for name, file in self._policy_names().items()}
+
+    def best_paths(self) -> dict[str, Path]:
+        """Method → the file of its policy with the lowest held-out action error."""
+        return {name: self.out / BEST_NAME / file for name, file in self._policy_names().items()}
+
+    def kept_paths(self, step: int) -> dict[str, Path]:
+        """Method → the file of its policy as it was at the save after a step."""
+        folder = self.out / KEPT_NAME / f"step-{step:08d}"
+        return {name: folder / file for name, file in self._policy_names().items()}
+
+    def _policy_names(self) -> dict[str, str]:
         if len(self.methods) == 1:
-            return {self.methods[0].name: self.out / POLICY_NAME}
-        return {method.name: self.out / f"{method.name}.safetensors" for method in self.methods}
+            return {self.methods[0].name: POLICY_NAME}
+        return {method.name: f"{method.name}.safetensors" for method in self.methods}
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result, as JSON: all but where it runs and how often it reports."""
@@ -210,7 +231,9 @@ class TrainConfig:
             "device",
             "threads",
             "resume",
-            "save_every_s",
+            "save_every",
+            "keep",
+            "track",
             "log_every",
         }
         methods = [method.to_json() for method in self.methods]

@@ -1,4 +1,8 @@
-"""What a person sees of a long training, and how they stop it."""
+"""How a long training is stopped: between two steps, so that it can save.
+
+Ctrl-C comes from a person; SIGTERM, SIGHUP and SIGQUIT from systemd, Slurm, Docker, a preempted
+machine, a lost ssh session. A signal that is ignored (`nohup`) stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,51 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Stop:
+    """Whether a signal asked for the end.
+
+    Attributes:
+        number: the first such signal's; None: there was none.
+    """
+
+    def __init__(self, number: int | None = None) -> None:
+        self.number = number
+
+    def is_set(self) -> bool:
+        return self.number is not None
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a training stops between two steps; twice kills."""
-    stop = threading.Event()
+def stop_on_interrupt(*, shared: bool = False) -> Iterator[Stop]:
+    """Inside, signals set the `Stop` that is yielded, and a second Ctrl-C kills.
+
+    Save inside: outside, the next signal ends the process. A repeated SIGTERM changes nothing; a
+    host that has lost patience sends SIGKILL.
+
+    Args:
+        shared: of several processes under `torchrun`, which passes on what its terminal sent to
+            all: they may get one Ctrl-C twice, and it never kills.
+    """
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    taken = {number: own for number, own in before.items() if own not in (signal.SIG_IGN, None)}
 
-    def request_stop(_signal: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, previous)
+    def request_stop(number: int, _frame: object) -> None:
+        if stop.number is None:
+            stop.number = number
+        if number == signal.SIGINT and not shared:
+            signal.signal(signal.SIGINT, taken[signal.SIGINT])
 
-    signal.signal(signal.SIGINT, request_stop)
+    for number in taken:
+        signal.signal(number, request_stop)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def progress_bar(*, shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        disable=not shown,
-    )
+        for number, own in taken.items():
+            signal.signal(number, own)

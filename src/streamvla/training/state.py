@@ -11,6 +11,7 @@ from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
 from streamvla.model.checkpoint import SCHEMA_VERSION
 from streamvla.model.methods.registry import method_from_json
 from streamvla.model.normalisation import Normalisation
+from streamvla.training.schedule import Schedules
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class StateHeader:
         provenance: command, date and commit that began the training; "resumed": the same of every
             resumption.
         holdout: the last held-out action errors.
+        schedules: that the learning rate followed so far.
+        best: method → (step, held-out action error) of its best policy so far.
         vocabulary: the words that training said so far, those of its `init` among them; None where
             the model keeps its own, or in a state from before it was stored.
     """
@@ -35,10 +38,16 @@ class StateHeader:
     normalisation: Normalisation
     provenance: Mapping[str, Any]
     holdout: Mapping[str, float]
+    schedules: Schedules
+    best: Mapping[str, tuple[int, float]]
     vocabulary: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        fields = {**vars(self), "normalisation": self.normalisation.to_json()}
+        fields = {
+            **vars(self),
+            "normalisation": self.normalisation.to_json(),
+            "schedules": self.schedules.to_json(),
+        }
         return {"schema_version": SCHEMA_VERSION, **fields}
 
     @classmethod
@@ -46,7 +55,8 @@ class StateHeader:
         """Inverse of `to_json`; `path` is where the fields were read, for messages.
 
         Raises:
-            CheckpointError: a missing or malformed field.
+            CheckpointError: a missing or malformed field. A state from before there were schedules
+                has that of its recipe.
         """
         try:
             return cls(
@@ -56,6 +66,13 @@ class StateHeader:
                 normalisation=Normalisation.from_json(fields["normalisation"]),
                 provenance=dict(fields["provenance"]),
                 holdout=dict(fields["holdout"]),
+                schedules=Schedules.from_json(
+                    fields.get("schedules") or [(0, fields["recipe"]["steps"])]
+                ),
+                best={
+                    str(method): (int(step), float(error))
+                    for method, (step, error) in fields.get("best", {}).items()
+                },
                 vocabulary=fields.get("vocabulary"),
             )
         except (KeyError, TypeError, ValueError, StreamVLAError) as error:
@@ -65,16 +82,18 @@ class StateHeader:
             ) from error
 
     def require_recipe(self, path: Path, recipe: Mapping[str, Any]) -> None:
-        """Check the settings to resume with.
+        """Check the settings to resume with; `steps` has rules of its own (`Schedules`).
 
         Raises:
             ConfigError: the training was made with others; the message names them.
         """
-        differing = _differing(self.recipe, recipe)
+        before, now = ({**_flat(each), "steps": None} for each in (self.recipe, recipe))
+        differing = _differing(before, now)
         if differing:
+            told = ", ".join(_change(name, before, now) for name in differing)
             raise ConfigError(
-                f"{path} was made with other settings: {', '.join(differing)}. Resume with the "
-                "same ones, or start anew in another out."
+                f"{path} was made with other settings: {told}. Resume with the same ones, or "
+                "start anew in another out."
             )
 
     def require_dataset(self, path: Path, directory: Path, dataset: Mapping[str, Any]) -> None:
@@ -96,6 +115,22 @@ def _up_to_date(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe whose methods have the settings, and the names of settings, of today."""
     methods = [method_from_json(each).to_json() for each in recipe.get("methods", ())]
     return {**recipe, "methods": methods} if methods else dict(recipe)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """
+    >>> _flat({"seed": 0, "optimiser": {"lr": 0.1}, "methods": [{"name": "a", "horizon": 5}]})
+    {'seed': 0, 'optimiser.lr': 0.1, 'methods.0.name': 'a', 'methods.0.horizon': 5}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, list) and all(isinstance(each, dict) for each in value) and value:
+            value = {str(number): each for number, each in enumerate(value)}
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -2,17 +2,19 @@
 
     OUT/policy.safetensors            the policy (averaged weights), ready to run
     OUT/METHOD.safetensors            instead, where several methods are trained together
+    OUT/best, OUT/checkpoints         of earlier steps (`training/keeping.py`)
     OUT/training_state.safetensors    weights, average, optimiser, and what the data were: to resume
     OUT/log.jsonl                     one line of metrics every `log_every` steps
+    OUT/curves.png                    the log as a figure, when it has finished
 
 Everything random in step n is drawn from (seed, n), so a resumed training follows the curve of an
-uninterrupted one. Files are replaced atomically.
+uninterrupted one. Files are replaced atomically: a kill at any instant leaves a training that goes
+on from its last save, to the same weights.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,7 @@ from torch import nn
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError
-from streamvla.core.files import append_line, require_writable, write_text
+from streamvla.core.files import require_writable
 from streamvla.core.interfaces import PolicySpec
 from streamvla.data.fingerprint import fingerprint
 from streamvla.data.store import Demonstrations, Episode, load_datasets
@@ -35,7 +37,6 @@ from streamvla.model.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_tensors,
-    save_checkpoint,
     save_tensors,
 )
 from streamvla.model.interface import Model, ModelConfig
@@ -46,18 +47,29 @@ from streamvla.model.vla import parameter_count
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import BatchSampler, split_holdout
-from streamvla.training.config import LOG_NAME, STATE_NAME, TrainConfig
+from streamvla.training.config import (
+    CURVES_NAME,
+    LOG_NAME,
+    STATE_NAME,
+    TRACK_NAME,
+    TrainConfig,
+)
+from streamvla.training.curves import draw_curves
 from streamvla.training.distributed import Share, joined_processes
 from streamvla.training.holdout import HoldoutProbe
 from streamvla.training.initial import start_from
-from streamvla.training.interrupts import progress_bar, stop_on_interrupt
+from streamvla.training.interrupts import stop_on_interrupt
+from streamvla.training.keeping import write_policies
 from streamvla.training.losses import Objective
 from streamvla.training.optimiser import (
     learning_rate,
     make_optimiser,
     update_average,
 )
+from streamvla.training.progress import ProgressReport
 from streamvla.training.provenance import provenance
+from streamvla.training.record import Log, is_log, require_tensorboard
+from streamvla.training.schedule import Schedules
 from streamvla.training.state import StateHeader
 
 
@@ -68,15 +80,21 @@ class TrainResult:
     Attributes:
         policies: method → its policy.
         step: optimiser steps taken; 0 when it was stopped before the first, and nothing saved.
-        finished: false when Ctrl-C stopped it; the same command with `resume` goes on.
+        finished: false when a signal stopped it; the same command with `resume` goes on.
         holdout: the last held-out action errors (`HoldoutProbe.measure`); of several methods each
             under "METHOD/…".
+        best: method → file, step and held-out action error (lead 0) of its best policy.
+        stopped_by: the number of the signal that stopped it.
+        curves: the figure, if it could be drawn.
     """
 
     policies: Mapping[str, Path]
     step: int
     finished: bool
     holdout: Mapping[str, float]
+    best: Mapping[str, tuple[Path, int, float]]
+    stopped_by: int | None = None
+    curves: Path | None = None
 
     @property
     def policy(self) -> Path:
@@ -85,14 +103,16 @@ class TrainResult:
 
 
 def train(config: TrainConfig, clock: Clock | None = None) -> TrainResult:
-    """Train until `steps` or Ctrl-C; either way the policy and the training state are saved.
+    """Train until `steps` or until a signal asks to end (`training/interrupts.py`); either way the
+    policy and the training state are saved.
 
     Under `torchrun` every process calls this; they share each batch, and the first one saves.
     A resumed training that was finished already leaves its files as they are.
 
     Raises:
         DatasetError: the dataset is missing, damaged, or too small.
-        ConfigError: `out` holds another training, or settings or data differ on resuming.
+        ConfigError: `out` holds another training, settings or data differ on resuming, or
+            TensorBoard is wanted and not installed.
         FileError: a file cannot be written; those of the last save are whole.
         CheckpointError: the state to resume from is missing or damaged.
     """
@@ -109,17 +129,28 @@ def _train(
     """`train`, within the processes that share it; the trainer is gone before they part."""
     trainer = Trainer(config, demonstrations, clock, share)
     trainer.prepare()
-    with stop_on_interrupt() as stop, progress_bar(shown=share.is_main) as progress:
-        bar = progress.add_task("train", total=config.steps, completed=trainer.step, note="")
+    drawn_before = (config.out / CURVES_NAME).exists() and trainer.step >= config.steps
+    report = ProgressReport("train", trainer.step, config.steps, clock, shown=share.is_main)
+    with stop_on_interrupt(shared=share.world > 1) as stop, report:
         while trainer.step < config.steps and not share.any(stop.is_set()):
-            metrics = trainer.advance()
-            progress.update(bar, completed=trainer.step)
-            if metrics is not None:
-                progress.update(bar, note=_note(metrics))
-    if trainer.step > trainer.saved_step:
-        trainer.save()
+            trainer.advance()
+            report.advance(trainer.step, trainer.note)
+        if trainer.step > trainer.saved_step:
+            trainer.save()
+    trainer.close()
+    finished = trainer.step >= config.steps
+    curves = config.out / CURVES_NAME
+    if finished and share.is_main and not drawn_before:
+        drawn_before = draw_curves(config.out / LOG_NAME, curves)
+    best = {name: (config.best_paths()[name], *found) for name, found in trainer.best.items()}
     return TrainResult(
-        config.policy_paths(), trainer.step, trainer.step >= config.steps, trainer.holdout
+        config.policy_paths(),
+        trainer.step,
+        finished,
+        trainer.holdout,
+        best,
+        stopped_by=None if finished else stop.number,
+        curves=curves if drawn_before else None,
     )
 
 
@@ -200,7 +231,12 @@ class Trainer:
         self.step: int = 0
         self.saved_step: int = 0
         self.holdout: dict[str, float] = {}
-        self._saved_ns = self._logged_ns = clock.now_ns()
+        self.schedules: Schedules = Schedules(((0, config.steps),))
+        self.best: dict[str, tuple[int, float]] = {}
+        self._log: Log | None = None
+        self._loss = math.nan
+        self._logged_ns = clock.now_ns()
+        self._timed_from = 0
         self._losses: list[dict[str, torch.Tensor]] = []
 
     @property
@@ -255,9 +291,15 @@ class Trainer:
         self._first.seed_keypoints(images.to(self.device), share, generator)
 
     def prepare(self) -> None:
-        """Resume if asked; otherwise claim the output directory."""
-        state = self.config.out / STATE_NAME
-        if self.config.resume:
+        """Resume if asked; otherwise claim the output directory.
+
+        A training that was killed before its first save has left its log alone: resumed, it starts
+        from the beginning.
+        """
+        if self.config.track:
+            require_tensorboard()
+        state, log = self.config.out / STATE_NAME, self.config.out / LOG_NAME
+        if self.config.resume and (state.exists() or not (log.exists() and is_log(log))):
             self.restore()
         elif state.exists():
             raise ConfigError(
@@ -269,14 +311,18 @@ class Trainer:
             return
         for path in (state, *self.config.policy_paths().values()):
             require_writable(path)  # now, not at the first save
-        _keep_log_until(self.config.out / LOG_NAME, self.step)
+        track = self.config.out / TRACK_NAME if self.config.track else None
+        self._log = Log(log, self.schedules, self.step, track)
+        if self.step:
+            write_policies(self.config, self.step, self.best, self.checkpoint)
 
     def _require_nothing_lost(self) -> None:
         """Raise `ConfigError` for a file that a first save would overwrite, such as a policy that
         was copied there."""
         log = self.config.out / LOG_NAME
-        foreign = [path for path in self.config.policy_paths().values() if path.exists()]
-        if log.exists() and not _is_log(log):
+        ours = (*self.config.policy_paths().values(), *self.config.best_paths().values())
+        foreign = [path for path in ours if path.exists()]
+        if log.exists() and not is_log(log):
             foreign.append(log)
         if foreign:
             raise ConfigError(
@@ -284,24 +330,41 @@ class Trainer:
                 "choose another out"
             )
 
-    def advance(self) -> dict[str, Any] | None:
-        """One step; metrics when they are due, else None. Saves when that is due."""
+    def advance(self) -> None:
+        """One step; logs, measures and saves when that is due."""
         self._losses.append(self._optimise())
         self.step += 1
-        last = self.step == self.config.steps
-        metrics = None
-        if self._holdout_due():
+        if self._due(self.config.holdout_every) and self.share.is_main:
             self.holdout = self._measure_holdout()
-        if last or self.step % self.config.log_every == 0:
-            metrics = self._log()
-        if self.clock.now_ns() - self._saved_ns > self.config.save_every_s * NS_PER_S:
+            self._compare_with_best()
+        if self._due(self.config.log_every) or self._due(self.config.holdout_every):
+            self._add_to_log()
+        if self._due(self.config.save_every) or self._due(self.config.holdout_every):
             self.save()
-        return metrics
 
-    def _holdout_due(self) -> bool:
-        """Whether this process measures the held-out error after the present step."""
-        last = self.step == self.config.steps
-        return self.share.is_main and (last or self.step % self.config.holdout_every == 0)
+    def _due(self, every: int) -> bool:
+        """In all processes alike, so that they can do it together."""
+        return self.step == self.config.steps or self.step % every == 0
+
+    def _compare_with_best(self) -> None:
+        """Not of vision alone: no action comes of it."""
+        if self.config.train == "vision":
+            return
+        for name in self.methods:
+            error = self.holdout[f"{self._prefix(name)}lead_0"]
+            if math.isfinite(error) and (name not in self.best or error < self.best[name][1]):
+                self.best[name] = (self.step, error)
+
+    def note(self) -> str:
+        """How it stands: loss since the last line of the log, and held-out errors."""
+        loss = self._loss
+        if self._losses:
+            loss = float(torch.stack([each["loss"] for each in self._losses]).mean())
+        note = f"loss {loss:.4f}"
+        for name, error in self.holdout.items():
+            if name.endswith("lead_0"):
+                note += f"  held-out error {name.removesuffix('lead_0')}{error:.4f}"
+        return note
 
     def _measure_holdout(self) -> dict[str, float]:
         return {
@@ -337,7 +400,7 @@ class Trainer:
         )
         return {"loss": loss.detach(), **parts}
 
-    def _log(self) -> dict[str, Any]:
+    def _add_to_log(self) -> None:
         now = self.clock.now_ns()
         elapsed_s = max(1, now - self._logged_ns) / NS_PER_S
         means = {
@@ -349,23 +412,23 @@ class Trainer:
             "loss": means.pop("loss"),
             "losses": means,
             "lr": learning_rate(self.step - 1, self.config.steps, self.config.optimiser),
-            "steps_per_s": len(self._losses) / elapsed_s,
+            "steps_per_s": (self.step - self._timed_from) / elapsed_s,
         }
-        if self._holdout_due():
+        if self._due(self.config.holdout_every):
             metrics["holdout"] = self.holdout
-        if self.share.is_main:
-            append_line(self.config.out / LOG_NAME, json.dumps(metrics))
-        self._losses, self._logged_ns = [], now
-        return metrics
+        if self._log is not None:
+            self._log.add(metrics)
+        self._loss = metrics["loss"]
+        self._losses, self._logged_ns, self._timed_from = [], now, self.step
 
     def save(self) -> None:
-        """Write the policies and the training state; the main process only."""
+        """Write the training state, then the policies; every process must ask, the first writes."""
         self.saved_step = self.step
-        self._saved_ns = self.clock.now_ns()
+        losses = self._pending_losses()
         if not self.share.is_main:
             return
-        for name, path in self.config.policy_paths().items():
-            save_checkpoint(path, self.checkpoint(name))
+        if self._log is not None:
+            self._log.sync()
         header = StateHeader(
             step=self.step,
             recipe=self.config.recipe(),
@@ -373,9 +436,26 @@ class Trainer:
             normalisation=self.normalisation,
             provenance=self.provenance,
             holdout=self.holdout,
+            schedules=self.schedules,
+            best=self.best,
             vocabulary=self._vocabulary(),
         )
-        save_tensors(self.config.out / STATE_NAME, self._state_tensors(), header.to_json())
+        tensors = {**self._state_tensors(), **losses}
+        save_tensors(self.config.out / STATE_NAME, tensors, header.to_json())
+        write_policies(self.config, self.step, self.best, self.checkpoint)
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    def _pending_losses(self) -> dict[str, torch.Tensor]:
+        """(steps since the last line of the log,) of the loss and its parts: for its next line."""
+        if not self._losses:
+            return {}
+        return {
+            f"loss.{name}": self.share.mean(torch.stack([each[name] for each in self._losses]))
+            for name in self._losses[0]
+        }
 
     def restore(self) -> None:
         """Continue from the saved training state.
@@ -398,7 +478,7 @@ class Trainer:
         for model in (*self.models.values(), *self.averages.values()):
             if header.vocabulary is not None:
                 model.know(header.vocabulary)
-        self._restore_header(header)
+        self._restore_header(path, header)
 
     def checkpoint(self, name: str) -> Checkpoint:
         """A method's policy as it stands: averaged weights and where they come from."""
@@ -413,6 +493,7 @@ class Trainer:
             provenance={
                 **self.provenance,
                 "step": self.step,
+                "schedules": self.schedules.to_json(),
                 "training": self.config.recipe(),
                 "parameters": parameter_count(self.models[name]),
                 "holdout": {key.removeprefix(prefix): error for key, error in own.items()},
@@ -440,9 +521,10 @@ class Trainer:
         named = self._weights.named_parameters()
         return ((name, parameter) for name, parameter in named if parameter.requires_grad)
 
-    def _restore_header(self, header: StateHeader) -> None:
-        self.step = self.saved_step = header.step
-        self.holdout = dict(header.holdout)
+    def _restore_header(self, path: Path, header: StateHeader) -> None:
+        self.step = self.saved_step = self._timed_from = header.step
+        self.holdout, self.best = dict(header.holdout), dict(header.best)
+        self.schedules = header.schedules.prolonged(str(path), self.step, self.config.steps)
         self.normalisation = header.normalisation
         self.sampler.normalisation = header.normalisation
         resumptions = [*header.provenance.get("resumed", ()), self.provenance]
@@ -453,6 +535,13 @@ class Trainer:
         for prefix, module in (("model.", self._weights), ("average.", self._average)):
             for name, parameter in module.named_parameters():
                 parameter.copy_(_of_shape(parameter, tensors[prefix + name]))
+        losses = {
+            name.removeprefix("loss."): values.to(self.device)
+            for name, values in tensors.items()
+            if name.startswith("loss.")
+        }
+        count = len(next(iter(losses.values()), ()))
+        self._losses = [{name: losses[name][i] for name in losses} for i in range(count)]
         for name, parameter in self._trained_parameters():
             self.optimiser.state[parameter] = {
                 "step": tensors[f"step.{name}"],
@@ -478,7 +567,8 @@ class Trainer:
         """As training starts: random, or with pretrained weights in the backbone."""
         models = make_models(self.model_config, self.config.methods)
         source = self.config.model.source
-        if source is not None and not self.config.resume and self.config.init is None:
+        resumed = self.config.resume and (self.config.out / STATE_NAME).exists()
+        if source is not None and not resumed and self.config.init is None:
             models[0].load_backbone(source)
         return {
             name: model.to(self.device) for name, model in zip(self.methods, models, strict=True)
@@ -516,38 +606,3 @@ def device_named(name: str) -> torch.device:
 def _seed(seed: int, step: int) -> int:
     """A 63-bit seed for one step, unlike that of the batch sampler."""
     return int(np.random.SeedSequence([seed, step, 1]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _is_log(path: Path) -> bool:
-    """Whether a file is empty or a log of ours, to its first line."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline()
-    try:
-        return not first or "step" in json.loads(first)
-    except (ValueError, TypeError):
-        return False
-
-
-def _keep_log_until(path: Path, step: int) -> None:
-    """Drop log lines after `step`, which a resumed training writes again, and one cut short."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
-    write_text(path, "".join(f"{line}\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    """Of a line of the log; infinite for one that is none."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _note(metrics: Mapping[str, Any]) -> str:
-    note = f"loss {metrics['loss']:.4f}  {metrics['steps_per_s']:.2f} steps/s"
-    for name, error in metrics.get("holdout", {}).items():
-        if name.endswith("lead_0"):
-            note += f"  held-out error {name.removesuffix('lead_0')}{error:.4f}"
-    return note

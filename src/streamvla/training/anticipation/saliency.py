@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamvla.core.clock import SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError, DatasetError
 from streamvla.core.files import require_writable
 from streamvla.data.demonstrations import Demonstrations, Episode
@@ -50,13 +51,14 @@ from streamvla.training.anticipation.gate import (
     tokens_of,
 )
 from streamvla.training.batches import split_holdout
-from streamvla.training.interrupts import progress_bar, stop_on_interrupt
+from streamvla.training.interrupts import stop_on_interrupt
 from streamvla.training.optimiser import (
     OptimiserConfig,
     learning_rate,
     make_optimiser,
     update_average,
 )
+from streamvla.training.progress import ProgressReport
 from streamvla.training.provenance import provenance
 from streamvla.training.trainer import device_named
 
@@ -148,9 +150,10 @@ class SaliencyResult:
     """What a training came to.
 
     Attributes:
-        finished: false when Ctrl-C stopped it; the same command with `resume` goes on.
+        finished: false when a signal stopped it; the same command with `resume` goes on.
         calibration: None while unfinished, or if there is too little to calibrate on (`why_not`).
         figures: of the predictor on the calibration episodes.
+        stopped_by: the number of the signal that stopped it.
     """
 
     path: Path
@@ -159,10 +162,11 @@ class SaliencyResult:
     calibration: Calibration | None
     why_not: str
     figures: Mapping[str, Any]
+    stopped_by: int | None = None
 
 
 def train_saliency(config: SaliencyTraining) -> SaliencyResult:
-    """Train until `steps` or Ctrl-C, with a state to resume from; then calibrate, and only then
+    """Train until `steps` or a signal, with a state to resume from; then calibrate, and only then
     write the predictor.
 
     A finished training that is resumed is calibrated again, with the settings given now; if that
@@ -184,15 +188,13 @@ def train_saliency(config: SaliencyTraining) -> SaliencyResult:
     require_fit(policy, demonstrations)
     trainer = SaliencyTrainer(config, policy, demonstrations)
     trainer.prepare()
-    with stop_on_interrupt() as stop, progress_bar(shown=True) as progress:
-        bar = progress.add_task("saliency", total=config.steps, completed=trainer.step, note="")
+    report = ProgressReport("saliency", trainer.step, config.steps, SystemClock())
+    with stop_on_interrupt() as stop, report:
         while trainer.step < config.steps and not stop.is_set():
-            note = trainer.advance()
-            progress.update(bar, completed=trainer.step)
-            if note is not None:
-                progress.update(bar, note=note)
+            trainer.advance()
+            report.advance(trainer.step, trainer.note)
+        trainer.save_state()
     finished = trainer.step >= config.steps
-    trainer.save_state()
     calibration, why_not, figures = None, "", {}
     if finished:
         calibration, why_not, figures = trainer.calibrate()
@@ -200,7 +202,10 @@ def train_saliency(config: SaliencyTraining) -> SaliencyResult:
             trainer.save(calibration, figures)
         else:
             why_not = f"{why_not}; {config.path} stays as it was"
-    return SaliencyResult(config.path, trainer.step, finished, calibration, why_not, figures)
+    stopped_by = None if finished else stop.number
+    return SaliencyResult(
+        config.path, trainer.step, finished, calibration, why_not, figures, stopped_by
+    )
 
 
 def load_policy_alone(checkpoint: Path, device: str = "auto") -> ModelPolicy:
@@ -269,17 +274,16 @@ class SaliencyTrainer:
                 )
         self._restore(path, header, tensors)
 
-    def advance(self) -> str | None:
-        """One step; a note when it is due. Saves when that is due."""
-        self._losses.append(self._optimise())
+    def advance(self) -> None:
+        """One step; saves when that is due."""
+        self._losses = [*self._losses[-self.config.log_every :], self._optimise()]
         self.step += 1
-        note = None
-        if self.step % self.config.log_every == 0:
-            note = f"{np.mean(self._losses):.3f} of the change unexplained"
-            self._losses = []
         if self.step % self.config.save_every == 0 and self.step < self.config.steps:
             self.save_state()
-        return note
+
+    def note(self) -> str:
+        """How it stands, over the last `log_every` steps."""
+        return f"{np.mean(self._losses):.3f} of the change unexplained"
 
     def _optimise(self) -> float:
         """Returns the squared error relative to the squared change."""
