@@ -1,6 +1,12 @@
 """Settings of the whole suite."""
 
+import signal
+
 from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+
+# nohup and a shell's `&` hand down ignored signals, which would stay ignored in what is tested
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

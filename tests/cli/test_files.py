@@ -161,7 +161,7 @@ def test_a_full_disk_while_training_keeps_the_last_save(capsys, tmp_path, monkey
         assert execute([*commands(other)["train"], "--out", str(other)]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    one_line(capsys, other / "policy.safetensors", "make room")
+    one_line(capsys, other / "training_state.safetensors", "make room")
     assert [path.name for path in other.iterdir()] == ["log.jsonl"]
     assert state.read_bytes() == before
     assert load_tensors(state)[0]["step"] == 2

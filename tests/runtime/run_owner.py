@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from functools import partial
@@ -30,7 +29,4 @@ def main(how: str, trace: Path, diary: Path, driver: str) -> None:
 
 
 if __name__ == "__main__":
-    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # a test under nohup inherits more
-        signal.signal(each, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -96,6 +96,7 @@ def bench_faults(command: BenchFaults) -> None:
     """
     figures: dict[str, Any] = {"seed": command.seed, "commit": commit(), "machine": machine()}
     verdicts: list[Verdict] = []
+    before = _children()
     with tempfile.TemporaryDirectory() as name:
         if command.faults:
             cases = draw_cases(command.faults, command.seed, _PROFILE.execute_ns)
@@ -107,7 +108,7 @@ def bench_faults(command: BenchFaults) -> None:
             waited = list(_run_in_wall_clock(command, Path(name)))
             figures["wall_clock"] = _report(waited, f"wall clock, {_WALL_PROFILE.label}")
             verdicts += waited
-    figures["processes_left_behind"] = _children()
+    figures["processes_left_behind"] = len(_children() - before)
     if command.json:
         print_json({"command": "bench faults", **figures})
     broken = sum(bool(verdict.broken) for verdict in verdicts)
@@ -120,10 +121,10 @@ def bench_faults(command: BenchFaults) -> None:
         )
 
 
-def _children() -> int:
-    """Processes that this one started and that still are there (Linux; 0 elsewhere)."""
+def _children() -> set[str]:
+    """Processes that this one started and that still are there (Linux; none elsewhere)."""
     lists = Path("/proc/self/task").glob("*/children")
-    return sum(len(each.read_text().split()) for each in lists)
+    return {child for each in lists for child in each.read_text().split()}
 
 
 # --- one episode -----------------------------------------------------------------------------

@@ -282,8 +282,9 @@ class ControlLoop:
         self._wake_ns = self._due_ns + self._held_up_ns
 
     def _look_for_end(self, now_ns: int) -> bool:
-        with self._side.timed("advance_to"):
-            self._robot.advance_to(now_ns)
+        begun_ns = self._side.begin()
+        self._robot.advance_to(now_ns)
+        self._side.end("advance_to", begun_ns)
         self._stimuli.look()
         if self._episode.watch is not None:
             self._episode.watch(self._told.now_ns())
@@ -360,10 +361,12 @@ class ControlLoop:
     def _observe(self, command: StartObserve) -> None:
         captured_ns = self._told.now_ns()
         try:
-            with self._side.timed("advance_to"):  # a second look starts between two ticks
-                self._robot.advance_to(self._clock.now_ns())
-            with self._side.timed("capture"):
-                capture = self._robot.capture()
+            begun_ns = self._side.begin()  # a second look starts between two ticks
+            self._robot.advance_to(self._clock.now_ns())
+            self._side.end("advance_to", begun_ns)
+            begun_ns = self._side.begin()
+            capture = self._robot.capture()
+            self._side.end("capture", begun_ns)
         except Exception as error:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))
             return
@@ -372,8 +375,8 @@ class ControlLoop:
     def _send(self, command: Send) -> None:
         self._sent = True
         self._sent_ns = self._clock.now_ns()
-        with self._side.timed("command"):
-            self._robot.command(command.values, self._sent_ns)
+        self._robot.command(command.values, self._sent_ns)
+        self._side.end("command", self._sent_ns)
         if not self._on_grid:
             self._due_ns = self._wake_ns = self._sent_ns + self._timing.execute_ns()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from statistics import median
 
 from streamvla.core.clock import NS_PER_MS, Clock
 from streamvla.core.interfaces import Robot
 
+_CALLS = ("advance_to", "capture", "command")
 _REPEATS = 5
 _MOST_OF_A_PERIOD = 0.5
 
@@ -24,28 +23,24 @@ class RobotSide:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._took_ns: dict[str, int] = {}
+        self._now_ns = clock.now_ns
+        self.took_ns: dict[str, int] = dict.fromkeys(_CALLS, 0)
 
-    @contextmanager
-    def timed(self, call: str) -> Generator[None, None, None]:
-        begin_ns = self._clock.now_ns()
-        try:
-            yield
-        finally:
-            took_ns = self._clock.now_ns() - begin_ns
-            self._took_ns[call] = self._took_ns.get(call, 0) + took_ns
+    def begin(self) -> int:
+        """Before a call; what `end` wants to know."""
+        return self._now_ns()
 
-    def took_ns(self) -> dict[str, int]:
-        """Of every call."""
-        return dict(self._took_ns)
+    def end(self, call: str, begun_ns: int) -> None:
+        self.took_ns[call] += self._now_ns() - begun_ns
 
     def restart(self) -> None:
-        self._took_ns.clear()
+        took_ns = self.took_ns
+        for call in _CALLS:
+            took_ns[call] = 0
 
     def why_late(self, late_ns: int) -> str:
         """What held the loop up for so long, in words."""
-        call, took_ns = max(self._took_ns.items(), key=lambda each: each[1], default=("", 0))
+        call, took_ns = max(self.took_ns.items(), key=lambda each: each[1])
         if 2 * took_ns < late_ns:
             return "the control loop did not run"
         return f"the robot's {call} took {took_ns / NS_PER_MS:.0f} ms"
@@ -58,15 +53,14 @@ def check_robot_side(robot: Robot, clock: Clock) -> str | None:
     logged as a warning.
     """
     period_ns = robot.spec.control_period_ns
-    side, times = RobotSide(clock), dict[str, list[int]]()
+    times: dict[str, list[int]] = {"advance_to": [], "capture": []}
     for _ in range(_REPEATS):
-        with side.timed("advance_to"):
-            robot.advance_to(clock.now_ns())
-        with side.timed("capture"):
-            robot.capture()
-        for call, took_ns in side.took_ns().items():
-            times.setdefault(call, []).append(took_ns)
-        side.restart()
+        begun_ns = clock.now_ns()
+        robot.advance_to(begun_ns)
+        moved_ns = clock.now_ns()
+        robot.capture()
+        times["advance_to"].append(moved_ns - begun_ns)
+        times["capture"].append(clock.now_ns() - moved_ns)
     slow = {call: median(took) for call, took in times.items()}
     if sum(slow.values()) <= _MOST_OF_A_PERIOD * period_ns:
         return None
