@@ -358,7 +358,7 @@ class ControlLoop:
                 self._over, self._error = "failed", command.error
 
     def _observe(self, command: StartObserve) -> None:
-        captured_ns = self._told.now_ns()
+        begin_ns, captured_ns = self._clock.now_ns(), self._told.now_ns()
         try:
             with self._side.timed("advance_to"):  # a second look starts between two ticks
                 self._robot.advance_to(self._clock.now_ns())
@@ -368,6 +368,8 @@ class ControlLoop:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))
             return
         self._stages.observe(command, capture, captured_ns)
+        if self._ticks is not None:
+            self._ticks.capture_ns.append(self._clock.now_ns() - begin_ns)
 
     def _send(self, command: Send) -> None:
         self._sent = True
