@@ -12,7 +12,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import RobotError
 from streamvla.core.frames import FrameBuffer
-from streamvla.core.interfaces import Capture, Frames, RobotSpec
+from streamvla.core.interfaces import Capture, Frames
 from streamvla.testing.fakes import StillRobot
 
 
@@ -52,14 +52,14 @@ class PaintedCamera:
 class CameraRobot(StillRobot):
     """A still robot whose `count` cameras run from `reset` on, and stop in `close`.
 
-    It shows one pixel of each frame to the policy, after looking at all of it: a frame that is not
-    of one value all over is torn, and an error.
+    A frame that is not of one value all over is torn, and an error.
 
     Args:
         count: of cameras.
         size: (height, width) of a frame, pixels.
         rate_hz: of the cameras; None for as fast as they can.
-        look: look at all pixels.
+        look: look for torn frames.
+        whole: show the frames themselves to the policy; else one pixel of each.
     """
 
     def __init__(
@@ -71,11 +71,13 @@ class CameraRobot(StillRobot):
         size: tuple[int, int] = (64, 64),
         rate_hz: float | None = 30.0,
         look: bool = True,
+        whole: bool = False,
     ) -> None:
         super().__init__(space, period_ns, keep=False)
+        shown = size if whole else (1, 1)
         self.names: tuple[str, ...] = tuple(f"camera{number}" for number in range(count))
-        self._spec = replace(self._spec, name="cameras", views=self.names)
-        self._size, self._rate_hz, self._look = size, rate_hz, look
+        self._spec = replace(self._spec, name="cameras", views=self.names, image_size=shown)
+        self._size, self._rate_hz, self._look, self._whole = size, rate_hz, look, whole
         self.cameras: dict[str, PaintedCamera] = {}
 
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
@@ -91,6 +93,8 @@ class CameraRobot(StillRobot):
     def observe(self, capture: Capture) -> Frames:
         if self._look:
             check_whole(capture)
+        if self._whole:
+            return Frames(dict(capture), np.zeros(0, np.float32))
         images = {name: image[:1, :1].copy() for name, image in capture.items()}
         return Frames(images, np.zeros(0, np.float32))
 
@@ -108,8 +112,3 @@ def check_whole(images: Mapping[str, np.ndarray]) -> None:
     for name, image in images.items():
         if image.min() != image.max() or not image.max():
             raise RobotError(f"{name}: a torn frame, with values {np.unique(image)[:4]}")
-
-
-def camera_robot_spec(space: ActionSpace, period_ns: int, count: int = 3) -> RobotSpec:
-    """That of a `CameraRobot`."""
-    return CameraRobot(space, period_ns, count=count).spec

@@ -88,6 +88,9 @@ class FrameSender:
                 kept.append(shared[1])
         return SharedCapture(arrays, self._gone()), kept
 
+    def close(self) -> None:
+        self._socket.close()
+
     def _shared(self, name: str, array: np.ndarray) -> tuple[SharedArray, np.ndarray] | None:
         found = buffer_of(array)
         if found is None and array.nbytes > MOST_INLINE_BYTES:
@@ -148,6 +151,11 @@ class FrameReceiver:
             name: self._array(array) if isinstance(array, SharedArray) else array
             for name, array in capture.arrays.items()
         }
+
+    def close(self) -> None:
+        """Of the arrays that are still about, the memory stays."""
+        self._socket.close()
+        self._memories.clear()
 
     def _array(self, place: SharedArray) -> np.ndarray:
         while place.buffer not in self._memories:
