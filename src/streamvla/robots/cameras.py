@@ -66,7 +66,7 @@ class OpenCVCamera:
             ConfigError: OpenCV is not installed.
             RobotError: it cannot be opened, or gives no frame.
         """
-        if self._reader is not None and self._reader.alive:
+        if self._complaint() is None:
             return
         self.close()
         self._reader = _Reader(
@@ -85,15 +85,23 @@ class OpenCVCamera:
         Raises:
             RobotError: the camera is lost, or was not opened.
         """
-        reader = self._reader
-        frame = None if reader is None or reader.frames is None else reader.frames.newest()
-        if reader is None or frame is None:
-            raise RobotError(f"camera {self._source} is not open: call open() in the robot's reset")
-        if reader.error is not None:
-            raise RobotError(reader.error)
-        if self._clock.now_ns() - frame.captured_ns > self._patience_s * NS_PER_S:
-            raise RobotError(reader.lost)  # its driver has not even noticed
+        complaint, frame = self._complaint(), self._frame()
+        if complaint is not None or frame is None:
+            raise RobotError(complaint)
         return frame
+
+    def _complaint(self) -> str | None:
+        """Why there is no newest frame; None: there is."""
+        reader, frame = self._reader, self._frame()
+        if reader is None or frame is None:
+            return f"camera {self._source} is not open: call open() in the robot's reset"
+        if self._clock.now_ns() - frame.captured_ns > self._patience_s * NS_PER_S:
+            return reader.lost  # its driver may not even have noticed
+        return reader.error
+
+    def _frame(self) -> Frame | None:
+        frames = None if self._reader is None else self._reader.frames
+        return None if frames is None else frames.newest()
 
     @property
     def dropped(self) -> int:
@@ -142,10 +150,6 @@ class _Reader:
         name = f"camera {source}"
         self._thread = threading.Thread(target=self._run, args=(cv2,), name=name, daemon=True)
         self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     def wait_for_first_frame(self) -> None:
         """
