@@ -107,6 +107,18 @@ def test_the_newest_frame_costs_no_copy_and_cannot_be_written():
         first.image[:] = 0
 
 
+def test_with_all_slots_held_frames_are_dropped_and_counted():
+    """Whoever held them sees no change; one array let go, the camera goes on."""
+    buffer = FrameBuffer(SHAPE, slots=3)
+    held = [buffer.put(np.full(SHAPE, value, np.uint8), value) for value in (1, 2, 3)]
+    assert buffer.put(np.full(SHAPE, 4, np.uint8), 4) is None
+    assert (buffer.published, buffer.dropped) == (3, 1)
+    assert [int(frame.image.max()) for frame in held] == [1, 2, 3]
+    assert buffer.newest() is held[2]
+    held.pop(0)
+    assert buffer.put(np.full(SHAPE, 5, np.uint8), 5) is buffer.newest()
+
+
 def test_where_an_array_lies_is_known_only_if_all_of_it_lies_there():
     """A view is found with its offset, from the end backwards too; other arrays are not."""
     buffer = FrameBuffer(SHAPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -75,7 +76,9 @@ def test_a_film_is_a_camera_that_goes_on_at_its_own_rate(film):
 @pytest.mark.parametrize("source", ["/dev/video97", 97, "no-such-film.avi"])
 def test_a_camera_that_cannot_be_opened_is_one_line(source, capfd):
     """The error names it and says what to look at; OpenCV itself prints nothing."""
-    with pytest.raises(RobotError, match=f"camera {source} cannot be opened: .*group video") as error:
+    with pytest.raises(
+        RobotError, match=f"camera {source} cannot be opened: .*group video"
+    ) as error:
         OpenCVCamera(source).open()
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
@@ -106,7 +109,7 @@ def test_a_camera_that_comes_back_in_time_was_never_lost(film):
     elsewhere = film.rename(film.with_suffix(".gone"))
     threading.Timer(1.2, lambda: elsewhere.rename(film)).start()
     instants = frames_of(camera, FRAMES + 2)
-    assert max(b - a for a, b in zip(instants, instants[1:], strict=False)) > 0.2e9
+    assert max(b - a for a, b in pairwise(instants)) > 0.2e9
     camera.close()
 
 

@@ -117,7 +117,9 @@ class CountingRobot(CameraRobot):
 
     def close(self) -> None:
         if self.cameras and self._path is not None:
-            counts = [(each.frames.published, each.frames.dropped) for each in self.cameras.values()]
+            counts = [
+                (each.frames.published, each.frames.dropped) for each in self.cameras.values()
+            ]
             self._path.write_text("\n".join(f"{made} {lost}" for made, lost in counts))
         super().close()
 

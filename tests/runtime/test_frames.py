@@ -137,7 +137,9 @@ def test_buffers_that_are_gone_are_unmapped(ends):
     """The receiver forgets a buffer with the first capture after it died; a new one is mapped."""
     for value in range(1, 4):
         frames = FrameBuffer(SHAPE)
-        arrived, kept, _ = ends.send({"camera": frames.put(np.full(SHAPE, value, np.uint8), 0).image})
+        arrived, kept, _ = ends.send(
+            {"camera": frames.put(np.full(SHAPE, value, np.uint8), 0).image}
+        )
         assert (arrived["camera"] == value).all()
         assert len(ends.receiver._memories) <= 2
         del frames, arrived, kept

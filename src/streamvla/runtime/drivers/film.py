@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.core.actions import is_array
 from streamvla.core.frames import buffer_of
 from streamvla.core.interfaces import Robot
 
@@ -68,4 +69,4 @@ class Film:
 
 
 def _in_a_buffer(array: Any) -> bool:
-    return isinstance(array, np.ndarray) and buffer_of(array) is not None
+    return is_array(array) and buffer_of(array) is not None

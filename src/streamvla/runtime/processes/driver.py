@@ -6,8 +6,9 @@
       └── model process      observe ─ step ─ step ─ …                      may do as it likes
 
 Requests go from executor to model over a socket, results come back through a ring in shared
-memory (`handoff`); frames of cameras are in memory that both map (`frames`). A model process that is killed ends the episode in the robot's safe stop and
-`StageFailedError` here; the next episode starts with fresh processes.
+memory (`handoff`); frames of cameras are in memory that both map (`frames`). A model process that
+is killed ends the episode in the robot's safe stop and `StageFailedError` here; the next episode
+starts with fresh processes.
 """
 
 from __future__ import annotations
