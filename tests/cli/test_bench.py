@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from streamvla.cli.main import execute
-from streamvla.core.errors import RingError
+from streamvla.core.errors import ConfigError, RingError
+from streamvla.studies import control_rate
 from streamvla.studies.handoff_cost import _numbered, _verify
 
 
@@ -26,6 +27,46 @@ def test_realtime_compares_three_loops(capsys):
         assert keys <= set(loop)
     assert 1 <= figures["ticks"] + figures["skipped_ticks"] <= 16
     assert figures["executor"][0].startswith("timer slack")
+
+
+def test_realtime_takes_cameras_of_a_size(capsys):
+    """The same figures, and what a capture costs the control thread; lost ticks by that name."""
+    figures = figures_of(
+        capsys,
+        *("realtime", "--hz", "50", "--seconds", "0.5", "--priority", "None"),
+        *("--cameras", "2", "--camera-size", "48x64"),
+    )
+    assert figures["lost_ticks"] == figures["skipped_ticks"]
+    assert figures["captures"] >= 1
+    assert 0 < figures["capture_p50_us"] <= figures["capture_p99_us"]
+    assert {"same_process", "sleep_loop"} <= set(figures)
+
+
+def test_realtime_sweeps_over_sizes_and_the_way_of_before(capsys, monkeypatch):
+    """A row for every size and way; large frames cost the control thread much more the old way."""
+    monkeypatch.setattr(control_rate, "SIZES", {"480p": (480, 640)})
+    arguments = ("realtime", "--hz", "20", "--seconds", "1", "--priority", "None", "--cameras", "2")
+    rows = figures_of(capsys, *arguments, "--sweep")["rows"]
+    assert [(row["size"], row["way"]) for row in rows] == [
+        ([480, 640], "shared"),
+        ([480, 640], "pickled"),
+    ]
+    shared, pickled = (row["capture_p50_us"] for row in rows)
+    assert 2 * shared < pickled
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--camera-size", "1080"), "expected HEIGHTxWIDTH"),
+        (("--cameras", "99"), "expected 0 to 16"),
+        (("--sweep",), "needs cameras"),
+    ],
+)
+def test_realtime_refuses_cameras_that_cannot_be(arguments, message):
+    """Before anything is measured, with what was expected."""
+    with pytest.raises(ConfigError, match=message):
+        execute(("bench", "realtime", *arguments))
 
 
 def test_handoff_verifies_what_it_counts(capsys):

@@ -35,9 +35,13 @@ my_model = lambda observation: np.zeros((32, 3))
 import numpy as np, streamvla
 robot = streamvla.make_robot("point")
 policy = streamvla.chunk_policy(lambda observation: np.zeros((32, 3)), robot, horizon=32)
+import cv2
+film = cv2.VideoWriter("front.avi", cv2.VideoWriter.fourcc(*"MJPG"), 30, (64, 48))
+for _ in range(30): film.write(np.full((48, 64, 3), 90, np.uint8))
+film.release()
 """,
 }
-"""What a page takes as given: its reader has a robot and a policy."""
+"""What a page takes as given: its reader has a robot, a policy, and a film."""
 
 UNTESTED: dict[str, int] = {}
 """How many blocks of a page are marked `notest`, with the reason; those of other pages all run."""

@@ -15,6 +15,7 @@ from streamvla.core.errors import RobotError
 from streamvla.core.interfaces import Capture, Frames
 from streamvla.runtime.processes.privileges import RealtimeSettings
 from streamvla.testing import AnticipatingPolicy, ScriptedPolicy, StillRobot, unit_space
+from streamvla.testing.camera_robot import CameraRobot, check_whole
 
 SPACE = ActionSpace(("dx", "grip"), ("delta", "absolute"), (-1.0, -1.0), (1.0, 1.0))
 PERIOD_NS = ms_to_ns(20)
@@ -101,6 +102,43 @@ class LargeCaptureRobot(StillRobot):
 
     def capture(self) -> Capture:
         return {"large": np.zeros(4 << 20, np.uint8)}
+
+
+SEEN = (240, 320)
+"""Size of the frames of the robots with cameras: larger than what travels with a request."""
+
+
+class CountingRobot(CameraRobot):
+    """On closing it writes how many frames its cameras published and dropped, if any ran."""
+
+    def __init__(self, path: Path | None, rate_hz: float | None, whole: bool) -> None:
+        super().__init__(SPACE, PERIOD_NS, size=SEEN, rate_hz=rate_hz, whole=whole)
+        self._path = path
+
+    def close(self) -> None:
+        if self.cameras and self._path is not None:
+            counts = [
+                (each.frames.published, each.frames.dropped) for each in self.cameras.values()
+            ]
+            self._path.write_text("\n".join(f"{made} {lost}" for made, lost in counts))
+        super().close()
+
+
+def camera_robot(
+    path: Path | None = None, rate_hz: float | None = None, whole: bool = True
+) -> CountingRobot:
+    return CountingRobot(path, rate_hz, whole)
+
+
+def _look_again(observation, start, index) -> np.ndarray:
+    """The context is the observation; it must still show what it showed when it was made."""
+    check_whole(observation.images)
+    return np.zeros(2)
+
+
+def looking_policy(whole: bool = True) -> ScriptedPolicy:
+    robot = camera_robot(whole=whole).spec
+    return ScriptedPolicy(SPACE, HORIZON, PERIOD_NS, _look_again, robot=robot)
 
 
 def large_capture_robot() -> StillRobot:

@@ -82,7 +82,7 @@ class _Peer(_ProcessStages):
         self._ring = SharedRing.create(RECORD, 16)
         self._theirs = ends[1]
         self._theirs.setblocking(False)
-        intake = _Intake(self._ring, Channel(ends[0].detach(), MOST_BYTES))
+        intake = _Intake(self._ring, Channel(ends[0].detach(), MOST_BYTES), cast(Any, None))
         super().__init__(cast(Any, None), intake, cast(Any, clock), EPISODE, lambda: "")
         self._world = clock
         self._moves = Moves(data)

@@ -33,7 +33,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench": ("streamvla bench runtime", "streamvla bench policy --generations 20"),
     "bench runtime": ("streamvla bench runtime --ticks 100000",),
     "bench policy": ("streamvla bench policy --generations 20",),
-    "bench realtime": ("streamvla bench realtime --hz 100 --seconds 10",),
+    "bench realtime": (
+        "streamvla bench realtime --hz 100 --seconds 10",
+        "streamvla bench realtime --cameras 3 --sweep --seconds 20",
+    ),
     "bench handoff": ("streamvla bench handoff --records 1000000",),
     "bench faults": (
         "streamvla bench faults --faults 200",

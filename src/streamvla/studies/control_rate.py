@@ -3,12 +3,17 @@
 executor process    the control loop of `run --driver process`, the load in the model process
 same process        the same control loop and the same load in one interpreter
 sleep loop          `while True: command(); time.sleep(period)`, beside the same load
+
+With cameras, threads of the robot write frames at 30 Hz, and the policy sees all of them whole.
+`--sweep` measures the executor process at several sizes, and for each size the way of before:
+captures pickled on the control thread and sent through a socket.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +31,10 @@ from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan, ProcessResult
 from streamvla.runtime.processes.privileges import RealtimeSettings
 from streamvla.runtime.timing.latency import LatencyProfile
+from streamvla.studies.camera_frames import SIZES, WAYS, Cameras, Way, parse_size
 from streamvla.studies.tables import figure, print_json, print_table
-from streamvla.testing import ScriptedPolicy, StillRobot, unit_space
-from streamvla.testing.load import Load, LoadedPolicy
+from streamvla.testing import ScriptedPolicy, unit_space
+from streamvla.testing.load import Load
 from streamvla.trace import MemoryTrace
 
 _DIM, _HORIZON, _LEAD = 7, 10, 5
@@ -42,7 +48,10 @@ class BenchRealtime:
 
     Attributes:
         hz: control ticks a second.
-        seconds: for each of the three loops.
+        seconds: for each of the three loops; with `sweep`, for each size and way.
+        cameras: how many the robot has; 0 for none.
+        camera_size: of a frame, HEIGHTxWIDTH.
+        sweep: measure the executor process at 64p, 480p, 720p and 1080p, and the way of before.
         priority: ask for SCHED_FIFO with this priority (executor process); None for the normal
             scheduler.
         cpus: ask to run on these cores only (executor process).
@@ -52,6 +61,9 @@ class BenchRealtime:
 
     hz: float = 100.0
     seconds: float = 60.0
+    cameras: int = 0
+    camera_size: str = "1080x1920"
+    sweep: bool = False
     priority: int | None = RealtimeSettings.fifo_priority
     cpus: tuple[int, ...] = ()
     lock_memory: bool = False
@@ -62,6 +74,11 @@ class BenchRealtime:
             raise ConfigError(f"rate {self.hz} Hz: expected 1 to 10000")
         if not 0.1 <= self.seconds <= 86_400:
             raise ConfigError(f"{self.seconds} seconds: expected 0.1 to 86400")
+        if not 0 <= self.cameras <= 16:
+            raise ConfigError(f"{self.cameras} cameras: expected 0 to 16")
+        if self.sweep and not self.cameras:
+            raise ConfigError("a sweep over sizes of frames needs cameras: --cameras 3")
+        parse_size(self.camera_size)
 
     @property
     def period_ns(self) -> int:
@@ -80,30 +97,93 @@ class BenchRealtime:
 
 def bench_realtime(command: BenchRealtime) -> None:
     """Run the command and print its figures."""
-    before_ms = _stolen_ms()
-    executor = _executor_process(command)
+    if command.sweep:
+        _sweep(command)
+        return
+    executor, measured = _measured(command, parse_size(command.camera_size), "shared")
     statistics = executor.statistics
-    stolen_ms = _stolen_ms() - before_ms
     same_process = _same_process(command)
     sleep_loop = _sleep_loop(command)
     figures = {
-        **_figures(statistics),
-        "stolen_ms": stolen_ms,
+        **measured,
         "same_process": _figures(same_process),
         "sleep_loop": sleep_loop,
-        "times_better_p99": same_process.lateness_ms["p99"]
-        / executor.statistics.lateness_ms["p99"],
-        "level": executor.statistics.level,
-        "periodicity_hz": asdict(executor.statistics.periodicity),
-        "execution_time_us": asdict(executor.statistics.execution_time),
+        "times_better_p99": same_process.lateness_ms["p99"] / statistics.lateness_ms["p99"],
+        "level": statistics.level,
+        "periodicity_hz": asdict(statistics.periodicity),
+        "execution_time_us": asdict(statistics.execution_time),
     }
     _print(command, executor, figures)
     if command.json:
-        head = {"command": "bench realtime", "hz": command.hz, "seconds": command.seconds}
-        grants = [str(grant) for grant in executor.grants]
-        print_json(
-            {**head, "commit": commit(), "machine": machine(), "executor": grants, **figures}
-        )
+        print_json({**_head(command, executor), **figures})
+
+
+def _sweep(command: BenchRealtime) -> None:
+    """Every size, frames in shared memory and the way of before."""
+    rows: list[dict[str, Any]] = []
+    executor = None
+    for name, size in SIZES.items():
+        for way, words in WAYS.items():
+            executor, measured = _measured(command, size, way)
+            run = f"{name}, {words}"
+            rows.append({"run": run, "name": name, "size": list(size), "way": way, **measured})
+    assert executor is not None
+    print_table(
+        f"{command.cameras} cameras at 30 Hz, commands at {command.hz:g} Hz, {command.seconds:g} s "
+        f"each, on {machine()['cpu']}",
+        (
+            *("frames", "way", "p50 (ms)", "p99 (ms)", "max (ms)", "lost (%)", "captures"),
+            *("capture p50 (µs)", "capture p99 (µs)"),
+        ),
+        [
+            (
+                row["name"],
+                row["way"],
+                *(figure(row[f"lateness_{name}_ms"], 3) for name in ("p50", "p99", "max")),
+                figure(100 * row["lost_rate"], 2),
+                figure(row["captures"], 0),
+                *(figure(row[f"capture_{name}_us"], 0) for name in ("p50", "p99")),
+            )
+            for row in rows
+        ],
+    )
+    if command.json:
+        print_json({**_head(command, executor), "rows": rows})
+
+
+def _head(command: BenchRealtime, executor: ProcessResult) -> dict[str, Any]:
+    cameras = {"cameras": command.cameras, "camera_size": command.camera_size}
+    return {
+        "command": "bench realtime",
+        "hz": command.hz,
+        "seconds": command.seconds,
+        **(cameras if command.cameras else {}),
+        "commit": commit(),
+        "machine": machine(),
+        "executor": [str(grant) for grant in executor.grants],
+    }
+
+
+def _measured(
+    command: BenchRealtime, size: tuple[int, int], way: Way
+) -> tuple[ProcessResult, dict[str, float]]:
+    """The executor process, and its figures."""
+    before_ms = _stolen_ms()
+    executor = _executor_process(command, Cameras(command.cameras, size, way))
+    stolen_ms = _stolen_ms() - before_ms
+    capture_us = np.frombuffer(executor.ticks.capture_ns, np.int64) / 1e3
+    p50, p99 = np.percentile(capture_us, (50, 99)) if len(capture_us) else (0.0, 0.0)
+    statistics = executor.statistics
+    ticks = statistics.ticks + statistics.skipped
+    return executor, {
+        **_figures(statistics),
+        "stolen_ms": stolen_ms,
+        "lost_ticks": statistics.skipped,
+        "lost_rate": statistics.skipped / ticks if ticks else 0.0,
+        "captures": len(capture_us),
+        "capture_p50_us": float(p50),
+        "capture_p99_us": float(p99),
+    }
 
 
 def _stolen_ms() -> float:
@@ -121,10 +201,6 @@ def _stolen_ms() -> float:
 # --- the three loops -------------------------------------------------------------------------
 
 
-def _robot(period_ns: int) -> StillRobot:
-    return StillRobot(unit_space(_DIM), period_ns, keep=False)
-
-
 def _settings(command: BenchRealtime) -> EpisodeSettings:
     limits = EpisodeLimits(command.duration_ns)
     return EpisodeSettings(
@@ -132,14 +208,14 @@ def _settings(command: BenchRealtime) -> EpisodeSettings:
     )
 
 
-def _executor_process(command: BenchRealtime) -> ProcessResult:
+def _executor_process(command: BenchRealtime, cameras: Cameras) -> ProcessResult:
     space, period_ns = unit_space(_DIM), command.period_ns
     settings = RealtimeSettings(command.priority, command.cpus, command.lock_memory)
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessDriver(
-            partial(_robot, period_ns),
-            partial(LoadedPolicy, space, _HORIZON, period_ns),
+            partial(cameras.robot, space, period_ns),
+            partial(cameras.policy, space, period_ns, _HORIZON),
             settings=settings,
         ) as driver,
     ):
@@ -149,16 +225,19 @@ def _executor_process(command: BenchRealtime) -> ProcessResult:
 def _same_process(command: BenchRealtime) -> LoopStatistics:
     space, period_ns = unit_space(_DIM), command.period_ns
     trace = MemoryTrace()
-    policy = ScriptedPolicy(space, _HORIZON, period_ns)
-    episode = _settings(command).episode(policy, _robot(period_ns), trace)
-    with RealtimeDriver() as driver, Load():
+    robot = Cameras(command.cameras, parse_size(command.camera_size)).robot(space, period_ns)
+    policy = ScriptedPolicy(space, _HORIZON, period_ns, robot=robot.spec)
+    episode = _settings(command).episode(policy, robot, trace)
+    robot.reset(0, SystemClock().now_ns(), period_ns)
+    with closing(robot), RealtimeDriver() as driver, Load():
         driver.run(episode)
     return LoopStatistics.of(driver.ticks, command.hz)
 
 
 def _sleep_loop(command: BenchRealtime) -> dict[str, float]:
     """Lateness against each sleep's own end, and by how much the loop drifted from its rate."""
-    clock, robot, values = SystemClock(), _robot(command.period_ns), np.zeros(_DIM)
+    clock, values = SystemClock(), np.zeros(_DIM)
+    robot = Cameras(0).robot(unit_space(_DIM), command.period_ns)
     ticks = round(command.seconds * command.hz)
     late_ns = np.empty(ticks, np.int64)
     start_ns = clock.now_ns()

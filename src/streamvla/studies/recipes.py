@@ -720,6 +720,33 @@ RECIPES: dict[str, Recipe] = {
             ),
         },
     ),
+    "realtime-cameras": Recipe(
+        commands={"100 Hz": "bench realtime --cameras 3 --sweep --hz 100 --seconds 30 --json"},
+        rows=lambda name, figures: figures["rows"],
+        columns={
+            "run": Column("three cameras at 30 Hz, commands at 100 Hz"),
+            "lateness_p50_ms": Column("lateness p50 (ms)", 3),
+            "lateness_p99_ms": Column("p99 (ms)", 3),
+            "lateness_max_ms": Column("max (ms)", 2),
+            "lost_rate": Column("ticks lost", 2, percent=True),
+            "capture_p50_us": Column("control thread per capture p50 (µs)", 0),
+            "capture_p99_us": Column("p99 (µs)", 0),
+            "captures": Column("captures", 0),
+            "stolen_ms": Column("withheld by the host (ms)", 0),
+        },
+        tables={
+            "main": (
+                "run",
+                "lateness_p50_ms",
+                "lateness_p99_ms",
+                "lateness_max_ms",
+                "lost_rate",
+                "capture_p50_us",
+                "capture_p99_us",
+                "stolen_ms",
+            ),
+        },
+    ),
     "handoff": Recipe(
         commands={"this machine": "bench handoff --records 100000000 --singles 1000000 --json"},
         columns={

@@ -6,12 +6,12 @@ Both take the same plans, so everything else about a run is the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from streamvla.core.interfaces import Policy, Robot, check_fit
 from streamvla.runtime import RealtimeDriver
+from streamvla.runtime.drivers.film import Captures, Film
 from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan
@@ -22,8 +22,6 @@ if TYPE_CHECKING:  # it needs torch
     pass
 
 DriverName = Literal["thread", "process"]
-Captures = list[tuple[int, Any]]
-"""World captures of one episode, one per control instant."""
 
 
 class Driver(Protocol):
@@ -70,17 +68,6 @@ def load_on_one_thread(source: str) -> Policy:
 
     torch.set_num_threads(1)
     return find_policy(source).load({})
-
-
-@dataclass
-class _Film:
-    """Captures the world on every control instant."""
-
-    robot: Robot
-    captures: Captures
-
-    def __call__(self, now_ns: int) -> None:
-        self.captures.append((now_ns, self.robot.capture()))
 
 
 class _OneRobot:
@@ -131,8 +118,9 @@ class ThreadRunner:
 
     def run(self, plan: EpisodePlan, film: Captures) -> None:
         robot = self._present.robot
-        watch = _Film(robot, film) if plan.film else None
-        with FileTrace(plan.trace, plan.header, background=True) as trace:
+        filming = Film(robot, film)
+        watch = filming if plan.film else None
+        with filming, FileTrace(plan.trace, plan.header, background=True) as trace:
             start_ns = self._driver.clock.now_ns() + plan.reset_ns
             robot.reset(plan.seed, start_ns, plan.settings.profile.execute_ns)
             episode = plan.settings.episode(self._policy, robot, trace, watch)

@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.interfaces import Observation
+from streamvla.core.interfaces import Observation, RobotSpec
 from streamvla.testing.fakes import ScriptedPolicy
 
 _MATRIX = 384
@@ -52,10 +52,16 @@ class Load:
 
 
 class LoadedPolicy(ScriptedPolicy):
-    """A policy of zeros whose process is under `Load` from its first observation on."""
+    """A policy of zeros whose process is under `Load` from its first observation on.
 
-    def __init__(self, space: ActionSpace, horizon: int, period_ns: int) -> None:
-        super().__init__(space, horizon, period_ns)
+    Args:
+        robot: as of `ScriptedPolicy`.
+    """
+
+    def __init__(
+        self, space: ActionSpace, horizon: int, period_ns: int, robot: RobotSpec | None = None
+    ) -> None:
+        super().__init__(space, horizon, period_ns, robot=robot)
         self._load: Load | None = None
 
     def encode(self, observation: Observation) -> Observation:

@@ -359,7 +359,7 @@ class ControlLoop:
                 self._over, self._error = "failed", command.error
 
     def _observe(self, command: StartObserve) -> None:
-        captured_ns = self._told.now_ns()
+        begin_ns, captured_ns = self._clock.now_ns(), self._told.now_ns()
         try:
             begun_ns = self._side.begin()  # a second look starts between two ticks
             self._robot.advance_to(self._clock.now_ns())
@@ -371,6 +371,8 @@ class ControlLoop:
             self._handle(StageFailed(captured_ns, "observe", describe(error)))
             return
         self._stages.observe(command, capture, captured_ns)
+        if self._ticks is not None:
+            self._ticks.capture_ns.append(self._clock.now_ns() - begin_ns)
 
     def _send(self, command: Send) -> None:
         self._sent = True

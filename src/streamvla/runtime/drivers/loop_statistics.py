@@ -33,15 +33,18 @@ class TickLog:
         served_ns: when the loop came to it.
         sent_ns: when the command was handed to the robot.
         done_ns: when the loop was free again.
+        capture_ns: not of ticks but of observations: how long the robot's capture and handing it on
+            kept the loop busy.
     """
 
-    __slots__ = ("done_ns", "due_ns", "sent_ns", "served_ns")
+    __slots__ = ("capture_ns", "done_ns", "due_ns", "sent_ns", "served_ns")
 
     def __init__(self) -> None:
         self.due_ns: array[int] = array("q")
         self.served_ns: array[int] = array("q")
         self.sent_ns: array[int] = array("q")
         self.done_ns: array[int] = array("q")
+        self.capture_ns: array[int] = array("q")
 
     def __len__(self) -> int:
         return len(self.due_ns)

@@ -6,8 +6,9 @@
       └── model process      observe ─ step ─ step ─ …                      may do as it likes
 
 Requests go from executor to model over a socket, results come back through a ring in shared
-memory (`handoff`). A model process that is killed ends the episode in the robot's safe stop and
-`StageFailedError` here; the next episode starts with fresh processes.
+memory (`handoff`); frames of cameras are in memory that both map (`frames`). A model process that
+is killed ends the episode in the robot's safe stop and `StageFailedError` here; the next episode
+starts with fresh processes.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from types import TracebackType
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import StageFailedError
 from streamvla.core.interfaces import PolicySpec, RobotSpec, check_fit
+from streamvla.runtime.drivers.film import Captures
 from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.faults.processes import ProcessStriker
 from streamvla.runtime.processes.executor_process import (
     MODEL_DIED,
-    Captures,
     EpisodeOver,
     ExecutorReady,
     Interrupt,
@@ -267,13 +268,15 @@ class ProcessDriver:
         return watchdog
 
     def _connect(self, executor: Child, model: Child, robot: RobotSpec, horizon: int) -> None:
-        """Give both the ring and a socket to each other; this process keeps neither."""
+        """Give both the ring, and two sockets to each other: for requests, and for the memory of
+        frames. This process keeps nothing."""
         rate_hz = 2 * NS_PER_S / robot.control_period_ns
         most = max(capacity_for(rate_hz, self._budget_s), 2 * (horizon + 2))
         ring = SharedRing.create(result_record(robot.action_space.dim), most)
-        ends = socket.socketpair()
-        for child, end in zip((executor, model), ends, strict=True):
+        requests, frames = socket.socketpair(), socket.socketpair(type=socket.SOCK_DGRAM)
+        for child, *ends in zip((executor, model), requests, frames, strict=True):
             child.send_fd(ring.fd)
-            child.send_fd(end.fileno())
-            end.close()
+            for end in ends:
+                child.send_fd(end.fileno())
+                end.close()
         ring.close()

@@ -23,6 +23,7 @@ from streamvla.core.clock import NS_PER_S, Clock, SystemClock, ms_to_ns
 from streamvla.core.errors import ConfigError, HandoffError, RingError, StageFailedError
 from streamvla.core.interfaces import Robot, RobotSpec, standing_at
 from streamvla.runtime.drivers.episode import EpisodeLimits, EpisodeResult, Watch
+from streamvla.runtime.drivers.film import Captures, Film
 from streamvla.runtime.drivers.injection import (
     FaultClock,
     FaultyStages,
@@ -37,8 +38,15 @@ from streamvla.runtime.drivers.signals import (
     ending_between_steps,
     raised_as_interrupts,
 )
-from streamvla.runtime.drivers.stages import STAGE_RETURN_S, StageError, StageResult, Stages
+from streamvla.runtime.drivers.stages import (
+    STAGE_RETURN_S,
+    ContextReady,
+    StageError,
+    StageResult,
+    Stages,
+)
 from streamvla.runtime.processes.channel import Channel
+from streamvla.runtime.processes.frames import FrameSender
 from streamvla.runtime.processes.handoff import (
     MOST_BYTES,
     AwaitIdle,
@@ -69,10 +77,6 @@ _MOST_AT_ONCE = 64
 
 MODEL_DIED = "the model process died"
 """The message of the error that a closed channel becomes."""
-
-Captures = list[tuple[int, Any]]
-"""World captures, with their instants."""
-
 
 # --- what the owner says and hears -----------------------------------------------------------
 
@@ -149,11 +153,12 @@ def _executor_main(
     owner.send(ExecutorReady(robot.spec, grants))
     ring = SharedRing.attach(receive_fd(owner), result_record(robot.spec.action_space.dim))
     channel = Channel(receive_fd(owner), MOST_BYTES)
+    intake = _Intake(ring, channel, FrameSender(receive_fd(owner)))
     pulse = None
     if watched_over:
         pulse, _alive_fd = Pulse(receive_fd(owner)), receive_fd(owner)  # it is open while we live
     try:
-        _Executor(owner, robot, _Intake(ring, channel), grants, guard, pulse).serve()
+        _Executor(owner, robot, intake, grants, guard, pulse).serve()
     finally:
         robot.close()
 
@@ -172,6 +177,7 @@ class _Intake:
 
     ring: SharedRing
     channel: Channel
+    frames: FrameSender
 
     def send(self, request: object) -> None:
         self.channel.send(pickle.dumps(request))
@@ -211,6 +217,7 @@ class _ProcessStages:
         self._episode = episode
         self._instruct = instruct
         self._results: deque[StageResult] = deque()
+        self._kept: dict[int, object] = {}  # frames of captures without a result so far
         self._death_told = False
         self.damage: str | None = None
         """What the model process wrote that it must not; nothing more is read from it then."""
@@ -235,11 +242,12 @@ class _ProcessStages:
             self.wait(deadline_ns)
 
     def observe(self, command: StartObserve, capture: Any, captured_ns: int) -> None:
+        shared, self._kept[command.observation] = self._intake.frames.share(capture)
         self._intake.send(
             ObserveRequest(
                 command.observation,
                 command.action_state,
-                capture,
+                shared,
                 self._instruct(),
                 captured_ns,
                 command.foresee,
@@ -255,7 +263,14 @@ class _ProcessStages:
     def take(self) -> StageResult | None:
         if not self._results:
             self._collect()
-        return self._results.popleft() if self._results else None
+        result = self._results.popleft() if self._results else None
+        if isinstance(result, ContextReady):
+            self._kept.pop(result.observation, None)
+        return result
+
+    def let_go(self) -> None:
+        """Of all frames: nobody will use what the model makes of them."""
+        self._kept.clear()
 
     def _collect(self) -> None:
         if self._owner_calls():  # a loop that is behind never waits
@@ -319,17 +334,6 @@ class _Hosted:
     watch: Watch | None
 
 
-@dataclass
-class _Film:
-    """Captures the world on every control instant."""
-
-    robot: Robot
-    captures: Captures
-
-    def __call__(self, now_ns: int) -> None:
-        self.captures.append((now_ns, self.robot.capture()))
-
-
 class _Executor:
     """Does what the owner asks for, one thing at a time."""
 
@@ -350,6 +354,7 @@ class _Executor:
         self._guard = guard
         self._clock = SystemClock()
         self._episodes = 0
+        self._measured: object = None  # frames of the capture that was measured last
         self._distrusted = False  # the model process, after the latest episode
 
     def serve(self) -> None:
@@ -371,7 +376,8 @@ class _Executor:
         standing_at(self._robot)
         check_robot_side(self._robot, self._clock)
         capture, instruction = self._robot.capture(), self._robot.instruction
-        self._intake.send(MeasureRequest(capture, instruction, request.repeats))
+        shared, self._measured = self._intake.frames.share(capture)
+        self._intake.send(MeasureRequest(shared, instruction, request.repeats))
 
     def _run(self, request: RunEpisode) -> EpisodeOver:
         self._episodes += 1
@@ -402,6 +408,7 @@ class _Executor:
         try:
             return self._run_staged(request, trace, captures, stages)
         finally:
+            stages.let_go()
             self._distrusted = stages.damage is not None
 
     def _run_staged(
@@ -409,6 +416,7 @@ class _Executor:
     ) -> ProcessResult:
         plan, settings = request.plan, request.plan.settings
         stages.wait_for_model()
+        self._measured = None
         start_ns = request.start_ns or self._clock.now_ns() + plan.reset_ns
         begin = BeginEpisode(
             self._episodes,
@@ -420,11 +428,12 @@ class _Executor:
         )
         self._intake.send(begin)
         self._robot.reset(plan.seed, start_ns, settings.profile.execute_ns)
-        film = _Film(self._robot, captures) if plan.film else None
-        hosted, clock, doors = self._host(plan, trace, film, start_ns, stages)
+        film = Film(self._robot, captures)
+        watch = film if plan.film else None
+        hosted, clock, doors = self._host(plan, trace, watch, start_ns, stages)
         ticks = TickLog()
         timing = Timing.real(clock, settings.profile)
-        with _no_collections(), ending_between_steps() as ending, self._watched_over():
+        with film, _no_collections(), ending_between_steps() as ending, self._watched_over():
             result = ControlLoop(hosted, timing, doors, start_ns, ticks, ending).run()
         return self._result(result, ticks, plan)
 
@@ -444,7 +453,7 @@ class _Executor:
         self,
         plan: EpisodePlan,
         trace: TraceSink,
-        film: _Film | None,
+        film: Film | None,
         start_ns: int,
         stages: Stages,
     ) -> tuple[_Hosted, Clock, Stages]:

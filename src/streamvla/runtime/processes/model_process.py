@@ -10,6 +10,7 @@ import pickle
 import threading
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import cast
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from streamvla.runtime.drivers.stages import Accelerator, StageRunner, measure
 from streamvla.runtime.faults.processes import hog
 from streamvla.runtime.faults.wire import WireFaults
 from streamvla.runtime.processes.channel import Channel
+from streamvla.runtime.processes.frames import DetachingRobot, FrameReceiver
 from streamvla.runtime.processes.handoff import (
     AwaitIdle,
     BeginEpisode,
@@ -46,15 +48,17 @@ _FULL_RING_PAUSE_NS = ms_to_ns(1)
 def model_main(owner: Connection, make_robot: MakeRobot, make_policy: MakePolicy) -> None:
     """Run in the model process until the executor process is gone.
 
-    The robot made here never moves: it turns captures into frames.
+    The robot made here never moves, nor do its cameras run: it turns captures into frames.
     """
     robot, policy = make_robot(), make_policy()
     owner.send(policy.spec)
     record = result_record(policy.spec.action_space.dim)
     ring = SharedRing.attach(receive_fd(owner), record)
     channel = Channel(receive_fd(owner))
+    frames = FrameReceiver(receive_fd(owner))
+    outlet = _Outlet(ring, channel, record)
     try:
-        _ModelServer(owner, robot, policy, _Outlet(ring, channel, record)).serve()
+        _ModelServer(owner, cast(Robot, DetachingRobot(robot)), policy, outlet, frames).serve()
     finally:
         robot.close()
 
@@ -94,7 +98,9 @@ class _Served:
         policy: Policy,
         accelerator: Accelerator,
         outlet: _Outlet,
+        frames: FrameReceiver,
     ) -> None:
+        self._frames = frames
         clock = outlet.clock
         if begin.faults:
             faults = FaultClock(begin.faults, clock, begin.start_ns, clock.sleep_until_ns)
@@ -114,10 +120,12 @@ class _Served:
         )
 
     def observe(self, request: ObserveRequest) -> None:
+        capture = self._frames.open(request.capture)
+
         def make() -> Sighting:
             observation = observation_of(
                 self._robot,
-                request.capture,
+                capture,
                 request.action_state,
                 request.instruction,
                 request.captured_ns,
@@ -130,7 +138,15 @@ class _Served:
 class _ModelServer:
     """Carries requests out, in the order they come."""
 
-    def __init__(self, owner: Connection, robot: Robot, policy: Policy, outlet: _Outlet) -> None:
+    def __init__(
+        self,
+        owner: Connection,
+        robot: Robot,
+        policy: Policy,
+        outlet: _Outlet,
+        frames: FrameReceiver,
+    ) -> None:
+        self._frames = frames
         self._owner = owner
         self._robot = robot
         self._policy = policy
@@ -156,7 +172,12 @@ class _ModelServer:
                 self._accelerator.encoder.submit(lambda: self._say_idle(request.episode))
             case BeginEpisode():
                 self._episode = _Served(
-                    request, self._robot, self._policy, self._accelerator, self._outlet
+                    request,
+                    self._robot,
+                    self._policy,
+                    self._accelerator,
+                    self._outlet,
+                    self._frames,
                 )
             case EndEpisode():
                 self._abandon()
@@ -185,12 +206,13 @@ class _ModelServer:
             self._episode = None
 
     def _measure(self, request: MeasureRequest) -> None:
+        capture = self._frames.open(request.capture)
         times = measure(
             self._accelerator,
             self._outlet.clock,
             self._robot,
             self._policy,
-            lambda: request.capture,
+            lambda: capture,
             request.instruction,
             request.repeats,
         )

@@ -23,20 +23,18 @@ most records that were never published; its successor overwrites them.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import mmap
 import operator
 import os
 import struct
-import tempfile
 from array import array
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 
 from streamvla.core.errors import ConfigError, RingError
+from streamvla.core.memory import unnamed_file
 
 _LINE_BYTES = 64  # of a cache line
 _WORD_BYTES = 8
@@ -107,10 +105,8 @@ class SharedRing:
         if capacity < 1:
             raise ConfigError(f"ring: capacity {capacity}: expected at least 1")
         words = _words(record)
-        fd = _anonymous_file()
-        os.ftruncate(fd, _HEADER_BYTES + capacity * words * _WORD_BYTES)
+        fd = unnamed_file("streamvla-ring", _HEADER_BYTES + capacity * words * _WORD_BYTES)
         os.pwrite(fd, np.array([_MAGIC, capacity, words], np.uint64).tobytes(), 0)
-        _seal_size(fd)
         return cls(fd, record)
 
     @classmethod
@@ -269,18 +265,3 @@ def _words(record: np.dtype) -> int:
 def _odd_weights(count: int) -> np.ndarray:
     """(count,) odd factors: a change of any one word changes the sum, and so does a swap."""
     return np.random.default_rng(1).integers(1 << 62, size=count, dtype=np.uint64) * 2 + 1
-
-
-def _seal_size(fd: int) -> None:
-    """Let nobody change the size: reading memory that was cut off kills the reader."""
-    if hasattr(fcntl, "F_ADD_SEALS"):
-        with suppress(OSError):  # a plain file, where the system has no memory files
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-
-
-def _anonymous_file() -> int:
-    """An open file without a name, in memory where the system offers that."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("streamvla-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
