@@ -130,7 +130,7 @@ class SharedRing:
         A full ring takes none and changes nothing. Only ever called by one process.
         """
         free = self.capacity - (self._pushed - self._counters[_POPPED])
-        count = min(len(records), free)
+        count = max(0, min(len(records), free))  # a damaged counter leaves no room
         if count:
             if count == 1:
                 self._write_one(self._pushed, records[:1])
