@@ -96,6 +96,7 @@ def _connected(folder: Path) -> socket.socket:
 def serve(folder: Path) -> None:
     """Take commands until killed."""
     clock = SystemClock()
+    (folder / _SOCKET).unlink(missing_ok=True)  # of a server that was killed
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening,
         (folder / _DIARY).open("wb", buffering=0) as diary,
