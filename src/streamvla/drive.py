@@ -62,6 +62,7 @@ from streamvla.trace.spans import Pacing
 MEASURED = "measured"
 WARM_UP, REPEATS = 2, 5
 """How often the stages run before the robot moves: cold starts, and those that count."""
+_ASK_AGAIN_S = 0.1
 LEAD_TIME_NS = 50_000_000
 """From the reset to the first tick."""
 
@@ -209,11 +210,14 @@ class Running:
         self._signals.enter_context(stopped_by_signals(self._stop_and_wait))
         atexit.register(self._stop_and_wait)
         self._thread.start()
-        self._live.moving.wait()
-        if self._error is not None:
+        try:
+            self._live.moving.wait()
+            if self._error is not None:
+                raise self._error
+        except BaseException:
             self._stop_and_wait()
             self._let_go()
-            raise self._error
+            raise
 
     def __enter__(self) -> Running:
         return self
@@ -260,8 +264,11 @@ class Running:
         return self._result
 
     def _stop_and_wait(self) -> None:
-        self._live.stop()
-        self._thread.join()
+        """Ask until it ends: one that has not begun yet hears only what comes later."""
+        self._live.stopping.set()
+        while self._thread.is_alive():
+            self._live.interrupt()
+            self._thread.join(_ASK_AGAIN_S)
 
     def _let_go(self) -> None:
         self._signals.close()
@@ -307,11 +314,6 @@ class _Live:
         self.moving.set()
         if self.stopping.is_set():
             raise _Stopped
-
-    def stop(self) -> None:
-        if not self.stopping.is_set():
-            self.stopping.set()
-            self.interrupt()
 
 
 class _Present(threading.local):
@@ -388,13 +390,14 @@ def _run_in_processes(
         live.begin(settings, partial(_events_in, file))
         live.interrupt = driver.interrupt
         live.moving.set()
+        outcome: EpisodeResult | None = None
         try:
-            outcome: EpisodeResult | None = driver.run(plan)
+            if not live.stopping.is_set():
+                outcome = driver.run(plan)
         except KeyboardInterrupt:
             if not live.stopping.is_set():
                 raise
-            outcome = None
-        events = list(read_trace(file).events)
+        events = _events_in(file)
         live.begin(settings, lambda: events)
     if outcome is None:
         took_ns = events[-1].t_ns - events[0].t_ns if events else 0

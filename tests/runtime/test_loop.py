@@ -26,7 +26,16 @@ from streamvla.runtime.governor.ladder import Ladder
 from streamvla.runtime.streamer.messages import StartGenerate
 from streamvla.runtime.timing.latency import profile_ms
 from streamvla.testing import StillRobot
-from streamvla.trace import HealthChanged, MemoryTrace, Sent, TicksSkipped, TraceEvent, TraceSink
+from streamvla.trace import (
+    FileTrace,
+    HealthChanged,
+    MemoryTrace,
+    Sent,
+    TicksSkipped,
+    TraceEvent,
+    TraceSink,
+    read_trace,
+)
 
 from .scenario import MIXED, Scenario
 
@@ -236,6 +245,49 @@ def test_a_robot_that_cannot_keep_the_rate_is_degraded_with_its_cause():
     assert changes[0].after == "degraded"
     assert changes[0].cause == "1 ticks skipped: the robot's advance_to took 30 ms"
     assert not any(event.after == "streaming" for event in changes)
+
+
+class MuteError(Exception):
+    """Its own words fail."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Failing(SlowRobot):
+    """Its fifteenth command raises, and asking for success afterwards does as well."""
+
+    def command(self, values, now_ns: int) -> None:
+        StillRobot.command(self, values, now_ns)
+        if len(self.commands) == 15:
+            raise MuteError
+
+    @property
+    def success(self) -> bool:
+        if len(self.commands) >= 15:
+            raise KeyboardInterrupt
+        return np.bool_(False)  # pyright: ignore[reportReturnType]
+
+    @success.setter
+    def success(self, value: bool) -> None:
+        """The fake sets it on a reset."""
+
+
+def test_a_robot_that_raises_whatever_it_likes_is_stopped(tmp_path):
+    """No command twice on a tick, no negative gap, the hold last, the trace whole."""
+    clock, path = VirtualClock(), tmp_path / "trace.jsonl"
+    scenario = Scenario(ActionFlow(2), "grid", PROFILE, observations=None)
+    with FileTrace(path, {}) as trace:
+        episode = replace(scenario.episode(trace), robot=Failing(clock))
+        stages = Forward(clock, scenario.horizon)
+        with pytest.raises(MuteError):
+            ControlLoop(episode, Timing.real(clock, PROFILE), stages, 0).run()
+    events = read_trace(path).events
+    ticks = [event.tick for event in events if isinstance(event, Sent)]
+    assert ticks == list(range(16))
+    assert not any(isinstance(event, TicksSkipped) for event in events)
+    assert isinstance(episode.robot, Failing)
+    assert episode.robot.commands[-1][1][0] == 0
 
 
 def test_a_slow_robot_side_is_said_before_motion(caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from streamvla.runtime.drivers.signals import Ending, Terminated
+from streamvla.runtime.drivers.signals import (
+    Ending,
+    Terminated,
+    ending_between_steps,
+    stopped_by_signals,
+)
 from streamvla.trace import Ended, Sent, read_trace
 
 from . import process_parts as parts
@@ -86,12 +92,55 @@ def test_the_end_of_the_program_stops_a_run_in_the_background(tmp_path, how):
     program.check_stopped()
 
 
-def test_a_second_signal_is_not_put_off():
-    """The first waits for a safe point; a second says that it never came."""
+def test_a_signal_waits_and_one_long_after_it_does_not(monkeypatch):
+    """The first waits for a safe point, and so do those of a key held down; one that comes much
+    later says that the point never came. While the robot is being stopped they wait longer."""
+    now = [0.0]
+    monkeypatch.setattr("streamvla.runtime.drivers.signals.time.monotonic", lambda: now[0])
     ending = Ending()
     ending.check()
     ending.on_signal(signal.SIGTERM, None)
     with pytest.raises(Terminated, match="SIGTERM"):
         ending.check()
+    now[0] = 0.5
+    ending.on_signal(signal.SIGINT, None)
+    ending.begin_stop()
+    now[0] = 5.0
+    ending.on_signal(signal.SIGINT, None)
+    now[0] = 11.0
     with pytest.raises(KeyboardInterrupt):
         ending.on_signal(signal.SIGINT, None)
+
+
+def test_a_signal_that_comes_while_the_robot_is_stopped_is_not_forgotten():
+    """It is raised when the stop is over."""
+
+    def run() -> None:
+        with ending_between_steps() as ending:
+            ending.begin_stop()
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
+def test_every_run_in_the_background_is_stopped(monkeypatch):
+    """One signal, two runs, two stops; then the program ends."""
+    stopped: list[str] = []
+    monkeypatch.setattr(signal, "raise_signal", lambda number: stopped.append("ended"))
+    with (
+        stopped_by_signals(lambda: stopped.append("one")),
+        stopped_by_signals(lambda: stopped.append("two")),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped == ["one", "two", "ended"]
+
+
+def test_a_stop_asked_for_before_the_robot_moves_keeps_it_still(tmp_path):
+    """SIGTERM while processes start: nothing is driven, and the program ends."""
+    program = Program(tmp_path, "sleep", "process")
+    time.sleep(1.0)
+    program.process.send_signal(signal.SIGTERM)
+    assert program.end() == -signal.SIGTERM
+    sent = parts.read_diary(program.diary) if program.diary.exists() else []
+    assert not sent or sent[-1][0] == 0

@@ -16,6 +16,8 @@ from streamvla.robots.point import SPEC
 from streamvla.runtime.drivers.episode import EpisodeLimits
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.synchronous import Synchronous
+from streamvla.runtime.governor.ladder import Ladder
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.runtime.processes.watchdog import Pulse, Watch, open_stop
@@ -50,7 +52,7 @@ def driver(tmp_path):
         yield driver
 
 
-def plan(tmp_path, seconds: float) -> EpisodePlan:
+def plan(tmp_path, seconds: float, **changes) -> EpisodePlan:
     settings = EpisodeSettings(
         SPEC.action_space,
         HORIZON,
@@ -58,6 +60,7 @@ def plan(tmp_path, seconds: float) -> EpisodePlan:
         profile_ms("brisk", 8, 4, PERIOD_NS / 1e6),
         limits=EpisodeLimits(round(seconds * 1e9), stop_on_success=False),
     )
+    settings = replace(settings, **changes)
     return EpisodePlan(settings, tmp_path / "trace.jsonl")
 
 
@@ -82,13 +85,18 @@ def test_a_killed_executor_leaves_a_robot_that_is_stopped_at_once(driver, tmp_pa
     assert len(read_trace(tmp_path / "trace.jsonl").events) > 30
 
 
-def test_a_silent_executor_is_noticed_and_says_so_when_it_wakes_up(driver, tmp_path):
-    """Suspended: the robot is stopped after four periods; the run then ends, in a stop."""
+@pytest.mark.parametrize("fallback", [None, Ladder(SPEC.motion_limits)])
+@pytest.mark.parametrize("away_s", [0.35, 1.0])
+def test_a_silent_executor_is_noticed_and_says_so_when_it_wakes_up(
+    driver, tmp_path, fallback, away_s
+):
+    """Suspended: the robot is stopped after four periods; the run then ends, and nothing moves the
+    robot any more, a ladder's own way to rest included."""
     timer = strike(driver, signal.SIGSTOP, 1.0)
-    wake = threading.Timer(2.0, os.kill, (driver.executor_pid, signal.SIGCONT))
+    wake = threading.Timer(1.0 + away_s, os.kill, (driver.executor_pid, signal.SIGCONT))
     wake.start()
     with pytest.raises(StageFailedError, match="the watchdog stopped the robot"):
-        driver.run(plan(tmp_path, 20))
+        driver.run(plan(tmp_path, 20, fallback=fallback))
     timer.join()
     wake.join()
     diary = driver.server.diary()
@@ -106,13 +114,21 @@ def test_an_ordinary_run_is_left_alone(driver, tmp_path):
     assert not driver.server.diary()[:, 1].any()
 
 
+def test_a_robot_that_waits_between_commands_is_not_silent(driver, tmp_path):
+    """Event pacing: no command comes while the model works, for longer than the watchdog waits."""
+    slow = profile_ms("slow", 200, 20, PERIOD_NS / 1e6)
+    changed = {"pacing": "event", "executor": Synchronous(), "profile": slow}
+    assert driver.run(plan(tmp_path, 2, **changed)).reason == "time-limit"
+    assert not driver.server.diary()[:, 1].any()
+
+
 def test_a_pulse_is_shared():
     """What one side writes the other reads."""
     fd = Pulse.create()
     one, other = Pulse(os.dup(fd)), Pulse(fd)
     assert not other.armed
     one.beat()
-    assert (other.beats, other.armed, other.tripped) == (1, True, False)
+    assert (other.beats, other.armed, other.tripped) == (1, 1, False)
     other.trip()
     assert one.tripped
     one.rearm()

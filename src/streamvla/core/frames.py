@@ -53,7 +53,8 @@ class FrameBuffer:
     The memory lives as long as the buffer or any array of it.
 
     Args:
-        shape, dtype: of a frame.
+        shape: of a frame.
+        dtype: of a frame.
         slots: how many frames there is room for.
 
     Attributes:

@@ -27,6 +27,8 @@ _UNSEALED = "streamvla-trace/1"
 _SEALED_BY = b',"crc":"00000000"}'
 _SEAL = re.compile(rb',"crc":"[0-9a-f]{8}"\}$')
 
+_MOST_ON_A_TICK = 128
+"""Events made into lines at once where a control loop waits: a millisecond."""
 _MOST_UNWRITTEN = 1 << 16
 """Events kept in memory at the most, if nobody calls `flush`."""
 
@@ -94,6 +96,7 @@ class FileTrace:
         self.path = path
         self.lost: int = 0
         self._unwritten: list[TraceEvent] = []
+        self._most_unwritten = _MOST_ON_A_TICK if background else _MOST_UNWRITTEN
         first = _sealed(_dumps({"schema": SCHEMA, **header}))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ class FileTrace:
 
     def record(self, event: TraceEvent) -> None:
         self._unwritten.append(event)
-        if len(self._unwritten) >= _MOST_UNWRITTEN:
+        if len(self._unwritten) >= self._most_unwritten:
             self.flush()
 
     def flush(self) -> None:

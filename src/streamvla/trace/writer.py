@@ -58,6 +58,7 @@ class BackgroundWriter:
         self._waiting: deque[Chunk] = deque()
         self._waiting_bytes = 0
         self._lost_events, self._lost_since_ns = 0, 0
+        self._told_lost = 0
         self._cause = ""
         self._warned = False
         self._work = threading.Event()
@@ -81,11 +82,11 @@ class BackgroundWriter:
         self._closing = True
         self._work.set()
         self._thread.join(_CLOSE_S)
-        lost = self._lost_events + sum(chunk.events for chunk in self._waiting)
+        lost = self._lost_events + sum(chunk.events for chunk in list(self._waiting))
         if lost:
             cause = self._cause or _SLOW
             _log.warning("trace %s: %d events are lost: %s", self._path, lost, cause)
-        return lost
+        return lost + self._told_lost
 
     # --- the thread ----------------------------------------------------------------------------
 
@@ -110,6 +111,7 @@ class BackgroundWriter:
             if self._lost_events:
                 cause = self._cause or _SLOW
                 self._write(self._lost_line(self._lost_since_ns, self._lost_events, cause))
+                self._told_lost += self._lost_events
                 self._lost_events = 0
             self._restore_if_removed()
         except OSError as error:

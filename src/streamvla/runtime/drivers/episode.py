@@ -160,6 +160,7 @@ class StimulusLog:
 
     def look(self) -> None:
         stimulus_ns = stimulus_of(self._robot)
+        stimulus_ns = None if stimulus_ns is None else int(stimulus_ns)
         if stimulus_ns is not None and stimulus_ns != self._latest_ns:
             self._latest_ns = stimulus_ns
             self._trace.record(Stimulus(stimulus_ns, "the goal was moved"))
@@ -186,12 +187,15 @@ def generate_job(policy: Policy, index: int) -> tuple[int, int]:
 
 def describe(error: BaseException) -> str:
     """`KeyError: 'front'`: how a stage's exception stands in the trace."""
-    return f"{type(error).__name__}: {error}"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its own words fail
+        return type(error).__name__
 
 
 def end_reason(episode: Controlled, elapsed_ns: int) -> EndReason | None:
     """Why the episode ends now, or None: looked at on every control instant."""
-    if episode.limits.stop_on_success and episode.robot.success:
+    if episode.limits.stop_on_success and bool(episode.robot.success):
         return "success"
     if episode.limits.duration_ns is not None and elapsed_ns >= episode.limits.duration_ns:
         return "time-limit"

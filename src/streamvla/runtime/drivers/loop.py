@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from streamvla.core.clock import Clock
 from streamvla.core.interfaces import standing_at
@@ -166,8 +167,7 @@ class ControlLoop:
             self._come_to_rest("interrupted")
             raise
         except BaseException as error:  # the robot itself, or a fault in the runtime
-            self._trace.record(Failed(self._told.now_ns(), "control", describe(error)))
-            self._come_to_rest("failed")
+            self._come_to_rest("failed", error)
             raise
         if self._error is not None:
             raise self._error
@@ -272,8 +272,8 @@ class ControlLoop:
         late_ns = (tick - self._tick) * self._period_ns
         why = self._side.why_late(late_ns) if late_ns else ""
         self._side.restart()
-        self._handle(Tick(self._told.now_ns(), due_ns, tick, why))
         self._plan_tick((elapsed_ns + self._timing.margin_ns) // self._period_ns + 1)
+        self._handle(Tick(self._told.now_ns(), due_ns, tick, why))
 
     def _plan_tick(self, tick: int) -> None:
         self._tick = tick
@@ -293,33 +293,37 @@ class ControlLoop:
 
     # --- the end -------------------------------------------------------------------------------
 
-    def _come_to_rest(self, reason: EndReason) -> None:
+    def _come_to_rest(self, reason: EndReason, cause: BaseException | None = None) -> None:
         """Stop the robot, whatever happens meanwhile, and close the trace.
 
-        What raises here is noted and does not keep the robot from its stop; so is a second Ctrl-C.
+        What raises here does not keep the robot from its stop; signals wait. Asking the robot
+        whether it succeeded comes after the stop where there is no time to lose.
         """
         if self._result is not None:
             return
-        success, over_ns = self._success(), self._told.now_ns()
-        self._streamer.close(over_ns)
-        self._trace.record(Stopping(over_ns, reason))
+        self._ending.begin_stop()
+        over_ns, success = self._told.now_ns(), [False]
+        calm = reason not in ("failed", "interrupted")
+        if calm:
+            _guarded(lambda: success.append(bool(self._robot.success)))
+        if cause is not None:
+            _guarded(lambda: self._note_failure("control", cause))
+        _guarded(lambda: self._streamer.close(over_ns))
+        _guarded(lambda: self._trace.record(Stopping(over_ns, reason)))
         ways = (self._slow_down, self._slow_down, self._hold_blindly) if self._sent else ()
         for stop in ways:
-            try:
-                stop()
+            failure = _guarded(stop)
+            if failure is None:
                 break
-            except (KeyboardInterrupt, SystemExit):
-                continue
-            except BaseException as error:
-                self._trace.record(Failed(self._told.now_ns(), "stop", describe(error)))
-        close_trace(self._episode, self._told.now_ns(), reason, success)
-        self._result = EpisodeResult(success, reason, over_ns - self._start_ns)
+            _guarded(partial(self._note_failure, "stop", failure))
+        if not calm:
+            _guarded(lambda: success.append(bool(self._robot.success)))
+        now_ns = self._told.now_ns()
+        _guarded(lambda: close_trace(self._episode, now_ns, reason, success[-1]))
+        self._result = EpisodeResult(success[-1], reason, over_ns - self._start_ns)
 
-    def _success(self) -> bool:
-        try:
-            return self._robot.success
-        except Exception:  # a robot that is gone says nothing any more
-            return False
+    def _note_failure(self, stage: str, error: BaseException) -> None:
+        self._trace.record(Failed(self._told.now_ns(), stage, describe(error)))
 
     def _slow_down(self) -> None:
         """One hold at once; a robot that a ladder must slow down first gets the ticks for that."""
@@ -381,6 +385,15 @@ class ControlLoop:
         self._side.end("command", self._sent_ns)
         if not self._on_grid:
             self._due_ns = self._wake_ns = self._sent_ns + self._timing.execute_ns()
+
+
+def _guarded(call: Callable[[], object]) -> BaseException | None:
+    """Call it; what it raised, if it did."""
+    try:
+        call()
+    except BaseException as error:
+        return error
+    return None
 
 
 def _event_of(result: ContextReady | ActionMade | StageError, now_ns: int) -> Event:

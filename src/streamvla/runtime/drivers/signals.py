@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+_PATIENCE_S, _STOP_PATIENCE_S = 1.0, 10.0
+"""How old a signal that waits may be when another one does not."""
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -35,7 +39,18 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
-_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler, _raise)
+_stops: list[Callable[[], object]] = []
+
+
+def _stop_all(number: int, frame: FrameType | None) -> None:
+    """Stop every run in the background, then end the process."""
+    for stop in list(_stops):
+        stop()
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+_OURS = (signal.SIG_DFL, signal.default_int_handler, _raise, _stop_all)
 
 
 @contextmanager
@@ -47,7 +62,7 @@ def _handled_by(
         yield
         return
     before = {each: signal.getsignal(each) for each in numbers}
-    taken = {each: own for each, own in before.items() if own in _DEFAULTS}
+    taken = {each: own for each, own in before.items() if own in _OURS}
     for each in taken:
         signal.signal(each, handler)
     try:
@@ -68,15 +83,13 @@ def raised_as_interrupts() -> Generator[None, None, None]:
 @contextmanager
 def stopped_by_signals(stop: Callable[[], object]) -> Generator[None, None, None]:
     """Inside, signals of `ENDING` call `stop`, then end the process. For a program whose main
-    thread does something else while a run goes on."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        stop()
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
-
-    with _handled_by(handler, ENDING):
-        yield
+    thread does something else while runs go on: each has its own stop."""
+    _stops.append(stop)
+    try:
+        with _handled_by(_stop_all, ENDING):
+            yield
+    finally:
+        _stops.remove(stop)
 
 
 class Ending:
@@ -84,12 +97,21 @@ class Ending:
 
     def __init__(self) -> None:
         self._number: int | None = None
+        self._since_s = 0.0
+        self._patience_s = _PATIENCE_S
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """A second one is raised at once: what should have checked hangs."""
-        if self._number is not None:
+        """One that comes much later than the first is raised at once: what should have checked
+        hangs."""
+        now_s = time.monotonic()
+        if self._number is None:
+            self._number, self._since_s = number, now_s
+        elif now_s - self._since_s > self._patience_s:
             _raise(number, frame)
-        self._number = number
+
+    def begin_stop(self) -> None:
+        """The robot is being stopped: that may take longer."""
+        self._since_s, self._patience_s = time.monotonic(), _STOP_PATIENCE_S
 
     def check(self) -> None:
         """
@@ -107,3 +129,4 @@ def ending_between_steps() -> Generator[Ending, None, None]:
     ending = Ending()
     with _handled_by(ending.on_signal, (signal.SIGINT, *ENDING)):
         yield ending
+    ending.check()  # one that came while the robot was being stopped

@@ -45,6 +45,8 @@ from streamvla.runtime.processes.watchdog import Pulse, Watch, watchdog_main
 _START_S = 180.0
 """How long processes may take to start: imports, checkpoint, first rendering context."""
 _INTERRUPT_S = 10.0
+_WATCHDOG_S = 15.0
+"""The watchdog outlives an owner that died, and the executor process with it."""
 _PATIENCE_S = 5.0
 """How long to wait for the exit status of a process whose channel is closed."""
 
@@ -210,7 +212,11 @@ class ProcessDriver:
             return crew.executor.receive()
         except KeyboardInterrupt:
             crew.executor.send(Interrupt())
-            crew.executor.receive(_INTERRUPT_S)
+            try:
+                crew.executor.receive(_INTERRUPT_S)
+            except BaseException:  # a later run must not take that answer for its own
+                crew.close()
+                raise
             raise
 
     # --- starting ------------------------------------------------------------------------------
@@ -253,7 +259,9 @@ class ProcessDriver:
         if self._watchdog is None or robot.stop is None:
             return None
         watch = Watch(robot, robot.stop, self._watchdog)
-        watchdog = Child("watchdog", watchdog_main, watch, leaves_by_itself=True)
+        watchdog = Child(
+            "watchdog", watchdog_main, watch, leaves_by_itself=True, patience_s=_WATCHDOG_S
+        )
         try:
             watchdog.receive(_START_S)
             pulse_fd, (read_fd, write_fd) = Pulse.create(), os.pipe()

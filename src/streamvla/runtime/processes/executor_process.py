@@ -392,7 +392,7 @@ class _Executor:
         except Terminated:
             raise
         except KeyboardInterrupt:
-            return EpisodeOver(None, None, captures)
+            return EpisodeOver(None, None, captures, self._distrusted)
         finally:
             self._intake.send(EndEpisode())
 
@@ -458,7 +458,9 @@ class _Executor:
         stages: Stages,
     ) -> tuple[_Hosted, Clock, Stages]:
         """What the control loop runs: the faulty ones if faults are planned."""
-        robot, watch, clock = watched(self._robot, self._pulse), film, self._clock
+        on_grid = plan.settings.pacing == "grid"
+        robot = watched(self._robot, self._pulse, silence=on_grid)
+        watch, clock = film, self._clock
         if plan.faults:
             sleep = clock.sleep_until_ns
             faults = FaultClock(plan.faults, clock, start_ns, sleep, sleep)

@@ -4,7 +4,8 @@ Unlike multiprocessing's spawn, the new process does not import the caller's mai
 that imports torch must not bring torch into the executor process. So whatever is sent has to be
 defined in an importable module.
 
-The processes trust each other: they are one program, and messages between them are pickled.
+A process and its parent trust each other: messages between them are pickled. What the robot side
+gets from the model process is another matter (`handoff`).
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Child:
         function: Callable[..., None],
         *arguments: Any,
         leaves_by_itself: bool = False,
+        patience_s: float = _EXIT_S,
     ) -> None:
         self._role = role
         ours, theirs = Pipe()
@@ -75,7 +77,7 @@ class Child:
             code = (
                 f"import sys; sys.path[:] = {sys.path!r}; "
                 f"from streamvla.runtime.processes.launch import child_main; "
-                f"child_main({fd}, {os.getpid()}, {killed})"
+                f"child_main({fd}, {os.getpid()}, {killed}, {patience_s})"
             )
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code], pass_fds=(fd,), process_group=0
@@ -169,12 +171,13 @@ def orphaned() -> bool:
 _parent = os.getppid()
 
 
-def child_main(fd: int, parent: int, killed: bool) -> None:
+def child_main(fd: int, parent: int, killed: bool, patience_s: float) -> None:
     """Run in the new process: take the call from the connection and carry it out.
 
     Args:
         parent: its process.
         killed: whether the kernel shall kill this process together with it.
+        patience_s: until it ends itself, when its parent is gone.
     """
     global _parent
     _parent = parent
@@ -182,7 +185,7 @@ def child_main(fd: int, parent: int, killed: bool) -> None:
         die_with_parent()
     if orphaned():  # before the kernel could be asked
         return
-    threading.Thread(target=_end_without_parent, args=(fd,), daemon=True).start()
+    threading.Thread(target=_end_without_parent, args=(fd, patience_s), daemon=True).start()
     connection = Connection(fd)
     try:
         function, arguments = pickle.loads(connection.recv_bytes())
@@ -200,12 +203,12 @@ def child_main(fd: int, parent: int, killed: bool) -> None:
         sys.exit(1)
 
 
-def _end_without_parent(fd: int) -> None:
-    """Sleep until the connection breaks; the process then has `_EXIT_S` to leave by itself."""
+def _end_without_parent(fd: int, patience_s: float) -> None:
+    """Sleep until the connection breaks; the process then has so long to leave by itself."""
     broken = select.poll()
     broken.register(fd, 0)  # hang-up is always reported
     broken.poll()
-    threading.Event().wait(_EXIT_S)
+    threading.Event().wait(patience_s)
     os._exit(1)
 
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import logging
 import mmap
 import os
 import select
+import signal
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +30,7 @@ import numpy as np
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import Robot, RobotSpec
+from streamvla.runtime.drivers.signals import ENDING
 from streamvla.runtime.processes.launch import receive_fd
 
 _BYTES = 64
@@ -81,16 +84,17 @@ class Pulse:
         return self._words[_BEATS]
 
     @property
-    def armed(self) -> bool:
-        return bool(self._words[_ARMED])
+    def armed(self) -> int:
+        """0: the robot stands; 1: silence counts; 2: only the death of the executor process."""
+        return self._words[_ARMED]
 
     @property
     def tripped(self) -> bool:
         return bool(self._words[_TRIPPED])
 
-    def beat(self) -> None:
+    def beat(self, armed: int = 1) -> None:
         self._words[_BEATS] += 1
-        self._words[_ARMED] = 1
+        self._words[_ARMED] = armed
 
     def disarm(self) -> None:
         self._words[_ARMED] = 0
@@ -107,33 +111,46 @@ class Pulse:
 
 
 class WatchedRobot:
-    """A robot whose every command is a beat. Everything else is the robot's own."""
+    """A robot whose every command is a beat. Everything else is the robot's own.
 
-    def __init__(self, robot: Robot, pulse: Pulse) -> None:
+    Args:
+        silence: whether commands come on every control tick, so that silence counts.
+    """
+
+    def __init__(self, robot: Robot, pulse: Pulse, *, silence: bool) -> None:
         self._robot = robot
         self._pulse = pulse
+        self._armed = 1 if silence else 2
+        self._latest: np.ndarray | None = None
+        self._told = False
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._robot, name)
 
     def command(self, values: np.ndarray, now_ns: int) -> None:
-        """
+        """Once the watchdog has stopped the robot, nothing but a hold where it was.
+
         Raises:
-            StageFailedError: the watchdog has stopped the robot; only its stop may follow.
+            StageFailedError: once, then: the watchdog has stopped the robot.
         """
-        if self._pulse.tripped and self._pulse.armed:
-            self._pulse.disarm()
-            raise StageFailedError(
-                "the watchdog stopped the robot: no command came for several control periods; "
-                "what held the executor process up is in the machine's log, not in its trace"
+        if self._pulse.tripped:
+            if not self._told:
+                self._told = True
+                raise StageFailedError(
+                    "the watchdog stopped the robot: no command came for several control periods; "
+                    "what held the executor process up is in the machine's log, not in its trace"
+                )
+            values = self._robot.spec.action_space.hold(
+                values if self._latest is None else self._latest
             )
         self._robot.command(values, now_ns)
-        self._pulse.beat()
+        self._latest = values
+        self._pulse.beat(self._armed)
 
 
-def watched(robot: Robot, pulse: Pulse | None) -> Robot:
+def watched(robot: Robot, pulse: Pulse | None, *, silence: bool) -> Robot:
     """The robot, with a pulse if there is one."""
-    return robot if pulse is None else cast(Robot, WatchedRobot(robot, pulse))
+    return robot if pulse is None else cast(Robot, WatchedRobot(robot, pulse, silence=silence))
 
 
 # --- the watchdog's own process -------------------------------------------------------------------
@@ -164,20 +181,35 @@ def open_stop(watch: Watch) -> Stop:
 
 def watchdog_main(owner: Connection, watch: Watch) -> None:
     """Run in the watchdog's process until the executor process is gone."""
+    for number in (signal.SIGINT, *ENDING):  # a whole group may get them: the executor stops first
+        signal.signal(number, signal.SIG_IGN)
     stop = open_stop(watch)
     owner.send(watch)
     pulse, alive_fd = Pulse(receive_fd(owner)), receive_fd(owner)
     clock, period_ns = SystemClock(), watch.robot.control_period_ns
     pause_s = period_ns / 4 / NS_PER_S
     latest, since_ns = pulse.beats, clock.now_ns()
+    owed = False  # a stop that failed is tried again
     while True:
         died = bool(select.select([alive_fd], [], [], pause_s)[0])
-        beats, now_ns = pulse.beats, clock.now_ns()
+        now_ns, armed, beats = clock.now_ns(), pulse.armed, pulse.beats  # beats last: see `beat`
         if beats != latest:
             latest, since_ns = beats, now_ns
         silent = now_ns - since_ns >= watch.periods * period_ns - pause_s * NS_PER_S
-        if pulse.armed and not pulse.tripped and (died or silent):
+        if (armed and died) or (armed == 1 and silent and not pulse.tripped):
             pulse.trip()
-            stop()
+            owed = True
+        if owed:
+            owed = not _stopped(stop)
         if died:
             return
+
+
+def _stopped(stop: Stop) -> bool:
+    """Whether it worked."""
+    try:
+        stop()
+    except Exception:
+        logging.getLogger("streamvla").exception("watchdog: the robot's stop failed")
+        return False
+    return True

@@ -255,7 +255,7 @@ class Streamer:
         period_ns = self._execution.period_ns(event.tick, event.due_ns)
         if period_ns is not None:
             self._decisions.command_took(period_ns)
-        skipped = event.tick - self._execution.next_tick
+        skipped = max(0, event.tick - self._execution.next_tick)
         caught_up = self._catch_up(event, skipped) if skipped else []
         observe = [*caught_up, *self._observe_if_wanted(event.now_ns)]
         self._execution.next_tick = event.tick + 1
@@ -296,7 +296,7 @@ class Streamer:
             return []
         self._governor.begin(self._execution.action_state)
         self._plan.clear(now_ns, "outdated by a gap")
-        self._ready = None
+        self._forget_ready()
         self._decisions.stopped()
         self._outdated = self._encoding
         return self._abandon_generation(now_ns, "outdated by a gap")
@@ -538,10 +538,15 @@ class Streamer:
         self._governor.stop(cause)
         self._latched = True
         self._plan.clear(now_ns, reason)
-        self._ready = None
+        self._forget_ready()
         self._decisions.stopped()
         self._outdated = self._encoding
         return self._abandon_generation(now_ns, reason)
+
+    def _forget_ready(self) -> None:
+        if self._ready is not None:
+            del self._captures[self._ready]
+            self._ready = None
 
     def _abandon_generation(self, now_ns: int, reason: str) -> list[Command]:
         """Cancel the generation under way, if there is one; what it made and holds is dropped."""
