@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -120,24 +121,26 @@ def test_a_read_only_file_system_is_one_line(capsys, tmp_path, monkeypatch, name
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """Files cannot grow beyond 16 kB, in this process and those it starts."""
+    """Inside, files cannot grow beyond 16 kB, in this process and those it starts. No longer than
+    needed: what the tests print may go to a file, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("name", ["simulate", "export", "collect", "eval"])
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
-    capsys, tmp_path, small_disk, name
-):
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(capsys, tmp_path, name):
     """A write that fails in the middle: exit code 2, one line that names the file and says to make
     room; there is no file of that name."""
     folder = tmp_path / "out"
     seconds = ("--seconds", "60") if name == "eval" else ()
-    assert execute([*commands(folder)[name], *seconds]) == 2
+    with small_disk():
+        assert execute([*commands(folder)[name], *seconds]) == 2
     one_line(capsys, folder, "make room, or choose another place")
     whole = {path.name for path in folder.rglob("*") if path.is_file() and path.suffix[:1] == "."}
     assert whole <= {"meta.json", "1000000.partial"}
@@ -171,10 +174,11 @@ def test_a_full_disk_while_training_keeps_the_last_save(capsys, tmp_path, monkey
     assert all(json.loads(line) for line in (out / "log.jsonl").read_text().splitlines())
 
 
-def test_a_report_that_does_not_fit_keeps_the_traces(capsys, tmp_path, small_disk):
+def test_a_report_that_does_not_fit_keeps_the_traces(capsys, tmp_path):
     """The report is too large for the disk: one line; the traces are there, and no half report."""
     out = tmp_path / "out"
-    assert execute([*RUN, "--policy", POINT, "--out", str(out)]) == 2
+    with small_disk():
+        assert execute([*RUN, "--policy", POINT, "--out", str(out)]) == 2
     one_line(capsys, out / "report.html", "make room")
     traces = list(out.rglob("*.jsonl"))
     assert len(traces) == 6
@@ -182,13 +186,14 @@ def test_a_report_that_does_not_fit_keeps_the_traces(capsys, tmp_path, small_dis
     assert not (out / "report.html").exists()
 
 
-def test_a_video_that_does_not_fit_is_one_line(tmp_path, small_disk):
+def test_a_video_that_does_not_fit_is_one_line(tmp_path):
     """The encoder's disk is full: the error names the video, and there is none."""
     from streamvla.core.errors import FileError
     from streamvla.evaluation.report.video import write_video
 
     frames = list(np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8))
-    with pytest.raises(FileError, match=r"cannot write .*film\.mp4: .*make room") as said:
+    full = pytest.raises(FileError, match=r"cannot write .*film\.mp4: .*make room")
+    with small_disk(), full as said:
         write_video(tmp_path / "film.mp4", frames, 20)
     assert "\n" not in str(said.value)
     assert not list(tmp_path.iterdir())

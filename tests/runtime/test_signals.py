@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streamvla.core.clock import NS_PER_S, VirtualClock
 from streamvla.runtime.drivers.signals import (
     Ending,
     Terminated,
@@ -92,22 +93,21 @@ def test_the_end_of_the_program_stops_a_run_in_the_background(tmp_path, how):
     program.check_stopped()
 
 
-def test_a_signal_waits_and_one_long_after_it_does_not(monkeypatch):
+def test_a_signal_waits_and_one_long_after_it_does_not():
     """The first waits for a safe point, and so do those of a key held down; one that comes much
     later says that the point never came. While the robot is being stopped they wait longer."""
-    now = [0.0]
-    monkeypatch.setattr("streamvla.runtime.drivers.signals.time.monotonic", lambda: now[0])
-    ending = Ending()
+    clock = VirtualClock()
+    ending = Ending(clock)
     ending.check()
     ending.on_signal(signal.SIGTERM, None)
     with pytest.raises(Terminated, match="SIGTERM"):
         ending.check()
-    now[0] = 0.5
+    clock.advance_to(NS_PER_S // 2)
     ending.on_signal(signal.SIGINT, None)
     ending.begin_stop()
-    now[0] = 5.0
+    clock.advance_to(5 * NS_PER_S)
     ending.on_signal(signal.SIGINT, None)
-    now[0] = 11.0
+    clock.advance_to(11 * NS_PER_S)
     with pytest.raises(KeyboardInterrupt):
         ending.on_signal(signal.SIGINT, None)
 

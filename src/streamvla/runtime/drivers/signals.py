@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_PATIENCE_S, _STOP_PATIENCE_S = 1.0, 10.0
+from streamvla.core.clock import NS_PER_S, Clock, SystemClock
+
+_PATIENCE_NS, _STOP_PATIENCE_NS = NS_PER_S, 10 * NS_PER_S
 """How old a signal that waits may be when another one does not."""
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -95,23 +96,24 @@ def stopped_by_signals(stop: Callable[[], object]) -> Generator[None, None, None
 class Ending:
     """Whether a signal asked for the end; `check` raises it at a point where that is safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self._number: int | None = None
-        self._since_s = 0.0
-        self._patience_s = _PATIENCE_S
+        self._since_ns = 0
+        self._patience_ns = _PATIENCE_NS
+        self._clock: Clock = clock or SystemClock()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """One that comes much later than the first is raised at once: what should have checked
         hangs."""
-        now_s = time.monotonic()
+        now_ns = self._clock.now_ns()
         if self._number is None:
-            self._number, self._since_s = number, now_s
-        elif now_s - self._since_s > self._patience_s:
+            self._number, self._since_ns = number, now_ns
+        elif now_ns - self._since_ns > self._patience_ns:
             _raise(number, frame)
 
     def begin_stop(self) -> None:
         """The robot is being stopped: that may take longer."""
-        self._since_s, self._patience_s = time.monotonic(), _STOP_PATIENCE_S
+        self._since_ns, self._patience_ns = self._clock.now_ns(), _STOP_PATIENCE_NS
 
     def check(self) -> None:
         """
