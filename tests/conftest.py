@@ -9,4 +9,5 @@ settings.load_profile("untimed")
 
 # nohup and a shell's `&` hand down ignored signals, which would stay ignored in what is tested
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for each in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(each, signal.SIG_DFL)
