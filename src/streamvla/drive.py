@@ -131,7 +131,8 @@ def run(
     if driver == "thread":
         plan.require_in_process()
     with raised_as_interrupts():
-        return drivers[driver](policy, robot, executor, latency, file, plan, options, live)
+        asked = _Asked(policy, robot, executor, latency, file, plan)
+        return drivers[driver](asked, options, live)
 
 
 def simulate(
@@ -326,66 +327,68 @@ _present = _Present()
 # --- the drivers -----------------------------------------------------------------------------
 
 
-def _run_on_threads(
-    policy: PolicySource,
-    robot: RobotSource,
-    executor: Executor | str,
-    latency: str | LatencyProfile | LatencyModel,
-    file: Path | None,
-    faults: FaultPlan,
-    options: _Options,
-    live: _Live,
-) -> Result:
+@dataclass(frozen=True)
+class _Asked:
+    """What is driven by what, and where it is recorded."""
+
+    policy: PolicySource
+    robot: RobotSource
+    executor: Executor | str
+    latency: str | LatencyProfile | LatencyModel
+    file: Path | None
+    faults: FaultPlan
+
+
+def _run_on_threads(asked: _Asked, options: _Options, live: _Live) -> Result:
     with ExitStack() as owned:
-        made, moved = _policy(policy), _robot(robot, owned)
+        made, moved = _policy(asked.policy), _robot(asked.robot, owned)
         _check(made.spec, moved.spec)
         driver = owned.enter_context(RealtimeDriver(serial=options.shared_accelerator))
         moved.reset(options.seed, driver.clock.now_ns(), moved.spec.control_period_ns)
         standing_at(moved)
         times = driver.measure(moved, made, WARM_UP + REPEATS)
-        profile = _profile(latency, moved.spec, times)
-        settings = options.settings(made.spec, moved.spec, executor, profile)
+        profile = _profile(asked.latency, moved.spec, times)
+        settings = options.settings(made.spec, moved.spec, asked.executor, profile)
         events = MemoryTrace()
         live.begin(settings, lambda: list(events.events))
         header = _header(settings, options.seed, moved.spec)
-        with _Recording(events, file, header, background=True) as sink:
+        with _Recording(events, asked.file, header, background=True) as sink:
             episode = settings.episode(made, moved, sink, live.watch)
             start_ns = driver.clock.now_ns() + LEAD_TIME_NS
             moved.reset(options.seed, start_ns, profile.execute_ns)
             try:
-                outcome = driver.run(episode, start_ns, faults=faults, latency=_model(latency))
+                outcome = driver.run(
+                    episode, start_ns, faults=asked.faults, latency=_model(asked.latency)
+                )
             except _Stopped:
                 took_ns = driver.clock.now_ns() - start_ns
                 outcome = EpisodeResult(moved.success, "interrupted", took_ns)
     return _result(outcome, events.events, settings, options.seed, moved.spec)
 
 
-def _run_in_processes(
-    policy: PolicySource,
-    robot: RobotSource,
-    executor: Executor | str,
-    latency: str | LatencyProfile | LatencyModel,
-    file: Path | None,
-    faults: FaultPlan,
-    options: _Options,
-    live: _Live,
-) -> Result:
+def _run_in_processes(asked: _Asked, options: _Options, live: _Live) -> Result:
     if not options.shared_accelerator:
         raise ConfigError(
             "shared_accelerator=False: the model process has one accelerator; use driver='thread'"
         )
-    makers = _maker(robot, "robot", _robot_named), _maker(policy, "policy", _policy_named)
+    makers = (
+        _maker(asked.robot, "robot", _robot_named),
+        _maker(asked.policy, "policy", _policy_named),
+    )
     with ExitStack() as owned:
         driver = owned.enter_context(closing(ProcessDriver(*makers)))
         policy_spec, robot_spec = driver.policy_spec, driver.robot_spec
         _check(policy_spec, robot_spec)
-        profile = _profile(latency, robot_spec, driver.measure(WARM_UP + REPEATS, options.seed))
-        settings = options.settings(policy_spec, robot_spec, executor, profile)
+        profile = _profile(
+            asked.latency, robot_spec, driver.measure(WARM_UP + REPEATS, options.seed)
+        )
+        settings = options.settings(policy_spec, robot_spec, asked.executor, profile)
+        file = asked.file
         if file is None:
             file = Path(owned.enter_context(tempfile.TemporaryDirectory())) / "trace.jsonl"
         header = _header(settings, options.seed, robot_spec)
         plan = EpisodePlan(
-            settings, file, header, options.seed, faults=faults, latency=_model(latency)
+            settings, file, header, options.seed, faults=asked.faults, latency=_model(asked.latency)
         )
         live.begin(settings, partial(_events_in, file))
         live.interrupt = driver.interrupt

@@ -380,7 +380,6 @@ def test_the_legend_says_what_a_pass_makes(passes: list[int], words: str) -> Non
     assert shapes(svg, "generate") == len(passes)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium")
 @pytest.mark.parametrize(
     ("act", "panel", "disabled"),
     [
@@ -410,14 +409,14 @@ def test_an_episode_can_be_chosen_in_a_browser(several, tmp_path, act, panel, di
 
 def opened(page: Path, folder: Path) -> str:
     """The document as it stands after the scripts ran, without a console message."""
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    assert BROWSER is not None, "needs chromium: apt-get install chromium"
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     return done.stdout
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium")
 def test_the_report_opens_in_a_browser_without_a_console_message(tmp_path: Path) -> None:
     """Headless Chromium runs the script, loads the videos, and has nothing to complain about."""
     clip = tmp_path / "clip.mp4"

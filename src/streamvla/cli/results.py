@@ -98,5 +98,6 @@ def _run(arguments: str) -> Row:
     command = [sys.executable, *called, *shlex.split(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
+        print(done.stdout, end="")  # it says what went wrong, perhaps after half an hour
         raise StreamVLAError(f"`{shown}` failed with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -11,16 +11,13 @@ machine that is gone as a whole: only a watchdog in the robot's own driver can.
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import logging
 import mmap
 import os
 import select
 import signal
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import cast
@@ -30,6 +27,7 @@ import numpy as np
 from streamvla.core.clock import NS_PER_S, SystemClock
 from streamvla.core.errors import ConfigError, StageFailedError
 from streamvla.core.interfaces import Robot, RobotSpec
+from streamvla.core.memory import unnamed_file
 from streamvla.runtime.drivers.signals import ENDING
 from streamvla.runtime.processes.launch import receive_fd
 
@@ -69,15 +67,7 @@ class Pulse:
     @staticmethod
     def create() -> int:
         """An open file for it."""
-        if not hasattr(os, "memfd_create"):
-            with tempfile.TemporaryFile() as file:
-                file.truncate(_BYTES)
-                return os.dup(file.fileno())
-        fd = os.memfd_create("streamvla-pulse", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, _BYTES)
-        with suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return fd
+        return unnamed_file("streamvla-pulse", _BYTES)
 
     @property
     def beats(self) -> int:
