@@ -9,6 +9,7 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.runtime.buffer import LateRule
 from streamvla.runtime.drivers.episode import Episode, EpisodeLimits, EpisodeResult
+from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.governor.governor import Fallback
@@ -82,19 +83,20 @@ class Scenario:
         period_ns = self.profile.execute_ns
         robot = StillRobot(self.space, period_ns, standing=self.standing)
         policy = ScriptedPolicy(self.space, self.horizon, period_ns, self.script, self.chunk_passes)
-        streamer = Streamer(
+        settings = EpisodeSettings(
             self.space,
             self.horizon,
             self.executor,
+            self.profile,
             self.pacing,
-            trace,
+            EpisodeLimits(self.duration_ns),
             fallback=self.fallback,
-            max_observations=self.observations,
             late=self.late,
             validity_ns=self.validity_ns,
+            max_observations=self.observations,
+            serial=self.serial,
         )
-        limits = EpisodeLimits(self.duration_ns)
-        return Episode(robot, policy, streamer, trace, self.profile, limits, self.serial)
+        return settings.episode(policy, robot, trace)
 
     def run(self) -> Run:
         trace = MemoryTrace()
