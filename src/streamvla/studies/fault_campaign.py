@@ -7,9 +7,10 @@ wall clock    the control loop and the model in processes of their own; all kind
 from __future__ import annotations
 
 import importlib
+import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import pi
@@ -46,7 +47,7 @@ from streamvla.runtime import (
 )
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.signals import raised_as_interrupts
-from streamvla.runtime.faults.plan import FaultPlan
+from streamvla.runtime.faults.plan import SIGNALS, FaultPlan
 from streamvla.runtime.timing.latency import JitteredLatency, profile_ms
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.testing import ScriptedPolicy
@@ -187,7 +188,7 @@ def _run_in_wall_clock(command: BenchFaults, folder: Path) -> Iterator[Verdict]:
     cases = draw_cases(command.wall_clock, command.seed, _WALL_PROFILE.execute_ns, WALL_CLOCK)
     settings, policy = RealtimeSettings(command.priority), partial(wandering_policy, _WALL_PROFILE)
     robot, remote = partial(WitnessRobot, folder), partial(RemoteRobot, folder)
-    with ProcessDriver(robot, policy, settings=settings) as driver:
+    with _heard_signals(), ProcessDriver(robot, policy, settings=settings) as driver:
         for case in track(cases, "wall-clock faults", transient=True):
             if case.fault.kind != KILLED:
                 yield run_wall_clock_case(case, driver, folder)
@@ -197,6 +198,22 @@ def _run_in_wall_clock(command: BenchFaults, folder: Path) -> Iterator[Verdict]:
                 ProcessDriver(remote, policy, settings=settings) as watched,
             ):
                 yield run_killed_case(case, watched, server, folder)
+
+
+@contextmanager
+def _heard_signals() -> Generator[None]:
+    """Inside, no signal of the campaign is ignored, here and in the processes started from here:
+    `nohup`, and a shell's `&`, hand ignored ones down."""
+    numbers = {number for process, number in SIGNALS.values() if process == "owner"}
+    ignored = [each for each in numbers if signal.getsignal(each) == signal.SIG_IGN]
+    for each in ignored:
+        heard = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
+        signal.signal(each, heard)
+    try:
+        yield
+    finally:
+        for each in ignored:
+            signal.signal(each, signal.SIG_IGN)
 
 
 def run_killed_case(
