@@ -7,7 +7,9 @@
 - **order**: no instant in the trace lies before an earlier one;
 - **readable**: the trace file reads back whole, to the last tick;
 - **recovery**: an action from an observation captured after the fault's end reaches the robot
-  within two observation cycles of that end (cycle: median of the run before the fault);
+  within two observation cycles of that end (cycle: median of the run before the fault). A clock
+  that jumped ahead stands still after that until the truth has caught up, which no schedule can
+  shorten: there the end is the instant at which it runs again;
 - **gaps**: control ticks without a command are counted events;
 - **stop**: the last command of every run, however it ended, is the stop, and the robot at rest;
 - **failure**: a crash reaches the owner, a signal ends the run;
@@ -140,7 +142,7 @@ class Verdict:
     Attributes:
         ticks: control ticks checked; `skipped`: those that passed without a command.
         broken: every promise that was broken, in words; empty when all held.
-        recovery_ns: from the fault's end to the first action from a fresh observation; None for a
+        recovery_ns: from the fault's end (`Fault.clear_ns`) to the first action from a fresh observation; None for a
             crash, and where it never came.
         cycle_ns: the observation cycle before the fault.
         found: whether a frozen camera was found; None for other faults.
@@ -213,7 +215,7 @@ def judge(
     cycle_ns = _cycle_ns(trace.events, start_ns + case.fault.start_ns)
     kind = case.fault.kind
     ends = kind in CRASHES | ENDINGS
-    recovery_ns = None if ends else _recovery_ns(sent, start_ns + case.fault.end_ns)
+    recovery_ns = None if ends else _recovery_ns(sent, start_ns + case.fault.clear_ns)
     found = any(isinstance(event, CameraFrozen) for event in trace.events)
     freezes = case.fault.kind == "frozen-camera"
     skipped = sent[-1].tick + 1 - len(sent) if sent else 0
@@ -380,7 +382,7 @@ def _cycle_ns(events: Iterable[TraceEvent], until_ns: int) -> int:
 
 
 def _recovery_ns(sent: Iterable[Sent], end_ns: int) -> int | None:
-    fresh = (e.t_ns for e in sent if e.source == "policy" and e.captured_ns >= end_ns)
+    fresh = (e.t_ns for e in sent if e.source == "policy" and e.captured_ns > end_ns)
     first = next(fresh, None)
     return None if first is None else first - end_ns
 

@@ -152,6 +152,15 @@ class Fault:
         lasts = self.amount_ns if KINDS[self.kind].amount == "duration" else self.length_ns
         return self.start_ns + lasts
 
+    @property
+    def clear_ns(self) -> int:
+        """When nothing of it is left: its end, and for a clock that jumped ahead as much later.
+
+        Such a clock stands still after the fault's end until the truth has caught up.
+        """
+        ahead_ns = self.amount_ns if KINDS[self.kind].amount == "jump" else 0
+        return self.end_ns + max(0, ahead_ns)
+
     def active(self, elapsed_ns: int) -> bool:
         return self.start_ns <= elapsed_ns < self.end_ns
 
