@@ -8,7 +8,12 @@ import pytest
 from streamvla.core.errors import ConfigError
 from streamvla.robots.registry import ROBOTS, SUITES, make_robot, suite_named, task_names
 from streamvla.testing.fakes import StillRobot, unit_space
-from streamvla.testing.robot_contract import RobotContract, SimulatedRobotContract, SuiteContract
+from streamvla.testing.robot_contract import (
+    RobotContract,
+    SimulatedRobotContract,
+    SuiteContract,
+    TruthRobotContract,
+)
 
 PLAIN = [name for name in SUITES.names() if not suite_named(name).parts]
 RENDERED = [pytest.param(name, marks=pytest.mark.render) for name in PLAIN]
@@ -21,7 +26,7 @@ class TestEverySuite(SuiteContract):
         self.sampled = (*self.suite.tasks[:5], *self.suite.variants)
 
 
-class TestARobotOfEverySuite(SimulatedRobotContract):
+class TestARobotOfEverySuite(TruthRobotContract):
     @pytest.fixture(autouse=True, params=RENDERED)
     def which(self, request):
         self.suite = suite_named(request.param)

@@ -17,6 +17,7 @@ from streamvla.core.errors import ConfigError, StageFailedError, StreamVLAError,
 from streamvla.core.files import require_writable
 from streamvla.core.interfaces import Policy, Robot, check_fit, picture_of
 from streamvla.core.provenance import commit, machine
+from streamvla.data.experts import EXPERTS, for_task
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
 from streamvla.robots.registry import is_robot, require_task, suite_of
@@ -178,10 +179,15 @@ def run(command: Run) -> None:
     for name, mark in ((REPORT, MARK), (PERFETTO, PERFETTO_MARK)):
         require_ours(command.out / name, mark)
         require_writable(command.out / name)  # now, not after the last episode
+    if source in EXPERTS and len(tasks) > 1:
+        raise ConfigError(
+            f"{source} is another policy in every task: expected one of {', '.join(tasks)}"
+        )
+    source = for_task(source, tasks[0])
     policy = load_on_one_thread(source)
     for task in tasks:
-        if not is_robot(task):
-            check_fit(policy.spec, suite_of(task).spec)
+        if not is_robot(task) and not policy.spec.sees_truth:
+            check_fit(policy.spec, suite_of(task).spec_of(task))
     warn_of_unseen_tasks(source, tasks)
     unknown = unknown_words(command.instruction or "", policy.spec.vocabulary)
     if unknown:

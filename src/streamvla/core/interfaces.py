@@ -54,6 +54,10 @@ class FlowStart:
             may take as given. None: the executor does not know it.
         delay: how many control ticks will take a pending action, or none, before the first new
             action is expected; 0 where the executor does not know.
+        executed: (k, d) the commands that went out between the capture and now, the governor's own
+            included, in order; of a very long time the latest `streamer.execution.KEPT`. With
+            `prefix` behind it, all that lies between what the policy saw and its first action.
+            The streamer fills it in. None: not known.
 
     With three actions pending and the first new one expected after two and a half ticks:
 
@@ -67,6 +71,7 @@ class FlowStart:
     age: int = 0
     prefix: np.ndarray | None = None
     delay: int = 0
+    executed: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,9 @@ class RobotSpec:
             stops the robot from another process than the one that commands it; None: there is no
             such way. For the watchdog (`runtime.processes.watchdog`).
         has_task: whether `success` can become true; without a task no episode counts as failed.
+        measures: names of what a `MeasuredRobot` measures on every control instant; none if it is
+            not one.
+        stimulus: what a `StimulatedRobot` should react to, in words, for the trace.
     """
 
     name: str
@@ -141,6 +149,8 @@ class RobotSpec:
     knows_stimulus: bool = False
     stop: str | None = None
     has_task: bool = True
+    measures: tuple[str, ...] = ()
+    stimulus: str = "the goal was moved"
 
     @property
     def motion_limits(self) -> MotionLimits:
@@ -162,7 +172,8 @@ class Robot(Protocol):
     `command`, `advance_to` and `capture` are called from the control thread and must be quick;
     `observe` is called from the observer (another thread in real time) on a capture made earlier,
     or on another robot of the same kind (in the model's process). What else a robot can do its
-    specification declares: `StandingRobot`, `PlacedRobot`, `DrawnRobot`, `StimulatedRobot`.
+    specification declares: `StandingRobot`, `PlacedRobot`, `DrawnRobot`, `StimulatedRobot`,
+    `MeasuredRobot`.
     """
 
     @property
@@ -235,6 +246,20 @@ class StimulatedRobot(Robot, Protocol):
         ...
 
 
+class MeasuredRobot(Robot, Protocol):
+    """A robot that measures how it is doing, for the evaluation and never for a policy.
+
+    Names that `streamvla.evaluation.metrics` knows: `hand_x_m`, `hand_y_m`, `hand_z_m` (where the
+    hand is), `contact_force_n` (the largest since the measurement before), `energy_j` (spent since
+    the reset), `score` (0 to 10 so far), `missed` (objects so far). Two arms say `left_hand_x_m`
+    and so on.
+    """
+
+    def measure(self) -> np.ndarray:
+        """(m,) one number for each of `RobotSpec.measures`, at this instant; quick."""
+        ...
+
+
 @dataclass(frozen=True)
 class PolicySpec:
     """What a policy expects and gives: must fit the robot (`RobotSpec`) it drives.
@@ -251,6 +276,8 @@ class PolicySpec:
         longest_lead: the longest lead it was calibrated at; None: it was not.
         settings: those of its method that need no training to change, with their values.
         vocabulary: the words it knows; None where there is no list of them.
+        sees_truth: whether its state is the whole state of a simulated world instead of what a
+            robot measures (`robots.truth`), as an expert's that drives is.
     """
 
     action_space: ActionSpace
@@ -266,6 +293,7 @@ class PolicySpec:
     longest_lead: int | None = None
     settings: Mapping[str, float] = field(default_factory=dict[str, float])
     vocabulary: frozenset[str] | None = None
+    sees_truth: bool = False
 
 
 class Policy(Protocol):
@@ -404,6 +432,24 @@ def places_of(robot: Robot) -> np.ndarray:
             f"one for each of {', '.join(names)}"
         )
     return places
+
+
+def measured_by(robot: Robot) -> dict[str, float]:
+    """What a robot measures at this instant, by `RobotSpec.measures`; nothing if it does not.
+
+    Raises:
+        RobotError: not as many finite numbers as the specification names.
+    """
+    names = robot.spec.measures
+    if not names:
+        return {}
+    values = np.asarray(cast(MeasuredRobot, robot).measure(), dtype=float)
+    if values.shape != (len(names),) or not np.isfinite(values).all():
+        raise RobotError(
+            f"robot {robot.spec.name} measures {values}: expected {len(names)} finite numbers, one "
+            f"for each of {', '.join(names)}"
+        )
+    return dict(zip(names, values.tolist(), strict=True))
 
 
 def stimulus_of(robot: Robot) -> int | None:

@@ -371,7 +371,7 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
     suite = suite_of(shard.task)
     robot = suite.make(shard.task, "train", "own")
     try:
-        pilot = _pilot(shard.config, suite.spec)
+        pilot = _pilot(shard.config, suite.spec_of(shard.task))
         episodes, attempts = _fill(shard, robot, suite.teacher(robot), pilot)
     finally:
         robot.close()

@@ -142,8 +142,8 @@ class Verdict:
     Attributes:
         ticks: control ticks checked; `skipped`: those that passed without a command.
         broken: every promise that was broken, in words; empty when all held.
-        recovery_ns: from the fault's end (`Fault.clear_ns`) to the first action from a fresh observation; None for a
-            crash, and where it never came.
+        recovery_ns: from the fault's end (`Fault.clear_ns`) to the first action from a fresh
+            observation; None for a crash, and where it never came.
         cycle_ns: the observation cycle before the fault.
         found: whether a frozen camera was found; None for other faults.
     """

@@ -2,6 +2,7 @@
 
     runs/train/policy.safetensors     a file of ours, or a folder that holds one
     shipped, shipped:chunk-flow       one that ships with this package
+    expert:TASK, expert-chunks:TASK   the scripted expert of a task, which sees the true state
     my_package.module:make            what `make()` gives: any object that is a `Policy`
     SCHEME:REST, SCHEME://REST        a scheme of another package
 
@@ -51,7 +52,13 @@ class FoundPolicy:
 
 
 SCHEMES = Registry(
-    "policy source", "streamvla.policies", {"shipped": "streamvla.policy.sources:find_shipped"}
+    "policy source",
+    "streamvla.policies",
+    {
+        "shipped": "streamvla.policy.sources:find_shipped",
+        "expert": "streamvla.data.experts:find_expert",
+        "expert-chunks": "streamvla.data.experts:find_chunk_expert",
+    },
 )
 """Each entry is a function from what follows the scheme to a `FoundPolicy`."""
 

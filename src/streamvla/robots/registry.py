@@ -7,6 +7,7 @@ from streamvla.core.interfaces import Robot, RobotSpec
 from streamvla.core.registry import Registry, import_beside, is_import
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.suite import Suite, TaskRobot, same_robot
+from streamvla.robots.truth import TruthView
 
 SUITES = Registry(
     "suite",
@@ -62,10 +63,11 @@ def one_robot_of(tasks: tuple[str, ...]) -> Suite:
     first = suite_of(tasks[0])
     for task in tasks[1:]:
         suite = suite_of(task)
-        if not same_robot(suite.spec, first.spec):
+        one, other = first.spec_of(tasks[0]), suite.spec_of(task)
+        if not same_robot(one, other):
             raise ConfigError(
-                f"tasks {tasks[0]} and {task} have different robots, {first.spec.name} and "
-                f"{suite.spec.name}: expected one robot; take them apart"
+                f"tasks {tasks[0]} and {task} have different robots, {one.name} and "
+                f"{other.name}: expected one robot; take them apart"
             )
     return first
 
@@ -97,7 +99,9 @@ def training_instructions(task: str) -> tuple[str, ...]:
     return suite_of(task).instructions(task)
 
 
-def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot:
+def make_robot(
+    task: str, split: Split = "train", asked: Asked = "own", *, sees_truth: bool = False
+) -> Robot:
     """The robot of a task; `reset` it before use and `close` it after.
 
     Args:
@@ -106,11 +110,15 @@ def make_robot(task: str, split: Split = "train", asked: Asked = "own") -> Robot
             "independent".
         asked: the episode's own goal, another goal of the same scene ("swapped", language scenes
             only), or nothing ("blank").
+        sees_truth: for a policy that does (`PolicySpec.sees_truth`): its only observation is the
+            state of the simulated world.
 
     Raises:
-        ConfigError: unknown task or split, or a task that cannot be asked so.
+        ConfigError: unknown task or split, or a task that cannot be asked so or does not tell.
         RobotError: the simulator or an offscreen OpenGL library is missing.
     """
+    if sees_truth:
+        return TruthView(make_robot(task, split, asked))
     if is_robot(task):
         if asked != "own" or split != "train":
             raise ConfigError(

@@ -60,6 +60,25 @@ def pose_of(data: MjData) -> Capture:
     return {name: getattr(data, name).copy() for name in POSE}
 
 
+def full_state(model: MjModel, data: MjData) -> np.ndarray:
+    """(n,) float64 all that the next step depends on: `mjSTATE_INTEGRATION`."""
+    mujoco = import_mujoco()
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(model, kind))
+    mujoco.mj_getState(model, data, state, kind)
+    return state
+
+
+def set_full_state(model: MjModel, data: MjData, values: np.ndarray) -> int:
+    """Put the first n of the values, as `full_state` gave them, in force; n."""
+    mujoco = import_mujoco()
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    size = mujoco.mj_stateSize(model, kind)
+    mujoco.mj_setState(model, data, np.asarray(values[:size], dtype=np.float64), kind)
+    mujoco.mj_forward(model, data)
+    return size
+
+
 class SceneRenderer:
     """Draws captures that hold `LAYOUT` and `POSE`. Thread-safe: calls queue up for the one render
     thread.

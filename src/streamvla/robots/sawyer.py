@@ -19,7 +19,14 @@ from streamvla.core.interfaces import ArraySpec, Capture, Frames, RobotSpec
 from streamvla.core.limits import MotionLimits
 from streamvla.robots.instructions import Asked, Phrasings, Split, check_asked, check_split
 from streamvla.robots.jump import GoalJump
-from streamvla.robots.rendering import Camera, SceneRenderer, layout_of, pose_of
+from streamvla.robots.rendering import (
+    Camera,
+    SceneRenderer,
+    full_state,
+    layout_of,
+    pose_of,
+    set_full_state,
+)
 from streamvla.robots.schedule import CommandSchedule
 
 SUBSTEPS_PER_COMMAND = 4
@@ -139,6 +146,13 @@ class SawyerRobot(ABC):
         A task with fewer things has zeros there.
         """
 
+    def _scene_truth(self) -> np.ndarray:
+        """(k,) what else the scene's future depends on, besides the simulator's own state."""
+        return np.zeros(0)
+
+    def _assume_scene(self, truth: np.ndarray) -> None:  # noqa: B027 (nothing is a fine default)
+        """Take over (k,) what `_scene_truth` told; the simulator's state is there already."""
+
     @property
     @abstractmethod
     def phrasings(self) -> Phrasings:
@@ -243,6 +257,25 @@ class SawyerRobot(ABC):
         if view not in CAMERAS:
             raise did_you_mean("view", view, CAMERAS)
         return self._renderer.render(capture, (CAMERAS[view],), size)[0]
+
+    def truth(self) -> np.ndarray:
+        """(n,) the episode's seed, the simulator's state, and what the scene adds."""
+        seed = float(self._running().seed)
+        return np.concatenate([[seed], full_state(self._model, self._data), self._scene_truth()])
+
+    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> None:
+        """As `robots.truth.TruthRobot` says; a goal that would be moved stays where it is."""
+        seed = int(truth[0])
+        if self._episode is None or self._episode.seed != seed:
+            self.reset(seed, 0, CONTROL_PERIOD_NS)
+        self._jump = None
+        size = set_full_state(self._model, self._data, truth[1:])
+        self._assume_scene(truth[1 + size :])
+        schedule = CommandSchedule(
+            ACTION_SPACE, SUBSTEPS_PER_COMMAND, 0, CONTROL_PERIOD_NS, action_state
+        )
+        self._episode = _Episode(seed, layout_of(self._model), schedule)
+        self._steps = 0
 
     def close(self) -> None:
         self._renderer.close()

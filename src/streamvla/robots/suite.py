@@ -9,8 +9,8 @@ and a line in `robots.registry` or an entry point of another package:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +46,8 @@ class Suite:
 
     Attributes:
         name: of the suite.
-        spec: of the robots of all its tasks, but for what their captures hold.
+        spec: of the robots of all its tasks but those of `other_robots`; what their captures hold
+            and what they measure may differ.
         tasks: their names; no other suite may have one of them.
         make: (task, split of the instructions, what is asked for) → robot. Raises `ConfigError` for
             what a task does not have, `RobotError` when a simulator is missing.
@@ -55,6 +56,7 @@ class Suite:
         policy: a policy source (`policy.sources`) for who names none; None: one must be named.
         variants: names of further tasks, which `make` takes too, that no table counts.
         parts: names of the suites it joins; its tasks are theirs.
+        other_robots: task → specification of its robot, where that is another one than `spec`.
     """
 
     name: str
@@ -66,6 +68,11 @@ class Suite:
     policy: str | None = None
     variants: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    other_robots: Mapping[str, RobotSpec] = field(default_factory=dict[str, RobotSpec])
+
+    def spec_of(self, task: str) -> RobotSpec:
+        """Of the robot of a task, but for what its captures hold and what it measures."""
+        return self.other_robots.get(task, self.spec)
 
     def require(self, task: str) -> None:
         """Raise `ConfigError` unless the suite has this task, or this variant of one."""
@@ -110,9 +117,16 @@ def join(name: str, *suites: Suite) -> Suite:
         expert=lambda robot: of[robot.task].teacher(robot),
         variants=tuple(task for suite in suites for task in suite.variants),
         parts=tuple(suite.name for suite in suites),
+        other_robots={task: spec for suite in suites for task, spec in suite.other_robots.items()},
     )
 
 
 def same_robot(one: RobotSpec, other: RobotSpec) -> bool:
-    """Whether two specifications are of one kind of robot; what a capture holds may differ."""
-    return replace(one, capture=()) == replace(other, capture=())
+    """Whether two specifications are of one kind of robot; what a capture holds, what is measured
+    and what the task asks for may differ."""
+    return _alike(one) == _alike(other)
+
+
+def _alike(spec: RobotSpec) -> RobotSpec:
+    """Without what depends on the scene and the task."""
+    return replace(spec, capture=(), measures=(), stimulus="", knows_stimulus=False, place_names=())

@@ -152,7 +152,7 @@ def run_grid(command: Grid) -> None:
             require_writable(path)  # now, not after hours of driving
     spec = policy_of(str(augmented)).spec
     for task in tasks:
-        check_fit(spec, suite_of(task).spec)
+        check_fit(spec, suite_of(task).spec_of(task))
     measured = Eval(profile=command.profile, times=command.times, seed=command.seed)
     measured = with_measured_times(measured, str(augmented), tasks, command.out)
     command = replace(command, times=measured.times)

@@ -20,6 +20,7 @@ from streamvla.core.interfaces import Policy, PolicySpec, check_fit
 from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
+from streamvla.data.experts import EXPERTS, for_task
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import is_robot, make_robot, require_task, suite_of, suite_tasks
@@ -187,10 +188,12 @@ def evaluate(command: Eval) -> None:
     source, tasks = policy_and_tasks(command.policy, named, command.method)
     check_tasks(tasks)
     _require_settings(source, command)
-    policy = policy_of(source, command.method, command.policy_settings())
+    policy = policy_of(for_task(source, tasks[0]), command.method, command.policy_settings())
     _require_robots(policy, tasks, command.instructions, command.asked)
-    warn_of_unseen_tasks(source, tasks, command.method)
-    command = with_measured_times(command, source, tasks, command.out / _folder(command, source))
+    if source not in EXPERTS:
+        warn_of_unseen_tasks(source, tasks, command.method)
+    folder = command.out / _folder(command, for_task(source, tasks[0]))
+    command = with_measured_times(command, source, tasks, folder)
     require_effect([lambda early: _executor(replace(command, early=early), policy)], command.early)
     executor = _executor(command, policy)
     if command.concurrent and not (executor.overlaps and executor.streams):
@@ -225,7 +228,8 @@ def policy_and_tasks(
         )
     if source == "shipped" and method is not None:
         source = f"shipped:{method}"
-    tasks = tasks or find_policy(source, method).tasks
+    if not tasks and source not in EXPERTS:
+        tasks = find_policy(source, method).tasks
     if not tasks:
         raise ConfigError(f"{source} does not say which tasks it was trained on; name them")
     return source, tasks
@@ -263,7 +267,7 @@ def _require_settings(source: str, command: Eval) -> None:
     from streamvla.model.methods.registry import METHODS, method_named
     from streamvla.policy import find_policy
 
-    method = find_policy(source, command.method).method
+    method = None if source in EXPERTS else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
             if name not in method_named(method).tunable:
@@ -276,9 +280,11 @@ def _require_settings(source: str, command: Eval) -> None:
 def _require_robots(policy: Policy, tasks: tuple[str, ...], split: Split, asked: Asked) -> None:
     """Raise `ConfigError` unless every task has such instructions, and `SpecMismatchError` unless
     the policy fits its robot; before any worker starts."""
+    if policy.spec.sees_truth:
+        return  # every task has its own
     for task in tasks:
         if not is_robot(task):
-            check_fit(policy.spec, suite_of(task).spec)
+            check_fit(policy.spec, suite_of(task).spec_of(task))
         if is_robot(task) or (split, asked) != ("train", "own"):
             with closing(make_robot(task, split, asked)) as robot:
                 check_fit(policy.spec, robot.spec)
@@ -291,11 +297,15 @@ def with_measured_times(command: Eval, source: str, tasks: tuple[str, ...], fold
         return command
     from streamvla.policy import find_policy, identity_of
 
+    source = for_task(source, tasks[0])
     policy = policy_of(source, command.method, command.policy_settings())
     path = folder / MEASURED_FILE
     of = {"policy": identity_of(find_policy(source, command.method), policy.spec)}
     kept = read_measured(path, of) is not None
-    with closing(make_robot(tasks[0], command.instructions, command.asked)) as robot:
+    sees_truth = policy.spec.sees_truth
+    with closing(
+        make_robot(tasks[0], command.instructions, command.asked, sees_truth=sees_truth)
+    ) as robot:
         times = measured_times(policy, robot, command.seed, path, of)
     command = replace(command, times=times)
     since = f"kept in {path}" if kept else f"on this machine; kept in {path}"
@@ -305,6 +315,11 @@ def with_measured_times(command: Eval, source: str, tasks: tuple[str, ...], fold
 
 def episode_jobs(command: Eval, source: str, tasks: tuple[str, ...]) -> list[Job]:
     """One job for every task and seed."""
+    return [job for task in tasks for job in _jobs_of(command, for_task(source, task), task)]
+
+
+def _jobs_of(command: Eval, source: str, task: str) -> list[Job]:
+    """One job for every seed."""
     from streamvla.policy import find_policy, identity_of
 
     found = find_policy(source, command.method)
@@ -322,7 +337,6 @@ def episode_jobs(command: Eval, source: str, tasks: tuple[str, ...]) -> list[Job
     seeds = range(command.seed, command.seed + command.episodes)
     return [
         Job(command, *resolved, task, seed, folder / file_name(task) / f"{seed}.jsonl")
-        for task in tasks
         for seed in seeds
     ]
 
@@ -414,7 +428,7 @@ def run_missing(every: list[Job], workers: int) -> float | None:
 
 
 _policies: dict[tuple[Any, ...], Policy] = {}
-_robots: dict[tuple[str, Split, Asked], Any] = {}
+_robots: dict[tuple[str, Split, Asked, bool], Any] = {}
 
 
 def _start_worker() -> None:
@@ -429,7 +443,8 @@ def _run_job(job: Job) -> None:
     """One episode in a worker: policy and robot are kept for the next."""
     command = job.settings
     policy = _policy_for(job)
-    robot = _robot(job.task, command.instructions, command.asked)
+    sees_truth = policy.spec.sees_truth
+    robot = _robot(job.task, command.instructions, command.asked, sees_truth)
     check_fit(policy.spec, robot.spec)
     profile = command.profile_for(policy.spec)
     executor = _executor(command, policy, job.seed)
@@ -468,13 +483,14 @@ def _policy_for(job: Job) -> Policy:
     return policy_of(job.source, job.settings.method, job.settings.policy_settings())
 
 
-def _robot(task: str, split: Split, asked: Asked) -> Any:
-    if (task, split, asked) not in _robots:
+def _robot(task: str, split: Split, asked: Asked, sees_truth: bool) -> Any:
+    key = (task, split, asked, sees_truth)
+    if key not in _robots:
         for robot in _robots.values():
             robot.close()
         _robots.clear()
-        _robots[task, split, asked] = make_robot(task, split, asked)
-    return _robots[task, split, asked]
+        _robots[key] = make_robot(task, split, asked, sees_truth=sees_truth)
+    return _robots[key]
 
 
 # --- figures ---------------------------------------------------------------------------------
@@ -489,6 +505,7 @@ def _report(
 ) -> None:
     from streamvla.policy import find_policy
 
+    source = for_task(source, next(iter(outcomes)))
     tasks = {task: aggregate(runs) for task, runs in outcomes.items()}
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)

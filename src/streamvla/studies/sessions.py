@@ -55,7 +55,8 @@ def make_driver(
         settings: of the executor process, if there is one.
     """
     if name == "process":
-        return ProcessRunner(partial(load_on_one_thread, source), settings)
+        make_policy = partial(load_on_one_thread, source)
+        return ProcessRunner(make_policy, settings, sees_truth=policy.spec.sees_truth)
     return ThreadRunner(policy)
 
 
@@ -82,14 +83,14 @@ class _OneRobot:
         assert self._robot is not None, "call `use` first"
         return self._robot
 
-    def change(self, task: str) -> bool:
+    def change(self, task: str, sees_truth: bool) -> bool:
         """Make the task's robot, unless it is the present one; whether it was made."""
         from streamvla.robots.registry import make_robot
 
         if self._robot is not None and self._task == task:
             return False
         self.close()
-        self._robot, self._task = make_robot(task), task
+        self._robot, self._task = make_robot(task, sees_truth=sees_truth), task
         return True
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ class ThreadRunner:
         self._present = _OneRobot()
 
     def use(self, task: str) -> Robot:
-        if self._present.change(task):
+        if self._present.change(task, self._policy.spec.sees_truth):
             check_fit(self._policy.spec, self._present.robot.spec)
         return self._present.robot
 
@@ -135,8 +136,15 @@ class ProcessRunner:
     """Control loop and model in processes of their own; here a robot that only renders films.
     Implements `Driver`."""
 
-    def __init__(self, make_policy: Callable[[], Policy], settings: RealtimeSettings) -> None:
+    def __init__(
+        self,
+        make_policy: Callable[[], Policy],
+        settings: RealtimeSettings,
+        *,
+        sees_truth: bool = False,
+    ) -> None:
         self._make_policy = make_policy
+        self._sees_truth = sees_truth
         self._settings = settings
         self._driver: ProcessDriver | None = None
         self._present = _OneRobot()
@@ -144,10 +152,12 @@ class ProcessRunner:
     def use(self, task: str) -> Robot:
         from streamvla.robots.registry import make_robot
 
-        if self._present.change(task):
+        if self._present.change(task, self._sees_truth):
             self._stop()
             self._driver = ProcessDriver(
-                partial(make_robot, task), self._make_policy, settings=self._settings
+                partial(make_robot, task, sees_truth=self._sees_truth),
+                self._make_policy,
+                settings=self._settings,
             )
         return self._present.robot
 

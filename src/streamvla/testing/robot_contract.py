@@ -22,12 +22,14 @@ from typing import cast
 
 import numpy as np
 
+from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, RobotError, StreamVLAError
 from streamvla.core.interfaces import (
     Capture,
     Frames,
     Robot,
     StimulatedRobot,
+    measured_by,
     picture_of,
     places_of,
     standing_at,
@@ -35,6 +37,7 @@ from streamvla.core.interfaces import (
 )
 from streamvla.core.limits import MotionLimits
 from streamvla.robots.suite import Suite, TaskRobot, same_robot
+from streamvla.robots.truth import TruthRobot
 
 
 def refused(error: type[StreamVLAError], call: Callable[[], object]) -> str:
@@ -111,6 +114,7 @@ class RobotContract:
         assert standing_at(robot).shape == (spec.action_space.dim,)
         assert places_of(robot).shape == (len(spec.place_names),)
         assert stimulus_of(robot) is None
+        assert set(measured_by(robot)) == set(spec.measures)
         if spec.draws_captures:
             assert picture_of(robot, robot.capture(), (48, 64)).shape == (48, 64, 3)
         robot.close()
@@ -123,6 +127,7 @@ class RobotContract:
         assert hasattr(robot, "places") <= bool(spec.place_names)
         assert hasattr(robot, "render_capture") <= spec.draws_captures
         assert hasattr(robot, "stimulus_ns") <= spec.knows_stimulus
+        assert hasattr(robot, "measure") <= bool(spec.measures)
         robot.close()
 
     def test_unusable_commands_are_refused(self) -> None:
@@ -245,6 +250,43 @@ class SimulatedRobotContract(RobotContract):
         robot.close()
 
 
+class TruthRobotContract(SimulatedRobotContract):
+    """Inherit it too where the robot is a `robots.truth.TruthRobot`."""
+
+    def test_an_assumed_world_goes_on_as_the_true_one(self) -> None:
+        """From the truth of any instant, the same commands lead to the same measured state, unless
+        something happens that nobody could know."""
+        true, imagined = cast(TruthRobot, self.started()), cast(TruthRobot, self.started(8))
+        space, period_ns = true.spec.action_space, true.spec.control_period_ns
+        standing, stream = standing_at(true), np.random.default_rng(0)
+        state = standing
+        for tick in range(5):
+            command = self._command(space, state, stream)
+            true.command(command, tick * period_ns)
+            true.advance_to((tick + 1) * period_ns)
+            state = space.advance(state, command)
+        imagined.assume(true.truth(), state)
+        for tick in range(3):
+            command = self._command(space, state, stream)
+            true.command(command, (5 + tick) * period_ns)
+            true.advance_to((6 + tick) * period_ns)
+            imagined.command(command, tick * period_ns)
+            imagined.advance_to((tick + 1) * period_ns)
+            state = space.advance(state, command)
+        one, other = true.observe(true.capture()).state, imagined.observe(imagined.capture()).state
+        assert np.allclose(one, other, rtol=1e-5, atol=1e-6)
+        assert np.allclose(true.truth(), imagined.truth(), rtol=1e-6, atol=1e-6)
+        true.close()
+        imagined.close()
+
+    def _command(
+        self, space: ActionSpace, state: np.ndarray, stream: np.random.Generator
+    ) -> np.ndarray:
+        """(d,) a tenth of the range away from standing still."""
+        span = np.array(space.high) - np.array(space.low)
+        return space.clip(space.hold(state) + 0.1 * span * stream.uniform(-1, 1, space.dim))
+
+
 class SuiteContract:
     """Inherit, and set `suite`; `sampled` names the tasks to look at, all by default."""
 
@@ -268,7 +310,7 @@ class SuiteContract:
     def test_every_robot_is_of_the_stated_kind(self) -> None:
         """Specification and task of every robot are those that the suite lists."""
         for robot in self.robots():
-            assert same_robot(robot.spec, self.suite.spec)
+            assert same_robot(robot.spec, self.suite.spec_of(robot.task))
             self.suite.require(robot.task)
             robot.close()
 

@@ -86,6 +86,13 @@ class Stimulus(NamedTuple):
     what: str
 
 
+class Measured(NamedTuple):
+    """What the robot measured on a control instant: name → number (`RobotSpec.measures`)."""
+
+    t_ns: int
+    values: dict[str, float]
+
+
 class GenerateRequested(NamedTuple):
     """A generation was queued; it starts at flow step `index` with `pending` actions unsent."""
 
@@ -280,6 +287,7 @@ TraceEvent = (
     | LeadChosen
     | EarlyDecided
     | Stimulus
+    | Measured
     | GenerateRequested
     | ActionReady
     | Sent

@@ -105,6 +105,21 @@ class MetaWorldRobot(SawyerRobot):
         self._observation = environment._get_obs()
         self._success = False
 
+    def _scene_truth(self) -> np.ndarray:
+        """Where the goal is, whether it was reached, and what the environment saw a step ago."""
+        environment = self._environment
+        reached = [float(self._success)]
+        return np.concatenate([environment._target_pos, reached, environment._prev_obs])
+
+    def _assume_scene(self, truth: np.ndarray) -> None:
+        environment = self._environment
+        environment._target_pos = truth[:3].copy()
+        environment.model.site("goal").pos = truth[:3]
+        self._success = bool(truth[3])
+        environment._prev_obs = truth[4:].copy()
+        self._observation = environment._get_obs()
+        environment._prev_obs = truth[4:].copy()
+
     def _measured(self) -> np.ndarray:
         return self._observation[:4]
 

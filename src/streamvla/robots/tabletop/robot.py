@@ -121,6 +121,16 @@ class TabletopRobot(SawyerRobot):
         if self._reached is None:
             self._reached = self._scene.reached()
 
+    def _scene_truth(self) -> np.ndarray:
+        """Numbers of the goal asked for and of the one reached (−1: none), among `goals`."""
+        reached = -1 if self._reached is None else self.goals.index(self._reached)
+        return np.array([self.goals.index(self._goal), reached], dtype=np.float64)
+
+    def _assume_scene(self, truth: np.ndarray) -> None:
+        goal, reached = (int(number) for number in truth)
+        self._goal = self.goals[goal]
+        self._reached = None if reached < 0 else self.goals[reached]
+
     def _measured(self) -> np.ndarray:
         return np.array([*self._arm.hand_m, self._arm.opening])
 

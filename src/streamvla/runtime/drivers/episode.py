@@ -17,6 +17,7 @@ from streamvla.core.interfaces import (
     Policy,
     Robot,
     check_frames,
+    measured_by,
     stimulus_of,
 )
 from streamvla.runtime.drivers.cameras import CameraWatch, FrozenCamera
@@ -25,7 +26,7 @@ from streamvla.runtime.executors.base import Foresee
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
-from streamvla.trace import Ended, Stimulus, TraceSink
+from streamvla.trace import Ended, Measured, Stimulus, TraceSink
 
 EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
 
@@ -150,20 +151,24 @@ def observation_of(
     return Observation(frames.images, frames.state, action_state, instruction, captured_ns)
 
 
-class StimulusLog:
-    """Puts what happens in the world into the trace; look at it on every control instant."""
+class WorldLog:
+    """Puts into the trace what happens in the world and what the robot measures; look on every
+    control instant."""
 
     def __init__(self, robot: Robot, trace: TraceSink) -> None:
         self._robot = robot
         self._trace = trace
         self._latest_ns: int | None = None
 
-    def look(self) -> None:
+    def look(self, now_ns: int) -> None:
+        values = measured_by(self._robot)
+        if values:
+            self._trace.record(Measured(now_ns, values))
         stimulus_ns = stimulus_of(self._robot)
         stimulus_ns = None if stimulus_ns is None else int(stimulus_ns)
         if stimulus_ns is not None and stimulus_ns != self._latest_ns:
             self._latest_ns = stimulus_ns
-            self._trace.record(Stimulus(stimulus_ns, "the goal was moved"))
+            self._trace.record(Stimulus(stimulus_ns, self._robot.spec.stimulus))
 
 
 def lazily_generate(policy: Policy, context: Any, start: FlowStart) -> Iterator[np.ndarray]:

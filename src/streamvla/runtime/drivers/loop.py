@@ -28,7 +28,7 @@ from streamvla.runtime.drivers.episode import (
     Controlled,
     EndReason,
     EpisodeResult,
-    StimulusLog,
+    WorldLog,
     close_trace,
     describe,
     end_reason,
@@ -121,7 +121,7 @@ class ControlLoop:
         self._side = RobotSide(timing.clock)
         self._streamer = episode.streamer
         self._trace = episode.trace
-        self._stimuli = StimulusLog(episode.robot, episode.trace)
+        self._world = WorldLog(episode.robot, episode.trace)
         self._timing = timing
         self._clock = timing.clock
         self._told = timing.told
@@ -285,7 +285,7 @@ class ControlLoop:
         begun_ns = self._side.begin()
         self._robot.advance_to(now_ns)
         self._side.end("advance_to", begun_ns)
-        self._stimuli.look()
+        self._world.look(self._told.now_ns())
         if self._episode.watch is not None:
             self._episode.watch(self._told.now_ns())
         self._over = self._over or end_reason(self._episode, now_ns - self._start_ns)

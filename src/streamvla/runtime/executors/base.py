@@ -71,6 +71,7 @@ class Capture:
     action_state: np.ndarray  # (d,)
     actions_sent: int  # of the policy
     pending: int
+    sent: int = 0  # commands, the governor's own included
 
 
 @dataclass(slots=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
+
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.trace.spans import Pacing
 
+KEPT = 256
+"""Commands that are remembered: 12.8 s at 20 Hz."""
+
 
 class Execution:
-    """The commands of one episode, counted.
+    """The commands of one episode, counted, and the latest of them.
 
     Attributes:
         action_state: (d,) the action state after everything sent.
@@ -27,6 +33,7 @@ class Execution:
         self.free_since_ns: int | None = None
         self._space = space
         self._pacing = pacing
+        self._latest: deque[np.ndarray] = deque(maxlen=KEPT)
         self._action_sent_ns = 0  # of the latest action of the policy
         self._last_due: tuple[int, int] | None = None  # tick and instant of the tick before
 
@@ -39,12 +46,19 @@ class Execution:
         """This command (d,) leaves."""
         self.action_state = self._space.advance(self.action_state, values)
         self.sent += 1
+        self._latest.append(np.array(values, dtype=float))
 
     def commit_action(self, values: np.ndarray, now_ns: int) -> None:
         """This command (d,) of the policy leaves."""
         self.commit(values)
         self.actions_sent += 1
         self._action_sent_ns = now_ns
+
+    def since(self, sent: int) -> np.ndarray:
+        """(k, d) the commands after the first `sent`; the latest of them if those are too many."""
+        count = min(self.sent - sent, len(self._latest))
+        rows = list(islice(self._latest, len(self._latest) - count, None))
+        return np.stack(rows) if rows else np.empty((0, self._space.dim))
 
     def period_ns(self, tick: int, due_ns: int) -> int | None:
         """How far this tick is from the one before, per tick; None for the first."""

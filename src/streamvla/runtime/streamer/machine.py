@@ -18,6 +18,8 @@ ends, so the actions of consecutive generations form one continuous flow.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
@@ -387,7 +389,7 @@ class Streamer:
         state, sent = self._execution.action_state, self._execution.actions_sent
         self._plan.next_observation += 1
         self._encoding = number
-        self._captures[number] = Capture(number, now_ns, state, sent, pending)
+        self._captures[number] = Capture(number, now_ns, state, sent, pending, self._execution.sent)
         self._decisions.looked(self._plan)
         self._trace.record(ObserveRequested(now_ns, number, pending, look.again))
         return [*stop, StartObserve(number, state, look.foresee)]
@@ -451,6 +453,7 @@ class Streamer:
         observation, self._ready = self._ready, None
         capture = self._captures.pop(observation)
         start = self._decisions.start(self._plan, capture, now_ns)
+        start = replace(start, executed=self._execution.since(capture.sent))
         number = self._plan.begin(capture, start, now_ns).number
         depth = len(self._plan)
         self._trace.record(GenerateRequested(now_ns, number, observation, start.index, depth))

@@ -1,0 +1,123 @@
+"""A suite's expert as a policy: it sees the true state as it was at capture, and no later one.
+
+    capture                generation starts         first new action
+    truth ── encode ──┬── executed ──┬── prefix ──┬── a0 a1 a2 …
+                      └ the commands sent since, then those still pending: rolled on its own robot
+
+It owns a robot of the task, takes the captured state over, lets every command act that lies between
+the capture and its first action, and then asks the teacher and acts, H times. So it does perfectly
+what a learned policy is trained to imitate, and whatever it loses under an executor, a latency
+profile or a stress is the price of timing alone. An executor that does not say what is executed
+meanwhile (`FlowStart.age` 0) gets actions from the captured state, as from a policy that believes
+that it is there still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
+from streamvla.robots.registry import suite_of
+from streamvla.robots.truth import TruthRobot, TruthView
+
+HORIZON = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    truth: np.ndarray  # (n,)
+    action_state: np.ndarray  # (d,) at the capture
+
+
+class ExpertPolicy:
+    """The expert of one task. Implements `Policy`.
+
+    Args:
+        task: of a suite with an expert, whose robots are `TruthRobot`s.
+        horizon: H, actions a generation.
+        chunk_passes: 0: it streams, one action a pass; n: the chunk is there after n passes.
+
+    Raises:
+        ConfigError: there is no such task, or its expert cannot drive.
+        RobotError: the simulator is missing.
+    """
+
+    def __init__(self, task: str, horizon: int = HORIZON, chunk_passes: int = 0) -> None:
+        if horizon < 1 or chunk_passes < 0:
+            raise ConfigError(
+                f"expert: horizon {horizon} must be ≥ 1, passes a chunk {chunk_passes} ≥ 0"
+            )
+        suite = suite_of(task)
+        robot = suite.make(task, "train", "own")
+        view = TruthView(robot)
+        self._robot = cast(TruthRobot, robot)
+        self._teacher = suite.teacher(robot)
+        self._present: _World | None = None
+        self._spec = PolicySpec(
+            action_space=view.spec.action_space,
+            horizon=horizon,
+            views=(),
+            image_size=view.spec.image_size,
+            state_dim=len(view.spec.state_names),
+            control_period_ns=view.spec.control_period_ns,
+            chunk_passes=chunk_passes,
+            sees_truth=True,
+        )
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self._spec
+
+    def encode(self, observation: Observation) -> _Context:
+        return _Context(np.array(observation.state), np.array(observation.action_state))
+
+    def generate(self, context: _Context, start: FlowStart) -> Iterator[np.ndarray]:
+        world = _World(self._robot, context)
+        self._present = world
+        for command in _between(start, self._spec.action_space.dim):
+            world.act(command)
+        for _ in range(start.index, self._spec.horizon):
+            action = self._teacher.act()
+            truth = self._robot.truth()
+            yield action
+            if self._present is not world:  # another generation had the robot meanwhile
+                world.go_on_from(truth)
+                self._present = world
+            world.act(action)
+
+
+class _World:
+    """What one generation imagines, on a robot that others use too."""
+
+    def __init__(self, robot: TruthRobot, context: _Context) -> None:
+        self._robot = robot
+        self._state = context.action_state
+        self.go_on_from(context.truth)
+
+    def go_on_from(self, truth: np.ndarray) -> None:
+        self._robot.assume(truth, self._state)
+        self._now_ns = 0
+
+    def act(self, command: np.ndarray) -> None:
+        """Let a command (d,) act for one control period."""
+        spec = self._robot.spec
+        self._robot.command(command, self._now_ns)
+        self._now_ns += spec.control_period_ns
+        self._robot.advance_to(self._now_ns)
+        self._state = spec.action_space.advance(self._state, spec.action_space.clip(command))
+
+
+def _between(start: FlowStart, dim: int) -> np.ndarray:
+    """(k, d) the commands between the capture and the first new action, as far as the executor
+    wants them considered."""
+    nothing = np.empty((0, dim))
+    if start.age == 0 and start.index == 0:
+        return nothing
+    executed = nothing if start.executed is None else start.executed
+    prefix = nothing if start.prefix is None else start.prefix
+    return np.concatenate([executed, prefix])
