@@ -16,6 +16,7 @@ SUITES = Registry(
         "metaworld": "streamvla.robots.metaworld.suite:METAWORLD",
         "language": "streamvla.robots.tabletop.suite:LANGUAGE",
         "all": "streamvla.robots.sawyer_tasks:ALL",
+        "tempo": "streamvla.robots.tempo.suite:TEMPO",
         "point": "streamvla.robots.point:POINT",
     },
 )
@@ -45,7 +46,7 @@ def suite_of(task: str) -> Suite:
     Raises:
         ConfigError: none has, or two have.
     """
-    found = [suite for suite in _plain_suites() if task in (*suite.tasks, *suite.variants)]
+    found = [suite for suite in _plain_suites() if suite.has(task)]
     if len(found) > 1:
         names = " and ".join(suite.name for suite in found)
         raise ConfigError(f"suites {names} both have a task {task!r}; rename it in one of them")
@@ -86,7 +87,8 @@ def is_robot(name: str) -> bool:
 
 def require_task(name: str) -> None:
     """Raise `ConfigError` unless `make_robot` knows the name."""
-    if not is_import(name) and name not in task_names():
+    known = name in ROBOTS or any(suite.has(name) for suite in _plain_suites())
+    if not is_import(name) and not known:
         raise did_you_mean("task", name, task_names())
 
 

@@ -228,8 +228,13 @@ class SawyerRobot(ABC):
 
     def _jump_now(self, jump: GoalJump) -> None:
         self._move_goal(jump.stream)
+        self._surprise(jump.instant_ns)
+        self._jump = None
+
+    def _surprise(self, instant_ns: int) -> None:
+        """Something happened that the robot should react to; the model may have been edited."""
         self._episode = replace(self._running(), layout=layout_of(self._model))
-        self.stimulus_ns, self._jump = jump.instant_ns, None
+        self.stimulus_ns = instant_ns
 
     def capture(self) -> Capture:
         """Freeze this instant (tens of microseconds; no rendering)."""

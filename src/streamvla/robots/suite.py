@@ -56,6 +56,7 @@ class Suite:
         policy: a policy source (`policy.sources`) for who names none; None: one must be named.
         variants: names of further tasks, which `make` takes too, that no table counts.
         parts: names of the suites it joins; its tasks are theirs.
+        dial: whether a task may be made harder or easier: `NAME@1.5`; `make` takes such names.
         other_robots: task → specification of its robot, where that is another one than `spec`.
     """
 
@@ -68,16 +69,25 @@ class Suite:
     policy: str | None = None
     variants: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    dial: bool = False
     other_robots: Mapping[str, RobotSpec] = field(default_factory=dict[str, RobotSpec])
 
     def spec_of(self, task: str) -> RobotSpec:
         """Of the robot of a task, but for what its captures hold and what it measures."""
-        return self.other_robots.get(task, self.spec)
+        return self.other_robots.get(self.plain(task), self.spec)
+
+    def plain(self, task: str) -> str:
+        """The name of a task without its difficulty."""
+        return task.partition("@")[0] if self.dial else task
+
+    def has(self, task: str) -> bool:
+        """Whether it is one of its tasks, or a variant of one, at any difficulty."""
+        return self.plain(task) in (*self.tasks, *self.variants)
 
     def require(self, task: str) -> None:
         """Raise `ConfigError` unless the suite has this task, or this variant of one."""
-        names = (*self.tasks, *self.variants)
-        if task not in names:
+        if not self.has(task):
+            names = (*self.tasks, *self.variants)
             raise did_you_mean(f"task of suite {self.name}", task, names)
 
     def teacher(self, robot: TaskRobot) -> Expert:

@@ -316,6 +316,7 @@ EVENT_TYPES: dict[str, type] = {
         LeadChosen,
         EarlyDecided,
         Stimulus,
+        Measured,
         GenerateRequested,
         ActionReady,
         Sent,

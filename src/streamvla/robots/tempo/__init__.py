@@ -1,0 +1,1 @@
+"""The tempo suite: tasks in which the world does not wait."""
