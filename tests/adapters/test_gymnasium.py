@@ -14,7 +14,7 @@ from streamvla.adapters.gymnasium_robot import GymnasiumRobot, box_space
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, RobotError
 from streamvla.robots.point import REACH_M
-from streamvla.robots.registry import SUITES, suite_tasks
+from streamvla.robots.registry import SUITES, suite_named
 from streamvla.robots.tempo.suite import TEMPO
 from streamvla.testing.robot_contract import SimulatedRobotContract
 
@@ -156,7 +156,7 @@ def test_a_tempo_task_is_an_environment_that_tells_its_score():
 
 def test_every_task_of_every_suite_is_registered():
     """Each has an id of its own in our namespace."""
-    tasks = {task for name in SUITES.names() for task in suite_tasks(name)}
+    tasks = {task for name in SUITES.names() for task in suite_named(name).tasks}
     assert {f"streamvla/{task}-v0" for task in tasks} <= set(gymnasium.registry)
 
 
