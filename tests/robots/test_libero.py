@@ -179,6 +179,7 @@ def test_it_is_driven_like_any_robot(robot):
     policy = ScriptedPolicy(ACTION_SPACE, 10, PERIOD_NS, lambda *_: down, robot=robot.spec)
     streamer = Streamer(ACTION_SPACE, 10, ActionFlow(3), "grid", trace)
     episode = Episode(robot, policy, streamer, trace, profile, EpisodeLimits(1_500_000_000))
+    robot.reset(2, 0, PERIOD_NS)
     run_simulated(episode, ConstantLatency(profile))
     run = metrics_of(trace.events, PERIOD_NS, "grid", ACTION_SPACE)
     assert run.success is False

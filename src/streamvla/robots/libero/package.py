@@ -69,8 +69,10 @@ def make_environment(suite: str, index: int) -> tuple[Any, np.ndarray]:
     import_mujoco()  # with a backend for offscreen drawing
     try:
         with _quiet():
-            from libero.libero import benchmark, get_libero_path
-            from libero.libero.envs.env_wrapper import ControlEnv
+            from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
+            from libero.libero.envs.env_wrapper import (  # pyright: ignore[reportMissingImports]
+                ControlEnv,
+            )
 
             tasks = benchmark.get_benchmark(suite)(0)
             task, states = tasks.get_task(index), tasks.get_task_init_states(index)

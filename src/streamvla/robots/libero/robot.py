@@ -253,7 +253,10 @@ class LiberoRobot:
 
     def _measured(self) -> np.ndarray:
         """(8,) float32 `SPEC.state_names`."""
-        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
+        from robosuite.utils.transform_utils import (  # pyright: ignore[reportMissingImports]
+            convert_quat,
+            quat2axisangle,
+        )
 
         arm, data = self._arm, self._simulation.data
         turn = quat2axisangle(convert_quat(data.get_body_xquat(arm.robot_model.eef_name), "xyzw"))
