@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -502,3 +504,15 @@ class TestAStressedArm(SimulatedRobotContract):
 
     def robot(self):
         return stressed_robot(make_robot("push"), self.stress)
+
+
+def test_the_page_has_the_table_of_the_code():
+    """Every factor's row, with what it wraps, its three sizes and its text, and no other row."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "stress.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
+    assert rows == [
+        f"| `{factor.name}` | {factor.wraps} | "
+        + " | ".join(f"{size:g} {factor.unit}" for size in factor.sizes)
+        + f" | {factor.text} |"
+        for factor in FACTORS.values()
+    ]
