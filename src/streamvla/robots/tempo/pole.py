@@ -36,6 +36,8 @@ _LENGTH_M = 0.26  # from the hinge to the bob
 _BOB_KG, _WEIGHT_KG = 0.05, 0.10
 _HINGE_IN_HAND = (-0.02, 0.13, 0.0)  # the hand's axes point down, along +y, along +x
 _UPRIGHT_IN_HAND = (1.0, 0.0, -1.0, 0.0)
+_SOMEWHERE_M = (0.0, 0.0, 0.1)
+"""On the pole, until the difficulty says where; at its origin MuJoCo would take it for fixed."""
 _GRAVITY_M_S2 = 9.81
 _SUBSTEPS = SECONDS * NS_PER_S // SUBSTEP_NS
 _TICK_M = SUBSTEPS_PER_COMMAND * REACH_PER_SUBSTEP_M
@@ -78,6 +80,7 @@ class Pole:
             pos=_HINGE_IN_HAND,
             quat=_UPRIGHT_IN_HAND,
             mass=_BOB_KG + _WEIGHT_KG,
+            ipos=_SOMEWHERE_M,
             inertia=(1e-3, 1e-3, 1e-3),
             explicitinertial=True,
         )
@@ -95,10 +98,20 @@ class Pole:
             ("counterweight", 0.028, COLOURS["blue"]),
         ):
             pole.add_geom(
-                name=name, type=shape.mjGEOM_SPHERE, size=(radius, 0.0, 0.0), rgba=rgba, **show
+                name=name,
+                type=shape.mjGEOM_SPHERE,
+                size=(radius, 0.0, 0.0),
+                pos=_SOMEWHERE_M,
+                rgba=rgba,
+                **show,
             )
         pole.add_geom(
-            name="rod", type=shape.mjGEOM_CAPSULE, size=(0.008, 0.1, 0.0), rgba=LIGHT, **show
+            name="rod",
+            type=shape.mjGEOM_CAPSULE,
+            size=(0.008, 0.1, 0.0),
+            pos=_SOMEWHERE_M,
+            rgba=LIGHT,
+            **show,
         )
         spec.add_equality(
             name="latch",
