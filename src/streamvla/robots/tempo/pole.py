@@ -94,7 +94,7 @@ class Pole:
             armature=0.0,
         )
         for name, radius, rgba in (
-            ("bob", 0.022, COLOURS["red"]),
+            ("bob", 0.022, COLOURS["yellow"]),
             ("counterweight", 0.028, COLOURS["blue"]),
         ):
             pole.add_geom(
@@ -236,7 +236,7 @@ TASK = TempoTask(
             "do not let the pole fall",
             "hold the pole in balance while it is pushed",
         ),
-        ("keep the pole with the red ball standing",),
+        ("keep the pole with the yellow ball standing",),
     ),
     stimulus="the pole was pushed",
     start_m=((-0.05, 0.50, 0.11), (0.05, 0.58, 0.15)),
