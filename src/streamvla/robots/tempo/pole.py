@@ -47,7 +47,11 @@ _CATCH_PER_S, _RETURN_PER_S = 5.0, 0.8
 
 
 class Pole:
-    """Implements `TempoScene`."""
+    """Implements `TempoScene`.
+
+    Attributes:
+        length_m: from the hinge to the bob.
+    """
 
     def __init__(self, arm: Arm, difficulty: float) -> None:
         self._mujoco = import_mujoco()
@@ -57,7 +61,7 @@ class Pole:
         self._angle, self._turning = int(joint.qposadr[0]), int(joint.dofadr[0])
         self._latch = int(arm.model.equality("latch").id)
         self._body, self._hand = int(arm.model.body("pole").id), int(arm.model.body("hand").id)
-        self._build()
+        self.length_m = self._build()
         self._pushes: dict[int, float] = {}
         self._upright = 0
         self._fell = self._surprised = False
@@ -186,11 +190,9 @@ class Pole:
         return np.array([velocity_m_s * _TICK_S / _TICK_M, 0.0, 0.0, 1.0])
 
     def places_m(self) -> tuple[np.ndarray, np.ndarray]:
-        hinge_m, bob_m = self._arm.data.xpos[self._body].copy(), self._bob_m()
-        return bob_m, hinge_m + np.array([0.0, 0.0, np.linalg.norm(bob_m - hinge_m)])
-
-    def _bob_m(self) -> np.ndarray:
-        return self._arm.data.geom("bob").xpos.copy()
+        data = self._arm.data
+        upright_m = data.xpos[self._body] + np.array([0.0, 0.0, self.length_m])
+        return data.geom("bob").xpos.copy(), upright_m
 
     def _lean_rad(self) -> float:
         """Of the pole from upright, towards +x."""
@@ -206,9 +208,9 @@ class Pole:
         mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_BODY, self._hand, velocity, False)
         return float(velocity[3])
 
-    def _build(self) -> None:
+    def _build(self) -> float:
         """Put the counterweight where the pole falls as fast as it shall; where even a weight at
-        the hinge is too slow, shorten the pole."""
+        the hinge is too slow, shorten the pole. Returns its length, metres."""
         model = self._arm.model
         reach = _GRAVITY_M_S2 * self._tau_s**2
         length, ratio = min(_LENGTH_M, reach), _WEIGHT_KG / _BOB_KG
@@ -224,6 +226,7 @@ class Pole:
         model.geom_pos[model.geom("rod").id] = (0.0, 0.0, (length - below) / 2)
         model.geom_size[model.geom("rod").id, 1] = (length + below) / 2
         self._mujoco.mj_setConst(model, self._arm.data)
+        return float(length)
 
 
 TASK = TempoTask(
