@@ -138,6 +138,23 @@ def test_pressing_beside_the_hole_is_felt_and_costs_points(peg):
     assert SUCCESS_SCORE <= later[-1]["score"] < 10.0
 
 
+def test_an_assumed_world_presses_as_the_true_one(peg):
+    """Taken over in the middle of a contact, it goes on with the same force for four commands."""
+    start(peg)
+    press, record = pressing(peg, 0.15), []
+    while not record or record[-1]["contact_force_n"] < JAM_N:
+        record += drive(peg, press, 1, len(record))
+    assumed = make_robot("insert-peg")
+    assumed.assume(peg.truth(), STILL)
+    further = np.array([0.2, 0.0, -0.1, 1.0])
+    one = drive(peg, lambda: further, 4, len(record))
+    other = drive(assumed, lambda: further, 4)
+    forces = [[each["contact_force_n"] for each in run] for run in (one, other)]
+    assert min(forces[0]) > JAM_N
+    assert np.allclose(*forces, rtol=1e-6)
+    assumed.close()
+
+
 def test_a_force_beyond_the_limit_cannot_be_made_good(peg):
     """After pressing on regardless, even a peg that is fully deep is no success."""
     expert = start(peg)
