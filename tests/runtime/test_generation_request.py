@@ -14,10 +14,11 @@ from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.async_chunks import AsyncChunks
 from streamvla.runtime.executors.base import prefix_of
 from streamvla.runtime.executors.synchronous import Synchronous
+from streamvla.runtime.streamer.execution import KEPT, Execution
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import Generated, Observed, Started, Tick
 from streamvla.runtime.timing.latency import profile_ms
-from streamvla.trace import ActionReady, GenerateRequested, MemoryTrace, Sent
+from streamvla.trace import ActionReady, GenerateRequested, MemoryTrace, ObserveRequested, Sent
 
 from .scenario import MIXED, Run, Scenario
 
@@ -149,3 +150,33 @@ def test_a_prefix_longer_than_the_plan_is_refused():
     streamer = streamer_with_four_pending(Shift(), rows=4)
     with pytest.raises(ValueError, match="prefix of 4 actions: 3 are pending"):
         streamer.handle(Observed(20, 1))
+
+
+@pytest.mark.parametrize("pacing", ["grid", "event"])
+@pytest.mark.parametrize("executor", [ActionFlow(0), ActionFlow(4), AsyncChunks(), Synchronous()])
+def test_what_was_executed_since_the_capture_is_stated(executor, pacing):
+    """The rows are all commands between the capture and the request, the governor's own included,
+    in order."""
+    starts, run = drive(executor, pacing)
+    requests = requested(run)
+    assert starts
+    for request, start in zip(requests, starts, strict=True):
+        begun = next(
+            i
+            for i, event in enumerate(run.events)
+            if isinstance(event, ObserveRequested) and event.observation == request.observation
+        )
+        between = run.events[begun : run.events.index(request)]
+        expected = [list(event.values) for event in between if isinstance(event, Sent)]
+        assert start.executed is not None
+        assert start.executed.tolist() == expected
+
+
+def test_only_the_latest_commands_are_remembered():
+    """A generation that comes after a very long wait gets so many rows and no more."""
+    execution = Execution(MIXED, "grid")
+    for i in range(KEPT + 5):
+        execution.commit(np.array([0.0, i]))
+    assert execution.since(0)[:, 1].tolist() == list(range(5, KEPT + 5))
+    assert execution.since(KEPT + 3)[:, 1].tolist() == [KEPT + 3, KEPT + 4]
+    assert execution.since(KEPT + 5).shape == (0, 2)

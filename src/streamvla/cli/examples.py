@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "eval": (
         "streamvla eval --tasks reach push --episodes 20 --observe-ms 163 --generate-ms 29",
         "streamvla eval --method chunk-flow --executors action-flow:auto --profile paper-20hz",
+        "streamvla eval --tasks reach --episodes 20 --stress camera-pose:2+latency-jitter:1",
     ),
     "collect": ("streamvla collect --tasks reach push --episodes 100 --workers 2",),
     "train": ("streamvla train --dataset datasets/metaworld6 --out runs/train --steps 30000",),
