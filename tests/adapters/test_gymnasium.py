@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+import streamvla.adapters.gymnasium_env  # noqa: F401 (registers the tasks)
 from streamvla.adapters.gymnasium_robot import GymnasiumRobot, box_space
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, RobotError
+from streamvla.robots.point import REACH_M
+from streamvla.robots.registry import SUITES, suite_named
+from streamvla.robots.tempo.suite import TEMPO
 from streamvla.testing.robot_contract import SimulatedRobotContract
 
 PERIOD_NS = 20_000_000
@@ -135,3 +139,58 @@ def test_our_tasks_are_gymnasium_environments():
     assert told["instruction"] == "move to the green dot"
     assert environment.render().shape == (32, 32, 3)
     environment.close()
+
+
+@pytest.mark.render
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_tempo_task_is_an_environment_that_tells_its_score():
+    """The checker passes on one, and `info` has score, misses and success after every step."""
+    environment = gymnasium.make(f"streamvla/{TEMPO.tasks[0]}-v0", render_mode="rgb_array")
+    check_env(environment.unwrapped, skip_close_check=True)
+    _, told = environment.reset(seed=1)
+    assert (told["score"], told["missed"], told["success"]) == (0, 0, False)
+    *_, told = environment.step(environment.action_space.sample())
+    assert {"score", "missed", "success", "is_success", "contact_force_n"} <= set(told)
+    environment.close()
+
+
+def test_every_task_of_every_suite_is_registered():
+    """Each has an id of its own in our namespace."""
+    tasks = {task for name in SUITES.names() for task in suite_named(name).tasks}
+    assert {f"streamvla/{task}-v0" for task in tasks} <= set(gymnasium.registry)
+
+
+def test_one_step_is_one_control_period_and_success_ends_the_episode():
+    """Two commands of 1 move the point by two reaches; on the goal, `terminated` and reward 1."""
+    environment = gymnasium.make("streamvla/point-v0")
+    observed, _ = environment.reset(seed=5)
+    start = observed["state"][:2].copy()
+    robot = environment.unwrapped._robot  # an expert needs to know where the goal is
+    goal = robot.places()
+    towards = np.sign(goal - start)
+    for _ in range(2):
+        observed, *_ = environment.step(np.array([*towards, 0], np.float32))
+    assert np.allclose(observed["state"][:2] - start, 2 * REACH_M * towards, atol=1e-6)
+    terminated, truncated, steps = False, False, 0
+    while not (terminated or truncated):
+        action = np.clip((goal - observed["state"][:2]) / REACH_M, -1, 1)
+        observed, reward, terminated, truncated, told = environment.step(
+            np.array([*action, 0], np.float32)
+        )
+        steps += 1
+    assert (terminated, reward, told["success"], told["is_success"]) == (True, 1.0, True, True)
+    assert steps < 30
+    environment.close()
+
+
+def test_a_task_without_a_dial_has_no_difficulty():
+    """Asking for one is an error that says where there is one."""
+    with pytest.raises(ConfigError, match="point has no difficulty, but 2"):
+        gymnasium.make("streamvla/point-v0", difficulty=2.0)
+
+
+def test_a_difficulty_reaches_the_task():
+    """A tempo task is made at the difficulty that was asked for, and refuses an impossible one."""
+    pytest.importorskip("mujoco")
+    with pytest.raises(ConfigError, match=r"difficulty 0\.0 of task"):
+        gymnasium.make(f"streamvla/{TEMPO.tasks[0]}-v0", difficulty=0.0)

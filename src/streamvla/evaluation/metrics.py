@@ -50,6 +50,8 @@ With fewer than two generations there is no window, and its figures are None.
 - `health_ticks`: control ticks in each state of `runtime.governor.health`, from the first policy
   command on (grid pacing).
 - `smoothness`: see `streamvla.evaluation.smoothness`.
+- `task`: score, completion time and what else the robot measured of its task; its figures stand
+  beside the others, see `streamvla.evaluation.task_metrics`.
 """
 
 from __future__ import annotations
@@ -61,13 +63,14 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.clock import NS_PER_MS
+from streamvla.core.clock import NS_PER_MS, NS_PER_S
 from streamvla.core.errors import ConfigError
 from streamvla.evaluation.motion import CommandedMotion
 from streamvla.evaluation.smoothness import (
     Smoothness,
 )
 from streamvla.evaluation.stats import Distribution, Samples, wilson_interval
+from streamvla.evaluation.task_metrics import Measurements, TaskMetrics, pooled
 from streamvla.trace.events import (
     ActionReady,
     CameraFrozen,
@@ -77,6 +80,7 @@ from streamvla.trace.events import (
     GenerateRequested,
     HealthChanged,
     Intervened,
+    Measured,
     ObserveReady,
     ObserveRequested,
     ObserveStarted,
@@ -152,6 +156,7 @@ class RunMetrics:
     seam_jump: Distribution
     step_jump: Distribution
     smoothness: Smoothness
+    task: TaskMetrics
 
     @property
     def t_action_ms(self) -> float | None:
@@ -168,6 +173,7 @@ class RunMetrics:
             "end_reason": self.end_reason,
             "startup_ms": self.startup_ms,
             "tail_ms": self.tail_ms,
+            **self.task.to_json(),
         }
 
 
@@ -221,7 +227,8 @@ def aggregate(runs: Sequence[RunMetrics]) -> dict[str, Any]:
     Ratios are of sums (Σ idle / Σ cycles; Σ window / Σ actions), percentiles are over all
     measurements together, counts add up, the longest halt is the longest of all, smoothness is
     the mean over episodes (peak jerk the maximum). Success has its 95 % Wilson interval, over the
-    `judged` episodes: those that had a task and ran to their end.
+    `judged` episodes: those that had a task and ran to their end. How tasks went is pooled by
+    `task_metrics.pooled`.
 
     Raises:
         ConfigError: the runs differ in pacing or period.
@@ -236,6 +243,7 @@ def aggregate(runs: Sequence[RunMetrics]) -> dict[str, Any]:
         "success_ci": wilson_interval(sum(judged), len(judged)),
         "startup_ms": Distribution.of(startups).mean,
         "end_reasons": _tally(run.end_reason or "cut off" for run in runs),
+        **pooled([run.task for run in runs]),
     }
 
 
@@ -261,6 +269,7 @@ class MetricsAccumulator:
         self._pacing: Pacing = pacing
         self._steady = _SteadyState()
         self._motion = None if space is None else CommandedMotion(space, period_ns, pacing)
+        self._measurements = Measurements()
         self._samples = {name: Samples() for name in _DISTRIBUTIONS[:-2]}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._dropped: dict[str, int] = {}
@@ -290,6 +299,7 @@ class MetricsAccumulator:
             GenerateRequested: self._on_generate_requested,
             EarlyDecided: self._on_early_decided,
             Stimulus: self._on_stimulus,
+            Measured: self._on_measured,
             Dropped: self._on_dropped,
             Rejected: self._on_rejected,
             Intervened: self._on_intervened,
@@ -336,6 +346,7 @@ class MetricsAccumulator:
             seam_jump=motion.seams.distribution() if motion else Distribution.of([]),
             step_jump=motion.steps.distribution() if motion else Distribution.of([]),
             smoothness=motion.smoothness() if motion else Smoothness(None, None, None, None),
+            task=self._measurements.result(self._completion_time_s()),
             **measured,
         )
 
@@ -419,6 +430,9 @@ class MetricsAccumulator:
         self._stimulus_ns = event.t_ns
         self._counts["unanswered_stimuli"] += 1
 
+    def _on_measured(self, event: Measured) -> None:
+        self._measurements.add(event.t_ns, event.values)
+
     def _on_generate_requested(self, event: GenerateRequested) -> None:
         self._counts["generations"] += 1
 
@@ -471,6 +485,12 @@ class MetricsAccumulator:
         reached = self._ended.success
         return None if self._ended.reason == "observations" and not reached else reached
 
+    def _completion_time_s(self) -> float | None:
+        if self._ended is None or self._ended.reason != "success":
+            return None
+        elapsed_ms = _elapsed_ms(self._begin_ns, self._over_ns)
+        return None if elapsed_ms is None else elapsed_ms * NS_PER_MS / NS_PER_S
+
     def _tail_ms(self) -> float | None:
         if self._last_policy is None or self._over_ns is None:
             return None
@@ -510,7 +530,7 @@ def _figures(runs: Sequence[RunMetrics]) -> dict[str, Any]:
     if len({(run.pacing, run.period_ms) for run in runs}) > 1:
         raise ConfigError("cannot aggregate runs of different pacing or control period")
     windows = [run.window for run in runs if run.window is not None]
-    pooled = {
+    distributions = {
         name: Distribution.pooled([getattr(run, name) for run in runs]) for name in _DISTRIBUTIONS
     }
     return {
@@ -532,8 +552,8 @@ def _figures(runs: Sequence[RunMetrics]) -> dict[str, Any]:
             sum(run.later_observations for run in runs),
             unit=1,
         ),
-        **{name: distribution.to_json() for name, distribution in pooled.items()},
-        "seam_ratio": _quotient(pooled["seam_jump"].mean, pooled["step_jump"].mean),
+        **{name: distribution.to_json() for name, distribution in distributions.items()},
+        "seam_ratio": _quotient(distributions["seam_jump"].mean, distributions["step_jump"].mean),
         "smoothness": _mean_smoothness([run.smoothness for run in runs]),
     }
 

@@ -116,14 +116,32 @@ def bootstrap_paired(
     differences = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     if differences.ndim != 1 or differences.size == 0:
         raise ConfigError("paired bootstrap: expected two equally long lists of at least one value")
+    return bootstrap_mean(differences, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray,
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean of the values, with its percentile bootstrap interval.
+
+    Returns:
+        (mean, low, high), in the units of the input.
+
+    Raises:
+        ConfigError: no value.
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim != 1 or sample.size == 0:
+        raise ConfigError("bootstrap of a mean: expected a list of at least one value")
     rng = np.random.default_rng(seed)
-    means = [
-        differences[rng.integers(0, differences.size, differences.size)].mean()
-        for _ in range(resamples)
-    ]
+    means = [sample[rng.integers(0, sample.size, sample.size)].mean() for _ in range(resamples)]
     tail = 50 * (1 - confidence)
     low, high = np.percentile(means, [tail, 100 - tail])
-    return float(differences.mean()), float(low), float(high)
+    return float(sample.mean()), float(low), float(high)
 
 
 @dataclass(frozen=True)

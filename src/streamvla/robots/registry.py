@@ -20,6 +20,12 @@ SUITES = Registry(
         "all": "streamvla.robots.sawyer_tasks:ALL",
         "tempo": "streamvla.robots.tempo.suite:TEMPO",
         "point": "streamvla.robots.point:POINT",
+        "libero-spatial": "streamvla.robots.libero.suite:SPATIAL",
+        "libero-object": "streamvla.robots.libero.suite:OBJECT",
+        "libero-goal": "streamvla.robots.libero.suite:GOAL",
+        "libero-10": "streamvla.robots.libero.suite:LONG",
+        "libero-90": "streamvla.robots.libero.suite:NINETY",
+        "libero": "streamvla.robots.libero.suite:LIBERO",
     },
 )
 """Each entry is a `Suite`."""
@@ -38,8 +44,15 @@ def suite_named(name: str) -> Suite:
 
 
 def suite_tasks(name: str) -> tuple[str, ...]:
-    """The tasks of a suite; errors as for `suite_named`."""
-    return suite_named(name).tasks
+    """The tasks of a suite.
+
+    Raises:
+        ConfigError: as for `suite_named`, or it has none as long as a package is missing.
+    """
+    suite = suite_named(name)
+    if not suite.tasks:
+        raise ConfigError(f"suite {name} has no tasks here: {suite.remedy or 'expected some'}")
+    return suite.tasks
 
 
 def suite_of(task: str) -> Suite:

@@ -59,9 +59,9 @@ POSE = ("qpos", "mocap_pos", "mocap_quat")
 """Of the state: generalised positions, and motion-capture bodies: (bodies, 3) and (bodies, 4)."""
 
 
-def layout_of(model: MjModel) -> Capture:
-    """A copy of the arrays `LAYOUT`."""
-    return {name: getattr(model, name).copy() for name in LAYOUT}
+def layout_of(model: MjModel, names: tuple[str, ...] = LAYOUT) -> Capture:
+    """A copy of these arrays of the model."""
+    return {name: getattr(model, name).copy() for name in names}
 
 
 def pose_of(data: MjData) -> Capture:
@@ -89,25 +89,42 @@ def set_full_state(model: MjModel, data: MjData, values: np.ndarray) -> int:
 
 
 class SceneRenderer:
-    """Draws captures that hold `LAYOUT` and `POSE`. Thread-safe: calls queue up for the one render
+    """Draws captures that hold `layout` and `POSE`. Thread-safe: calls queue up for the one render
     thread.
 
     Args:
         model: the scene; copied, so the caller may go on editing it.
+        layout: which arrays of the model a capture has.
+        faithful: shadows, anti-aliasing and reflections as the scene has them, at 10-30 times the
+            cost on a CPU: for policies that were trained on such pictures.
+        hidden: groups of geoms that are not drawn, such as those of collision meshes.
     """
 
-    def __init__(self, model: MjModel) -> None:
+    def __init__(
+        self,
+        model: MjModel,
+        *,
+        layout: tuple[str, ...] = LAYOUT,
+        faithful: bool = False,
+        hidden: tuple[int, ...] = (),
+    ) -> None:
         self._mujoco = import_mujoco()
-        self._model = _cheap_to_render(copy.deepcopy(model))
+        self._model = copy.deepcopy(model)
+        if not faithful:
+            _make_cheap(self._model)
+        self._layout = layout
+        self._faithful = faithful
+        self._options = self._mujoco.MjvOption()
+        self._options.geomgroup[list(hidden)] = 0
         self._data = self._mujoco.MjData(self._model)
         self._by_size: dict[tuple[int, int], Any] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
         self._closed = False
 
     def render(
-        self, capture: Capture, cameras: tuple[Camera, ...], size: tuple[int, int]
+        self, capture: Capture, cameras: tuple[Camera | str, ...], size: tuple[int, int]
     ) -> list[np.ndarray]:
-        """One (height, width, 3) uint8 RGB image per camera.
+        """One (height, width, 3) uint8 RGB image per camera, one of ours or a name in the scene.
 
         Raises:
             RobotError: no OpenGL context could be made, or the renderer was closed.
@@ -124,20 +141,22 @@ class SceneRenderer:
             self._thread.shutdown()
 
     def _draw(
-        self, capture: Capture, cameras: tuple[Camera, ...], size: tuple[int, int]
+        self, capture: Capture, cameras: tuple[Camera | str, ...], size: tuple[int, int]
     ) -> list[np.ndarray]:
         renderer = self._renderer(size)
         self._assume(capture)
         images = []
         for camera in cameras:
-            renderer.update_scene(self._data, self._free_camera(camera))
-            renderer.scene.flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            eye = camera if isinstance(camera, str) else self._free_camera(camera)
+            renderer.update_scene(self._data, eye, self._options)
+            if not self._faithful:
+                renderer.scene.flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
             images.append(renderer.render())
         return images
 
     def _assume(self, capture: Capture) -> None:
         model, data = self._model, self._data
-        for name in LAYOUT:
+        for name in self._layout:
             getattr(model, name)[:] = capture[name]
         for name in POSE:
             getattr(data, name)[:] = capture[name]
@@ -175,8 +194,7 @@ class SceneRenderer:
         self._by_size.clear()
 
 
-def _cheap_to_render(model: MjModel) -> MjModel:
+def _make_cheap(model: MjModel) -> None:
     """Turn off what costs 10-30 times on a CPU: shadows and anti-aliasing."""
     model.light_castshadow[:] = 0
     model.vis.quality.offsamples = 0
-    return model

@@ -58,6 +58,7 @@ class Suite:
         parts: names of the suites it joins; its tasks are theirs.
         dial: whether a task may be made harder or easier: `NAME@1.5`; `make` takes such names.
         other_robots: task → specification of its robot, where that is another one than `spec`.
+        remedy: of a suite that has no tasks as long as a package is missing: how to get them.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Suite:
     parts: tuple[str, ...] = ()
     dial: bool = False
     other_robots: Mapping[str, RobotSpec] = field(default_factory=dict[str, RobotSpec])
+    remedy: str = ""
 
     def spec_of(self, task: str) -> RobotSpec:
         """Of the robot of a task, but for what its captures hold and what it measures."""

@@ -527,6 +527,9 @@ def _robot(task: str, split: Split, asked: Asked, sees_truth: bool, stress: Stre
 
 # --- figures ---------------------------------------------------------------------------------
 
+_COLUMNS = ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)")
+_TASK_COLUMNS = ("score (95 %)", "time to success (s)")
+
 
 def _report(
     command: Eval,
@@ -543,6 +546,7 @@ def _report(
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
     policy = policy_of(source, command.method, command.policy_settings())
     executor = _executor(command, policy)
+    scored = everything["score"] is not None
     rows = [
         (
             task,
@@ -550,6 +554,7 @@ def _report(
             f"{100 * figures['success_ci'][0]:.0f} – {100 * figures['success_ci'][1]:.0f} %",
             figure(figures["t_action_ms"]),
             figure(figures["halt_ms_per_observation"]),
+            *_task_cells(figures, scored),
         )
         for task, figures in [*tasks.items(), ("all", everything)]
     ]
@@ -558,7 +563,7 @@ def _report(
     print_table(
         f"{driven}; {command.profile_for(policy.spec).label}; "
         f"{command.pacing} pacing; {stress}{command.episodes} episodes a task",
-        ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
+        (*_COLUMNS, *(_TASK_COLUMNS if scored else ())),
         rows,
     )
     if command.json:
@@ -584,18 +589,32 @@ def _report(
         )
 
 
+def _task_cells(figures: dict[str, Any], scored: bool) -> tuple[str, ...]:
+    """For `_TASK_COLUMNS`; nothing unless some episode had a score."""
+    if not scored:
+        return ()
+    interval = figures["score_ci"]
+    between = f" ({interval[0]:.1f}–{interval[1]:.1f})" if interval else ""
+    return figure(figures["score"]) + between, figure(figures["completion_time_s"], 2)
+
+
 def _settings_words(policy: Policy) -> list[str]:
     """`["noise scale 0", "euler steps 2"]`."""
     return [f"{name.replace('_', ' ')} {value:g}" for name, value in policy.spec.settings.items()]
 
 
 def _task_figures(figures: dict[str, Any], runs: list[RunMetrics]) -> dict[str, Any]:
-    """Success of a task; `solved` has a 1 or a 0 for each seed, for paired comparisons."""
+    """Success and score of a task; `solved` has a 1 or a 0 for each seed, `scores` a score or None,
+    for paired comparisons."""
     low, high = figures["success_ci"]
     return {
         "success": figures["success"],
+        "score": figures["score"],
+        "score_ci": figures["score_ci"],
+        "completion_time_s": figures["completion_time_s"],
         "episodes": figures["episodes"],
         "ci_low": low,
         "ci_high": high,
         "solved": "".join(str(int(bool(run.success))) for run in runs),
+        "scores": [run.task.score for run in runs],
     }

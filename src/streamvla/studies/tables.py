@@ -27,9 +27,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     for number, chosen in enumerate(_blocks(columns, rows, width)):
         table = Table(title=None if number else title, title_justify="left")
-        for i in chosen:
-            justify = "left" if i == 0 else "right"
-            table.add_column(columns[i], justify=justify, min_width=_least(columns, rows, i))
+        for i, taken in zip(chosen, _widths(columns, rows, chosen, width), strict=True):
+            table.add_column(columns[i], justify="left" if i == 0 else "right", width=taken)
         for row in rows:
             table.add_row(*(row[i] for i in chosen))
         Console(width=width).print(table)
@@ -67,6 +66,26 @@ def _least(columns: Sequence[str], rows: Sequence[Sequence[str]], i: int) -> int
     """The longest word of a column."""
     words = (word for text in (columns[i], *(row[i] for row in rows)) for word in text.split())
     return max((cell_len(word) for word in words), default=1)
+
+
+def _widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], block: Sequence[int], width: int
+) -> list[int]:
+    """Of the text in each column of a block: its longest word, and what is left to those that would
+    wrap, the narrowest first."""
+    widths = [_least(columns, rows, i) for i in block]
+    left = width - 1 - sum(taken + _BORDER for taken in widths)
+    wanted = [_most(columns, rows, i) for i in block]
+    for k in sorted(range(len(block)), key=lambda k: wanted[k] - widths[k]):
+        more = max(0, min(left, wanted[k] - widths[k]))
+        widths[k] += more
+        left -= more
+    return widths
+
+
+def _most(columns: Sequence[str], rows: Sequence[Sequence[str]], i: int) -> int:
+    """The longest cell of a column."""
+    return max(cell_len(text) for text in (columns[i], *(row[i] for row in rows)))
 
 
 def print_json(fields: dict[str, Any]) -> None:
