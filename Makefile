@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TASKS := reach push button-press-topdown drawer-open press-named-button window-open
 
-.PHONY: demo test test-slow test-robot-side test-all lint types setup docs site clean
+.PHONY: demo test test-slow test-libero test-robot-side test-all lint types setup docs site clean
 
 demo: setup  ## the shipped policy on a simulated robot: the classic way, then streaming
 	$(BIN)/streamvla run --tasks $(TASKS) --out runs/demo
@@ -13,12 +13,15 @@ test: setup  ## the fast test suite
 	$(BIN)/python -m pytest
 
 test-slow: setup  ## the slow tests alone
-	$(BIN)/python -m pytest -m "slow and not gpu" --durations=20
+	$(BIN)/python -m pytest -m "slow and not gpu and not libero" --durations=20
+
+test-libero:  ## LIBERO's tasks against LIBERO itself, in an environment of its own; 1 GB
+	sh scripts/test_libero.sh
 
 test-robot-side:  ## with NumPy alone, with every supported Python found here
 	sh scripts/test_robot_side.sh
 
-test-all: test test-slow test-robot-side
+test-all: test test-slow test-robot-side test-libero
 
 lint: setup
 	$(BIN)/ruff check src tests examples

@@ -32,7 +32,6 @@ from streamvla.trace import MemoryTrace
 PERIOD_NS = 50_000_000
 TASK = "libero-object-0"
 
-installed = pytest.mark.skipif(find_spec("libero") is None, reason="LIBERO is not installed")
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_a_suite_without_tasks_says_what_is_missing(monkeypatch):
         suite_tasks("libero")
 
 
-@installed
+@pytest.mark.libero
 def test_the_names_are_those_of_liberos_files():
     """Ten tasks in each of four suites and ninety more; every title is a task file, and an
     initial-state file."""
@@ -92,7 +91,7 @@ def test_the_names_are_those_of_liberos_files():
             assert list((folder / "init_files" / suite).glob(f"{title}.pruned_init*"))
 
 
-@installed
+@pytest.mark.libero
 def test_the_instructions_are_liberos_own():
     """What the suite says of a task is what LIBERO's benchmark says of it, for all 130."""
     from libero.libero import benchmark
@@ -105,7 +104,7 @@ def test_the_instructions_are_liberos_own():
             assert suite.instructions(task) == (theirs.get_task(index).language,)
 
 
-@installed
+@pytest.mark.libero
 def test_the_world_is_liberos_to_the_last_bit(robot):
     """After the same commands, all joints and objects are where LIBERO's own `step` has them."""
     environment, states = package.make_environment("libero_object", 0)
@@ -124,7 +123,7 @@ def test_the_world_is_liberos_to_the_last_bit(robot):
     assert np.abs(environment.sim.data.qpos - robot.capture()["qpos"]).max() < 1e-12
 
 
-@installed
+@pytest.mark.libero
 @pytest.mark.render
 def test_the_pictures_are_liberos_pixel_by_pixel(robot):
     """What robosuite draws of the same instant, right side up, in both cameras."""
@@ -142,7 +141,7 @@ def test_the_pictures_are_liberos_pixel_by_pixel(robot):
         assert different < 0.001, view
 
 
-@installed
+@pytest.mark.libero
 def test_a_halt_keeps_the_hand_and_the_gripper(robot):
     """Half a second without commands moves the hand by less than a millimetre a command, and the
     fingers stay as they were told."""
@@ -158,7 +157,7 @@ def test_a_halt_keeps_the_hand_and_the_gripper(robot):
     assert np.abs(robot.capture()["state"][-2:]).max() < 0.01
 
 
-@installed
+@pytest.mark.libero
 def test_success_is_liberos_goal(robot):
     """With its object dropped into the basket the task is reached; before it was not."""
     robot.reset(0, 0, PERIOD_NS)
@@ -170,7 +169,7 @@ def test_success_is_liberos_goal(robot):
     assert robot.success
 
 
-@installed
+@pytest.mark.libero
 def test_it_is_driven_like_any_robot(robot):
     """A policy that streams moves the hand in virtual time, and the figures of its motion
     are there."""
@@ -190,7 +189,7 @@ def test_it_is_driven_like_any_robot(robot):
     assert run.task.score is None
 
 
-@installed
+@pytest.mark.libero
 @pytest.mark.render
 def test_plain_pictures_show_the_same_scene(robot):
     """Without shadows they differ, but not much."""
@@ -205,7 +204,7 @@ def test_plain_pictures_show_the_same_scene(robot):
     plain.close()
 
 
-@installed
+@pytest.mark.libero
 def test_one_instruction_and_one_goal():
     """Neither another split nor another goal is there."""
     with pytest.raises(ConfigError, match="one instruction and one goal"):
@@ -214,7 +213,7 @@ def test_one_instruction_and_one_goal():
         make_robot(TASK, "train", "swapped")
 
 
-@installed
+@pytest.mark.libero
 @pytest.mark.slow
 @pytest.mark.render
 class TestLibero(SimulatedRobotContract):
