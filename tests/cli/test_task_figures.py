@@ -37,10 +37,10 @@ def test_a_task_without_scores_has_the_keys_and_no_columns(evaluated):
     assert figures["tasks"]["point"]["scores"] == [None, None]
 
 
+@pytest.mark.render
 def test_a_task_with_scores_has_their_columns(evaluated):
     """An easy pursuit: mean score, its interval and the time to success, none cut off at the edge
     of the table."""
-    pytest.importorskip("mujoco")
     task = "follow-moving-target@0.1"
     table, figures = evaluated(task, 12)
     assert "score (95 %)" in table

@@ -1,16 +1,20 @@
 """Choosing an offscreen OpenGL backend."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from streamvla.core.errors import ConfigError, RobotError
+from streamvla.robots import rendering
 from streamvla.robots.gl import choose_gl_backend, egl_failure
 from streamvla.robots.metaworld.robot import MetaWorldRobot
+from streamvla.robots.registry import make_robot
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +56,7 @@ def test_the_probe_finds_a_missing_driver(monkeypatch, tmp_path):
 
 HALF_BUILT = """
 from streamvla.core.errors import RobotError
+from streamvla.robots import rendering
 from streamvla.robots.gl import import_mujoco
 from streamvla.robots.rendering import SceneRenderer, layout_of, pose_of
 mujoco = import_mujoco()
@@ -133,3 +138,21 @@ def test_a_missing_library_names_the_debian_packages(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(RobotError, match="libegl1 libgl1-mesa-dri libosmesa6"):
         MetaWorldRobot("reach")
+
+
+@pytest.mark.render
+def test_a_renderer_that_nobody_closed_is_freed_in_its_own_thread():
+    """Collected in another thread it waits until the next one is made, and that one draws."""
+    first = make_robot("reach")
+    first.reset(0, 0, 50_000_000)
+    first.observe(first.capture())
+    renderer = weakref.ref(first._renderer)
+    del first
+    gc.collect()
+    assert renderer() is None
+    assert len(rendering._ABANDONED) == 1
+    second = make_robot("reach")
+    second.reset(0, 0, 50_000_000)
+    assert second.observe(second.capture()).images["side"].std() > 0
+    assert not rendering._ABANDONED
+    second.close()

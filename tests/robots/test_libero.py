@@ -33,7 +33,6 @@ PERIOD_NS = 50_000_000
 TASK = "libero-object-0"
 
 
-
 @pytest.fixture
 def absent(monkeypatch):
     """As if LIBERO were not installed."""

@@ -10,6 +10,8 @@ its own copy of the model, so `render` may be called from anywhere while physics
 from __future__ import annotations
 
 import copy
+import weakref
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +122,9 @@ class SceneRenderer:
         self._by_size: dict[tuple[int, int], Any] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
         self._closed = False
+        self._forgotten = weakref.finalize(self, _ABANDONED.append, (self._thread, self._by_size))
+        self._forgotten.atexit = False
+        _free_abandoned()
 
     def render(
         self, capture: Capture, cameras: tuple[Camera | str, ...], size: tuple[int, int]
@@ -137,7 +142,8 @@ class SceneRenderer:
         """Free the OpenGL contexts; safe to call twice."""
         if not self._closed:
             self._closed = True
-            self._thread.submit(self._free).result()
+            self._forgotten.detach()
+            self._thread.submit(_free, self._by_size).result()
             self._thread.shutdown()
 
     def _draw(
@@ -188,10 +194,25 @@ class SceneRenderer:
                 raise RobotError(f"cannot make an OpenGL context: {reason}. {REMEDY}") from error
         return self._by_size[size]
 
-    def _free(self) -> None:
-        for renderer in self._by_size.values():
-            renderer.close()
-        self._by_size.clear()
+
+_ABANDONED: deque[tuple[ThreadPoolExecutor, dict[tuple[int, int], Any]]] = deque()
+"""Threads and contexts of renderers that were collected without `close`. The collector runs in any
+thread, and there must not free them: it would delete objects of that thread's own context, which
+go by the same numbers."""
+
+
+def _free_abandoned() -> None:
+    while _ABANDONED:
+        thread, by_size = _ABANDONED.popleft()
+        thread.submit(_free, by_size)
+        thread.shutdown(wait=False)
+
+
+def _free(by_size: dict[tuple[int, int], Any]) -> None:
+    """In the thread that made them."""
+    for renderer in by_size.values():
+        renderer.close()
+    by_size.clear()
 
 
 def _make_cheap(model: MjModel) -> None:
