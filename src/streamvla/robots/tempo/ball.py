@@ -27,7 +27,7 @@ NEAR_CREDIT = 0.5
 """Of a ball, for having come near."""
 
 _SUBSTEPS_PER_S = 80
-_RADIUS_M = 0.03
+_RADIUS_M, _MASS_KG = 0.03, 0.05
 _PADDLE_HALF_M = (0.035, 0.045, 0.006)
 """Height, width along y, thickness."""
 _MIDDLE_M = 0.68
@@ -60,13 +60,15 @@ class Ball:
     @staticmethod
     def furnish(spec: MjSpec) -> None:
         mujoco = import_mujoco()
-        ball = spec.worldbody.add_body(name="ball")
+        inertia = 0.4 * _MASS_KG * _RADIUS_M**2
+        ball = spec.worldbody.add_body(
+            name="ball", mass=_MASS_KG, inertia=(inertia,) * 3, explicitinertial=True
+        )
         ball.add_freejoint(name="ball")
         ball.add_geom(
             name="ball",
             type=mujoco.mjtGeom.mjGEOM_SPHERE,
             size=(_RADIUS_M, 0.0, 0.0),
-            mass=0.05,
             rgba=(1.0, 0.45, 0.0, 1.0),
             contype=1 | _ROLLING_ONLY,
             condim=6,
@@ -78,7 +80,6 @@ class Ball:
             type=mujoco.mjtGeom.mjGEOM_BOX,
             pos=(0.045, 0.0, 0.0),
             size=_PADDLE_HALF_M,
-            mass=0.0,
             rgba=(0.1, 0.25, 1.0, 1.0),
             contype=0,
             conaffinity=_ROLLING_ONLY,

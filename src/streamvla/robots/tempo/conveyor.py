@@ -16,13 +16,13 @@ from streamvla.robots.tabletop.blocks import HALF_HEIGHT_M, HALF_WIDTH_M
 from streamvla.robots.tabletop.experts import GRASPED_OPENING
 from streamvla.robots.tabletop.scene import COLOURS, GREY, LIGHT, MjSpec
 from streamvla.robots.tempo.loose import Loose
-from streamvla.robots.tempo.motion import CLOSED, OPEN, come_down, tips_of, towards
+from streamvla.robots.tempo.motion import CENTRED_M, CLOSED, OPEN, come_down, tips_of, towards
 from streamvla.robots.tempo.robot import TempoTask
 
 BLOCKS = 3
 SPEED_M_S = 0.15
 """Of the belt, at difficulty 1."""
-FIRST_S, BETWEEN_S = (0.5, 1.0), (2.6, 3.2)
+FIRST_S, BETWEEN_S = (0.5, 1.0), (2.4, 3.0)
 """Until the first block; from one to the next."""
 NEAR_CREDIT, TOUCHED_CREDIT, LIFTED_CREDIT = 0.1, 0.2, 0.6
 BELT_TOP_M = 0.03
@@ -42,6 +42,12 @@ _LIFTED_M = BELT_TOP_M + HALF_HEIGHT_M + 0.04
 _RELEASED_OPENING = 0.7
 _SAFE_M = BELT_TOP_M + 2 * HALF_HEIGHT_M + 0.03
 """Height of the fingertips over the blocks; with one in hand, higher by its height."""
+_BELOW_MIDDLE_M = 0.01
+"""Where the fingertips grasp a block."""
+_AROUND_M, _HELD_M = 0.025, 0.045
+"""How near the fingertips are to a block when they close, and when it is in them."""
+_EMPTY_OPENING = 0.40
+"""Fingers that are closed on nothing are nearer to each other."""
 _REACH_Y_M = (0.38, 0.95)
 _WAITING, _OUT, _GONE, _PLACED = range(4)
 
@@ -80,7 +86,7 @@ class Conveyor:
 
     def place(self, stream: np.random.Generator) -> None:
         way = float(stream.choice((-1.0, 1.0)))
-        self._speed_m_s = way * self._nominal_m_s * float(stream.uniform(0.9, 1.1))
+        self._speed_m_s = way * self._nominal_m_s * float(stream.uniform(0.95, 1.1))
         self._belt_m = float(stream.uniform(0.70, 0.76))
         self._bin_m = stream.uniform((-0.1, 0.50), (0.1, 0.54))
         model = self._arm.model
@@ -169,35 +175,42 @@ class Conveyor:
             wait = np.array([upstream, self._belt_m, _SAFE_M])
             return come_down(arm, wait, _SAFE_M, OPEN)
         block, velocity = self._blocks[index].position_m, self._blocks[index].velocity_m_s
-        aside, above = np.linalg.norm(tips[:2] - block[:2]), tips[2] - block[2]
-        if aside > 0.025 or abs(above + 0.01) > 0.025:
-            moving = np.array([*velocity[:2], 0.0])
-            return come_down(arm, block - (0.0, 0.0, 0.01), _SAFE_M, OPEN, moving)
-        if arm.opening > GRASPED_OPENING:
-            return towards(arm, block - (0.0, 0.0, 0.01), CLOSED, np.array([*velocity[:2], 0.0]))
-        return self._carry(index, tips)
+        if self._holds(block):
+            return self._carry(index, block)
+        grasp, moving = block - (0.0, 0.0, _BELOW_MIDDLE_M), np.array([*velocity[:2], 0.0])
+        off = np.abs(tips - grasp)
+        if np.hypot(*off[:2]) <= _AROUND_M and off[2] <= _AROUND_M:
+            return towards(arm, grasp, CLOSED, moving)
+        return come_down(arm, grasp, _SAFE_M, OPEN, moving)
 
-    def _carry(self, index: int, tips: np.ndarray) -> np.ndarray:
-        """Up, over the block's place in the bin, and down."""
-        block = self._blocks[index].position_m
+    def _holds(self, block_m: np.ndarray) -> bool:
+        """Whether the fingers are closed on a block at (3,)."""
+        off = np.abs(tips_of(self._arm) - block_m)
+        near = np.hypot(*off[:2]) <= _HELD_M and off[2] <= _HELD_M
+        return bool(near and _EMPTY_OPENING <= self._arm.opening <= GRASPED_OPENING)
+
+    def _carry(self, index: int, block_m: np.ndarray) -> np.ndarray:
+        """Up, over the block's place in the bin, and down: by where the block is in the hand."""
+        tips = tips_of(self._arm)
         place = self._bin_m + _SLOTS_M[index]
-        if np.abs(block[:2] - place).max() <= 0.02:
-            return towards(self._arm, np.array([*place, HALF_HEIGHT_M]), CLOSED)
+        hung = np.array([*(tips - block_m)[:2], 0.0])
+        if np.abs(block_m[:2] - place).max() <= CENTRED_M:
+            return towards(self._arm, np.array([*place, HALF_HEIGHT_M]) + hung, CLOSED)
         high = _SAFE_M + HALF_HEIGHT_M
         if tips[2] < high - 0.03:
             return towards(self._arm, np.array([*tips[:2], high + 0.02]), CLOSED)
-        return towards(self._arm, np.array([*place, high]), CLOSED)
+        return towards(self._arm, np.array([*place, high]) + hung, CLOSED)
 
     def _next(self) -> int | None:
         """The block to see to: the one in hand, or the one that is gone soonest."""
         out = [int(i) for i in np.flatnonzero(self._phases == _OUT) if not self._lies_in_bin(i)]
         if not out:
             return None
-        tips, way = tips_of(self._arm), np.sign(self._speed_m_s)
+        way = np.sign(self._speed_m_s)
 
         def urgency(index: int) -> tuple[bool, float]:
             position = self._blocks[index].position_m
-            return bool(np.linalg.norm(position - tips) <= 0.04), way * position[0]
+            return self._holds(position), way * position[0]
 
         return max(out, key=urgency)
 
@@ -205,7 +218,8 @@ class Conveyor:
         """Whether the fingers are still around a block that lies in the bin."""
         tips = tips_of(self._arm)
         return any(
-            self._lies_in_bin(i) and np.linalg.norm(self._blocks[i].position_m - tips) <= 0.04
+            self._lies_in_bin(i)
+            and np.linalg.norm(self._blocks[i].position_m - tips) <= 2 * _AROUND_M
             for i in range(BLOCKS)
         )
 

@@ -19,7 +19,7 @@ from streamvla.robots.tempo.motion import CLOSED, come_down, tips_of, towards
 from streamvla.robots.tempo.robot import TempoTask
 
 BUTTONS, ROUNDS = 4, 4
-WINDOW_S = 1.5
+WINDOW_S = 1.15
 """How long a light is on, at difficulty 1."""
 FIRST_S, DARK_S = (0.6, 1.4), (0.3, 1.0)
 """Until the first light; between the end of a window and the next light."""
@@ -35,7 +35,7 @@ _FAR_M = 0.25
 _WAIT_M = 0.13
 _SAFE_M = TOP_M + 0.03
 _CAP_RADIUS_M, _CAP_HALF_M = 0.04, 0.025
-_DARK = (0.25, 0.05, 0.08, 1.0)
+_DARK = (0.10, 0.11, 0.16, 1.0)
 _BRIGHT = (0.3, 1.0, 0.2, 1.0)
 _OFF_M = (0.0, -2.0, -0.8)
 _NONE = -1
