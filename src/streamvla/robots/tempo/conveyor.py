@@ -228,7 +228,7 @@ class Conveyor:
         index = self._next()
         if index is None:
             return tips_of(self._arm), bin_m
-        return self._blocks[index].position_m, bin_m + (*_SLOTS_M[index], 0.0)
+        return self._blocks[index].position_m, bin_m + np.array([*_SLOTS_M[index], 0.0])
 
 
 def _substeps(seconds: float) -> int:

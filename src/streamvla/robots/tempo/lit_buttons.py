@@ -25,8 +25,8 @@ FIRST_S, DARK_S = (0.6, 1.4), (0.3, 1.0)
 """Until the first light; between the end of a window and the next light."""
 NEAR_CREDIT = 0.3
 """Of a round, for having come near in time."""
-WRONG_COST = 1.0
-"""Of 10, for each dark button that is pressed."""
+WRONG_COST = 1.25
+"""Of 10, for each dark button that is pressed: one of them, and it is no success."""
 
 _SUBSTEPS_PER_S = 80
 _LOW_M, _HIGH_M = (-0.2, 0.55), (0.2, 0.8)
@@ -102,7 +102,7 @@ class LitButtons:
         lit = self._lit
         self._wrong += sum(bool(pressed[i]) for i in range(BUTTONS) if i != lit)
         if lit != _NONE:
-            away = float(np.linalg.norm(tips_of(self._arm) - self._top_m(lit)))
+            away = float(np.linalg.norm(tips_of(self._arm) - self.top_m(lit)))
             self._near = max(self._near, NEAR_CREDIT * max(0.0, 1.0 - away / _FAR_M))
             if pressed[lit]:
                 self._end_round(1.0)
@@ -157,18 +157,18 @@ class LitButtons:
             if tips_of(self._arm)[2] < _SAFE_M - 0.02:  # off the button first
                 middle[:2] = tips_of(self._arm)[:2]
             return towards(self._arm, middle, CLOSED)
-        nearly_down = self._top_m(self._lit) + (0.0, 0.0, 0.004 - TRAVEL_M)
+        nearly_down = self.top_m(self._lit) - (0.0, 0.0, TRAVEL_M - 0.004)
         return come_down(self._arm, nearly_down, _SAFE_M, CLOSED)
 
     def places_m(self) -> tuple[np.ndarray, np.ndarray]:
         if self._lit == _NONE:
             tips = tips_of(self._arm)
             return tips, tips
-        top = self._top_m(self._lit)
+        top = self.top_m(self._lit)
         return top, top - (0.0, 0.0, TRAVEL_M)
 
-    def _top_m(self, index: int) -> np.ndarray:
-        """(3,) the middle of a button's top when it is not pressed."""
+    def top_m(self, index: int) -> np.ndarray:
+        """(3,) the middle of a button's top when it is not pressed: for experts."""
         return np.array([*self._places_m[index], TOP_M])
 
     def _show(self) -> None:
@@ -176,7 +176,7 @@ class LitButtons:
         where = np.array(_OFF_M)
         if self._lit != _NONE:
             pressed_m = self._arm.data.qpos[self._caps[self._lit]]
-            where = self._top_m(self._lit) + (0.0, 0.0, pressed_m - _CAP_HALF_M)
+            where = self.top_m(self._lit) - (0.0, 0.0, _CAP_HALF_M - pressed_m)
         self._arm.data.mocap_pos[self._lamp] = where
 
 
