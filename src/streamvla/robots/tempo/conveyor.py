@@ -203,7 +203,7 @@ class Conveyor:
 
     def _next(self) -> int | None:
         """The block to see to: the one in hand, or the one that is gone soonest."""
-        out = [int(i) for i in np.flatnonzero(self._phases == _OUT) if not self._lies_in_bin(i)]
+        out = [i for i in range(BLOCKS) if self._phases[i] == _OUT and not self._lies_in_bin(i)]
         if not out:
             return None
         way = np.sign(self._speed_m_s)
