@@ -11,11 +11,14 @@ from streamvla.core.errors import ConfigError
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.sawyer import ACTION_SPACE
 from streamvla.robots.suite import Suite, TaskRobot
-from streamvla.robots.tempo import follow, peg, pole
+from streamvla.robots.tempo import ball, conveyor, follow, lit_buttons, peg, pole
 from streamvla.robots.tempo.robot import ARM_SPEC, TempoRobot, TempoTask
 
 ARM_TASKS: dict[str, TempoTask] = {
+    "pick-from-conveyor": conveyor.TASK,
     "follow-moving-target": follow.TASK,
+    "press-lit-button": lit_buttons.TASK,
+    "intercept-rolling-ball": ball.TASK,
     "insert-peg": peg.TASK,
     "balance-pole": pole.TASK,
 }
