@@ -38,7 +38,7 @@ class Engine(Protocol):
         self,
         function: Callable[[J], R],
         jobs: Sequence[J],
-        start: Callable[[], None] | None = None,
+        start: Callable[[], object] | None = None,
     ) -> Generator[tuple[int, R]]:
         """Run every job once; close the generator to end early, which drops the jobs in hand.
 
@@ -76,7 +76,7 @@ class LocalEngine:
         self,
         function: Callable[[J], R],
         jobs: Sequence[J],
-        start: Callable[[], None] | None = None,
+        start: Callable[[], object] | None = None,
     ) -> Generator[tuple[int, R]]:
         """As `Engine.map_unordered`."""
         waiting = deque(range(len(jobs)))
@@ -159,7 +159,7 @@ class _Raised:
 class _Worker:
     """One process, and the job it has in hand."""
 
-    def __init__(self, function: Callable[[Any], Any], start: Callable[[], None] | None) -> None:
+    def __init__(self, function: Callable[[Any], Any], start: Callable[[], object] | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.answers, theirs = context.Pipe()
         self.job: int | None = None
@@ -204,7 +204,9 @@ def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
     return [busy[answers] for answers in busy if answers in answered]
 
 
-def _serve(answers: Any, function: Callable[[Any], Any], start: Callable[[], None] | None) -> None:
+def _serve(
+    answers: Any, function: Callable[[Any], Any], start: Callable[[], object] | None
+) -> None:
     """A worker's life: jobs until there are no more. Ctrl-C is for who started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()

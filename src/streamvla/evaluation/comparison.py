@@ -234,16 +234,11 @@ def pooled_figures(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _paired(row: tuple[str, str], first: list[Record], second: list[Record]) -> dict[str, Any]:
     """The second less the first, episode by episode."""
-    found = compare_paired(
-        *([bool(r["figures"]["success"]) for r in each] for each in (first, second))
-    )
-    scores = [
-        pair
-        for pair in zip(
-            *([r["figures"]["score"] for r in each] for each in (first, second)), strict=True
-        )
-        if None not in pair
-    ]
+    solved = [[bool(each["figures"]["success"]) for each in some] for some in (first, second)]
+    found = compare_paired(solved[0], solved[1])
+    both = zip(first, second, strict=True)
+    scored = [tuple(each["figures"]["score"] for each in pair) for pair in both]
+    scores = [pair for pair in scored if None not in pair]
     score = bootstrap_paired(*zip(*scores, strict=True), resamples=RESAMPLES) if scores else None
     return {
         "policy": row[0],

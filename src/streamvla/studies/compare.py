@@ -397,8 +397,9 @@ def measured_of(events: Sequence[TraceEvent]) -> dict[str, dict[str, float]]:
 def _completion_time_s(events: Sequence[TraceEvent]) -> float | None:
     """From the beginning to success; None without."""
     last = events[-1] if events else None
-    reached = isinstance(last, Ended) and last.reason == "success"
-    return (last.t_ns - events[0].t_ns) / NS_PER_S if reached else None
+    if not isinstance(last, Ended) or last.reason != "success":
+        return None
+    return (last.t_ns - events[0].t_ns) / NS_PER_S
 
 
 def _place_fields(place: Place) -> dict[str, Any]:

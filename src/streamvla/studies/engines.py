@@ -58,7 +58,7 @@ class RayEngine:
         self,
         function: Callable[[J], R],
         jobs: Sequence[J],
-        start: Callable[[], None] | None = None,
+        start: Callable[[], object] | None = None,
     ) -> Generator[tuple[int, R]]:
         """As `Engine.map_unordered`."""
         ray = _import_ray()
@@ -110,7 +110,7 @@ def _run(
     ray: Any,
     function: Callable[[J], R],
     jobs: Sequence[J],
-    start: Callable[[], None] | None,
+    start: Callable[[], object] | None,
 ) -> Generator[tuple[int, R]]:
     """Every job on a connected cluster; a result is taken once, whatever was retried."""
     task = ray.remote(num_cpus=1, max_retries=0)(_perform)
@@ -142,7 +142,7 @@ def _run(
 _started: set[Any] = set()
 
 
-def _perform(function: Callable[[J], R], start: Callable[[], None] | None, job: J) -> R:
+def _perform(function: Callable[[J], R], start: Callable[[], object] | None, job: J) -> R:
     """One job in a worker of the cluster."""
     if start is not None and start not in _started:
         start()
