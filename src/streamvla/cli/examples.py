@@ -22,6 +22,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla eval --method chunk-flow --executors action-flow:auto --profile paper-20hz",
         "streamvla eval --tasks reach --episodes 20 --stress camera-pose:2+latency-jitter:1",
     ),
+    "compare": (
+        "streamvla compare --tasks point --executors synchronous action-flow:auto --episodes 20",
+        "streamvla compare --suite tempo --executors expert/action-flow:auto,early=always "
+        "expert-chunks/async-chunks --profiles paper-20hz paper-20hz@0.5 --accelerators 1 2",
+    ),
     "collect": ("streamvla collect --tasks reach push --episodes 100 --workers 2",),
     "train": ("streamvla train --dataset datasets/metaworld6 --out runs/train --steps 30000",),
     "train-saliency": (
