@@ -16,6 +16,8 @@ from typing import Any
 
 from streamvla.evaluation.stats import bootstrap_paired, compare_paired, wilson_interval
 
+_RESAMPLES = 2000
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -193,9 +195,17 @@ class Sweep:
     @cached_property
     def latencies(self) -> list[str]:
         """Every profile with its scale, from fast to slow within a profile."""
-        profiles = _distinct(cell.profile for cell in self.cells)
-        pairs = {(profiles.index(cell.profile), cell.scale): cell for cell in self.cells}
-        return [self.latency(pairs[pair]) for pair in sorted(pairs)]
+        return [name for names in self.latencies_of.values() for name in names]
+
+    @cached_property
+    def latencies_of(self) -> dict[str, list[str]]:
+        """Profile → its latencies, from fast to slow."""
+        scales: dict[str, dict[float, str]] = {}
+        for cell in self.cells:
+            scales.setdefault(cell.profile, {})[cell.scale] = self.latency(cell)
+        return {
+            profile: [names[scale] for scale in sorted(names)] for profile, names in scales.items()
+        }
 
     @cached_property
     def reference(self) -> str:
@@ -282,7 +292,7 @@ def overall(cells: Sequence[Cell], figure: Figure) -> Estimate | None:
         interval = wilson_interval(round(sum(reached)), len(reached)) or (None, None)
         return Estimate(sum(reached) / len(reached), *interval)
     if reached:
-        return Estimate(*bootstrap_paired([0.0] * len(reached), reached))
+        return Estimate(*bootstrap_paired([0.0] * len(reached), reached, resamples=_RESAMPLES))
     values = [cell.figures[figure.key].value for cell in cells if figure.key in cell.figures]
     return Estimate(sum(values) / len(values)) if values else None
 
@@ -313,4 +323,4 @@ def difference(
     if figure.key == SUCCESS.key:
         paired = compare_paired([bool(x) for x in one], [bool(x) for x in two])
         return Estimate(paired.difference, paired.low, paired.high), len(pairs)
-    return Estimate(*bootstrap_paired(one, two)), len(pairs)
+    return Estimate(*bootstrap_paired(one, two, resamples=_RESAMPLES)), len(pairs)

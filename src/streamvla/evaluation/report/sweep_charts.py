@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from streamvla.evaluation.report.svg import (
@@ -19,7 +19,7 @@ from streamvla.evaluation.report.svg import (
 )
 from streamvla.evaluation.report.sweep import Estimate, Figure, Sweep
 
-_WIDTH, _HEIGHT = 400.0, 236.0
+_WIDTH, _HEIGHT = 400.0, 246.0
 _LEFT, _RIGHT, _TOP, _BASE = 52.0, 388.0, 44.0, 204.0
 _APART = 7.0  # between the marks of two ways at one latency, so that no interval hides another
 
@@ -57,7 +57,7 @@ def task_panels(sweep: Sweep, figure: Figure) -> list[str]:
             for number, way in enumerate(sweep.ways)
         ]
         if any(value for each in series for value in each.values):
-            pictures.append(latency_panel(task, series, sweep.latencies, figure, top))
+            pictures.append(latency_panel(task, series, sweep.latencies_of, figure, top))
     return pictures
 
 
@@ -71,25 +71,44 @@ def axis_top(sweep: Sweep, figure: Figure) -> float:
 def latency_panel(
     title: str,
     series: Sequence[Series],
-    categories: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
     figure: Figure,
     top: float,
 ) -> str:
-    """Lines through a value for each category, with intervals; every point says its numbers."""
+    """Lines through a value for each category, with intervals; every point says its numbers.
+
+    Args:
+        groups: profile → its latencies; lines end where a profile does.
+    """
     height = Scale(top, _BASE, _TOP)
+    categories = [name for names in groups.values() for name in names]
     places = _places(len(categories))
     body = [text(_LEFT - 44, 22, title, "name"), *_axis(figure, height)]
-    step = max(1, math.ceil(len(categories) * max(map(len, categories), default=1) / 44))
-    body += [
-        text(x, _BASE + 20, name, anchor="middle")
-        for i, (x, name) in enumerate(zip(places, categories, strict=True))
+    drawn = [each for each in series if any(each.values)]
+    apart = min(_APART, 0.8 * (places[1] - places[0]) / len(drawn)) if len(places) > 1 else _APART
+    first = 0
+    for profile, names in groups.items():
+        part = slice(first, first + len(names))
+        first += len(names)
+        body += _ticks(profile if len(groups) > 1 else "", names, places[part])
+        for order, each in enumerate(drawn):
+            shift = apart * (order - (len(drawn) - 1) / 2)
+            group = replace(each, values=each.values[part])
+            body += _line_of(group, [x + shift for x in places[part]], names, figure, height)
+    return panel(_WIDTH, _HEIGHT, _in_words(title, drawn, categories, figure), body)
+
+
+def _ticks(profile: str, names: Sequence[str], places: Sequence[float]) -> list[str]:
+    """The scales below the axis, and below them the profile."""
+    step = max(1, math.ceil(6 * len(names) / (places[-1] - places[0] + 42) * 7))
+    shown = (name.removeprefix(profile).strip() for name in names)
+    marks = [
+        text(x, _BASE + 18, name, anchor="middle")
+        for i, (x, name) in enumerate(zip(places, shown, strict=True))
         if i % step == 0
     ]
-    drawn = [each for each in series if any(each.values)]
-    for order, each in enumerate(drawn):
-        shift = _APART * (order - (len(drawn) - 1) / 2)
-        body += _line_of(each, [x + shift for x in places], categories, figure, height)
-    return panel(_WIDTH, _HEIGHT, _in_words(title, drawn, categories, figure), body)
+    middle = (places[0] + places[-1]) / 2
+    return [*marks, text(middle, _BASE + 35, profile, anchor="middle")] if profile else marks
 
 
 def _line_of(
@@ -167,7 +186,7 @@ def differences_svg(
     """
     ends = [abs(x) for _, d in rows if d for x in (d.value, d.low, d.high) if x is not None]
     reach = 1.08 * max(ends, default=0.0) or 1.0
-    left, right = 190.0, 640.0
+    left, right = 176.0, 470.0
     scale = Scale(2 * reach, left, right)
     base = 30 + _ROW * len(rows)
     zero = scale(reach)
@@ -191,7 +210,7 @@ def differences_svg(
         words = f"{task}: {figure.signed(value.value)} {figure.unit}"
         body.append(curve_mark(scale(reach + value.value), y, number, words))
     label = f"Paired differences of {figure.title.lower()}: {name}."
-    return panel(660, base + 18, label, body)
+    return panel(484, base + 18, label, body)
 
 
 # --- stress --------------------------------------------------------------------------------------
@@ -226,7 +245,7 @@ def _radar(
     top: float,
     label: str,
 ) -> str:
-    x0, y0, radius = 280.0, 220.0, 150.0
+    x0, y0, radius = 250.0, 178.0, 130.0
 
     def place(factor: int, loss: float) -> tuple[float, float]:
         angle = 2 * math.pi * factor / len(factors)
@@ -245,7 +264,12 @@ def _radar(
         body.append(line(x0, y0, x, y, "grid"))
         across, down = (x - x0) / radius, (y - y0) / radius
         anchor = "middle" if abs(across) < 0.2 else "start" if across > 0 else "end"
-        body.append(text(x + 12 * across, y + 5 + 14 * down, factor, "name", anchor=anchor))
+        lines = _lines(factor)
+        up = 16 * (len(lines) - 1) * (1 - down) / 2  # above the axis a second line pushes up
+        body += [
+            text(x + 14 * across, y + 5 + 20 * down - up + 16 * n, words, "name", anchor=anchor)
+            for n, words in enumerate(lines)
+        ]
     for number, (way, values) in enumerate(losses.items()):
         corners = [place(i, v.value) for i, v in enumerate(values) if v is not None]
         if len(corners) > 2:
@@ -257,7 +281,20 @@ def _radar(
                 words = f"{way}, {factors[i]}: {figure.shown(value)}"
                 body.append(curve_mark(*place(i, value.value), number, words))
     body += [text(x0 + 5, place(0, tick)[1] - 3, f"{figure.factor * tick:g}") for tick in ticks[1:]]
-    return panel(560, 430, label, body)
+    return panel(500, 350, label, body)
+
+
+def _lines(name: str) -> list[str]:
+    """A long name in two lines, broken where it has a mark.
+
+    >>> _lines("light"), _lines("camera-dropout:0.5")
+    (['light'], ['camera-', 'dropout:0.5'])
+    """
+    if len(name) <= 12:
+        return [name]
+    breaks = [i + 1 for i, letter in enumerate(name[:-1]) if letter in "-:=, "]
+    middle = min(breaks, key=lambda i: abs(i - len(name) / 2), default=None)
+    return [name] if middle is None else [name[:middle], name[middle:]]
 
 
 def _bars(

@@ -119,11 +119,13 @@ def two_files_html(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
 
 
 def worst_episodes(sweep: Sweep, per_task: int = MOST_WORST) -> list[tuple[Cell, int]]:
-    """Of every task the episodes that reached the least, as (cell, seed); of another way of driving
-    each as long as there is one. Of equal ones the lowest seed."""
+    """Of every task the episodes that reached the least, as (cell, seed), at the reference latency
+    and without stress; of another way of driving each as long as there is one. Of equal ones the
+    lowest seed."""
     chosen: list[tuple[Cell, int]] = []
     for task in sweep.tasks:
-        cells = [cell for cell in sweep.cells if cell.task == task]
+        every = (sweep.cell(task, way, sweep.reference) for way in sweep.ways)
+        cells = [cell for cell in every if cell is not None]
         judged = sorted(
             (value, seed, number)
             for number, cell in enumerate(cells)
@@ -145,10 +147,9 @@ def worst_episodes(sweep: Sweep, per_task: int = MOST_WORST) -> list[tuple[Cell,
 
 
 def _header(sweep: Sweep) -> str:
-    chips = (
-        [*sweep.latencies] if len(sweep.latencies) < 6 else [f"{len(sweep.latencies)} latencies"]
-    )
-    chips = [f"latency {', '.join(chips)}", _count(len(sweep.tasks), "task")]
+    names = sweep.latencies
+    latency = f"latency {', '.join(names)}" if len(names) < 5 else f"{len(names)} latencies"
+    chips = [latency, _count(len(sweep.tasks), "task")]
     chips += [_count(len(sweep.stresses), "stress")] if sweep.stresses else []
     chips += [sweep.date] if sweep.date else []
     items = "".join(f"<li>{escape(chip)}</li>" for chip in chips)
@@ -186,18 +187,23 @@ def _sentence(sweep: Sweep) -> tuple[str, str]:
 
 
 def _headline(sweep: Sweep) -> str:
-    """Rows: ways of driving; columns: latencies; over all tasks."""
+    """Rows: ways of driving; columns: latencies; over all tasks; a table for every profile."""
     figure = sweep.goal
     other = SUCCESS if figure is SCORE and SUCCESS in sweep.figures else None
-    heads = [(f"{figure.title.lower()} at {name}", "") for name in sweep.latencies]
-    rows = [
-        (way, [_reached(sweep, way, name, figure, other) for name in sweep.latencies])
-        for way in sweep.ways
-    ]
+    tables = ""
+    for profile, latencies in sweep.latencies_of.items():
+        scales = (name.removeprefix(profile).strip() for name in latencies)
+        heads = [(f"{figure.title.lower()} at {scale}", "") for scale in scales]
+        rows = [
+            (way, [_reached(sweep, way, name, figure, other) for name in latencies])
+            for way in sweep.ways
+        ]
+        title = f"<h4>{escape(profile)}</h4>" if len(sweep.latencies_of) > 1 else ""
+        tables += title + _table("driven by", heads, rows)
     small = "the 95 % interval" + (", and success" if other else "")
     return (
         f"<section><h2>{figure.title} over all tasks</h2><p>{escape(figure.meaning)} In small "
-        f"figures: {small}.</p>{_table('driven by', heads, rows)}</section>"
+        f"figures: {small}.</p>{tables}</section>"
     )
 
 
@@ -225,13 +231,15 @@ def _charts(sweep: Sweep) -> list[str]:
         if not pictures:
             continue
         unit = f", {figure.unit}" if figure.unit else ""
+        several = len(sweep.latencies) > 1
+        grows = "Latency grows to the right; the" if several else "The"
         panels = "".join(f"<div>{picture}</div>" for picture in pictures)
         inner = (
-            f"<p>{escape(figure.meaning)} Latency grows to the right; the axes of all tasks are "
-            f"the same.</p>{legend_html(sweep.ways)}"
+            f"<p>{escape(figure.meaning)} {grows} axes of all tasks are the same.</p>"
+            f"{legend_html(sweep.ways)}"
             f'<div class="panels">{panels}</div>'
         )
-        title = f"{figure.title}{unit}, against latency"
+        title = f"{figure.title}{unit}, {'against latency' if several else 'task by task'}"
         if figure in (SCORE, SUCCESS):
             parts.append(f"<section><h2>{title}</h2>{inner}</section>")
         else:
