@@ -21,6 +21,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla eval --tasks reach push --episodes 20 --observe-ms 163 --generate-ms 29",
         "streamvla eval --method chunk-flow --executors action-flow:auto --profile paper-20hz",
     ),
+    "compare": (
+        "streamvla compare --tasks point --executors synchronous action-flow:auto --episodes 20",
+        "streamvla compare --suite tempo --executors expert/action-flow:auto,early=always "
+        "expert-chunks/async-chunks --profiles paper-20hz paper-20hz@0.5 --accelerators 1 2",
+    ),
     "collect": ("streamvla collect --tasks reach push --episodes 100 --workers 2",),
     "train": ("streamvla train --dataset datasets/metaworld6 --out runs/train --steps 30000",),
     "train-saliency": (

@@ -27,6 +27,7 @@ from streamvla.core.errors import StreamVLAError
 from streamvla.core.files import reason
 from streamvla.runtime.drivers.signals import raised_as_interrupts
 from streamvla.studies.ablations import Ablations, run_ablations
+from streamvla.studies.compare import Compare, compare
 from streamvla.studies.early_grid import Grid, run_grid
 from streamvla.studies.episodes import Eval, evaluate
 from streamvla.studies.trainings import Train
@@ -35,6 +36,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "simulate": (Simulate, simulate),
     "run": (Run, run),
     "eval": (Eval, evaluate),
+    "compare": (Compare, compare),
     "collect": (Collect, collect_command),
     "train": (Train, train_command),
     "train-saliency": (TrainSaliency, train_saliency_command),
@@ -50,6 +52,7 @@ _OLD_SPELLINGS = {
     "simulate": {"--executor": "--executors"},
     "run": {"--checkpoint": "--policy", "--task": "--tasks", "--methods": "--executors"},
     "eval": {"--checkpoint": "--policy", "--task": "--tasks", "--executor": "--executors"},
+    "compare": {"--policy": "--policies", "--task": "--tasks", "--executor": "--executors"},
     "grid": {"--checkpoint": "--policy", "--task": "--tasks"},
     "collect": {"--checkpoint": "--policy", "--task": "--tasks"},
     "train": {"--task": "--tasks"},

@@ -44,6 +44,12 @@ class RobotError(StreamVLAError):
     """A robot (or its simulator) cannot be started or driven."""
 
 
+class WorkerError(StreamVLAError):
+    """Worker processes of a sweep died again and again; what was done is kept."""
+
+    exit_code = 3
+
+
 class RingError(StreamVLAError):
     """Shared memory between two processes is damaged, or not what was expected there."""
 

@@ -5,7 +5,8 @@ included, in the metadata of its header:
 
     {"__metadata__":{"streamvla":"{\\"crc32\\": \\"1b2c3d4e\\", \\"sealed\\": true, …}"}, …
 
-A JSON file carries, as its last field, the CRC-32 of what stands before it (`sealed_json`).
+A JSON file carries, as its last field, the CRC-32 of what stands before it (`sealed_json`), and so
+does a line of a file that grows (`sealed_line`).
 Files from before there were checksums have neither; their readers say so once.
 """
 
@@ -29,6 +30,7 @@ _SEAL = re.compile(rb'"streamvla":"\{\\"crc32\\": \\"([0-9a-f]{8})\\", \\"sealed
 _CHUNK = 1 << 20
 _CODE = re.compile(r"(?:code:|os error) (\d+)")
 
+_LINE_SEAL = len(',"crc":"00000000"}')
 _JSON_SEAL = re.compile(rb',\n  "crc32": "([0-9a-f]{8})"\n\}\n\Z')
 
 
@@ -128,6 +130,28 @@ def open_json(text: bytes) -> tuple[dict[str, Any], bool]:
         raise ValueError(f"expected a JSON object, got {type(loaded).__name__}")
     fields = cast("dict[str, Any]", loaded)
     return {name: value for name, value in fields.items() if name != "crc32"}, found is not None
+
+
+def sealed_line(fields: Mapping[str, Any]) -> str:
+    """Fields as JSON on one line, its checksum the last field.
+
+    >>> sealed_line({"a": 1})
+    '{"a":1,"crc":"a702fc6e"}'
+    """
+    head = json.dumps(dict(fields), separators=(",", ":"))[:-1]
+    return f'{head},"crc":"{zlib.crc32(head.encode()):08x}"}}'
+
+
+def open_line(line: bytes) -> dict[str, Any]:
+    """Inverse of `sealed_line`.
+
+    Raises:
+        ValueError: its checksum is missing or wrong.
+    """
+    head, checksum = line[:-_LINE_SEAL], line[-_LINE_SEAL:]
+    if checksum != b',"crc":"%08x"}' % zlib.crc32(head):
+        raise ValueError("its checksum is wrong")
+    return json.loads(head + b"}")
 
 
 def write_error(error: Exception) -> OSError:

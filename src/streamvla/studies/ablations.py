@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamvla.core.engine import LocalEngine
 from streamvla.core.errors import ConfigError, InterruptedRunError, did_you_mean
 from streamvla.core.files import require_writable
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
@@ -161,7 +162,7 @@ def _driven(command: Ablations, policy: Path) -> list[RunMetrics]:
         out=command.out / "traces",
     )
     jobs = episode_jobs(evaluation, str(policy), command.tasks)
-    run_missing(jobs, command.workers)
+    run_missing(jobs, LocalEngine(command.workers))
     return [outcome_of(job) for job in jobs]
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from streamvla.core.engine import LocalEngine
 from streamvla.core.errors import ConfigError
 from streamvla.core.files import require_writable, write_text
 from streamvla.core.interfaces import check_fit
@@ -287,7 +288,7 @@ class _Session:
             cell: episode_jobs(cell.evaluation, str(cell.checkpoint), self._tasks) for cell in cells
         }
         everything = [job for each in jobs.values() for job in each]
-        run_missing(everything, self._command.workers)
+        run_missing(everything, LocalEngine(self._command.workers))
         self.jobs += everything
         return {cell: [outcome_of(job) for job in each] for cell, each in jobs.items()}
 

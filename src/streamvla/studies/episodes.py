@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
+from streamvla.core.engine import Engine
 from streamvla.core.errors import ConfigError
-from streamvla.core.files import require_writable, telling
+from streamvla.core.files import replacing, require_writable
 from streamvla.core.interfaces import Policy, PolicySpec, check_fit
-from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.experts import EXPERTS, for_task
@@ -35,6 +31,7 @@ from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
 from streamvla.studies.checks import require_effect, require_seconds
+from streamvla.studies.engines import parse_engine
 from streamvla.studies.outputs import require_trace
 from streamvla.studies.stage_times import (
     MEASURED,
@@ -47,8 +44,9 @@ from streamvla.studies.stage_times import (
     stage_times,
 )
 from streamvla.studies.tables import figure, print_json, print_table
-from streamvla.trace import FileTrace, is_complete, read_header, read_trace
+from streamvla.trace import MemoryTrace, TraceSink, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
+from streamvla.trace.store import trace_bytes
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,10 @@ class Eval:
             chunks.
         profile: stage times of the latency model: paper-20hz (the default), paper-a800, edge-20hz,
             or measured: on this machine, once, before the first episode; the times are kept with
-            the results, and used again by whoever goes on.
+            the results, and used again by whoever goes on. paper-20hz@0.5 observes and generates
+            in half the time.
+        period: whose control period: the profile's, or the robot's own, so that a profile gives
+            the times of observing and generating alone.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         jitter: coefficient of variation of the stage times.
         concurrent: encode and generate on an accelerator each, instead of sharing one.
@@ -81,7 +82,9 @@ class Eval:
         instructions: phrasings the policy was trained on, or held out.
         asked: the episode's own goal; another goal of the same scene, which success then means
             (language scenes); or nothing, with success still the episode's own goal.
-        workers: processes.
+        engine: local: processes of this machine; ray: a Ray cluster, that of RAY_ADDRESS or one
+            found or started here; ray:HOST:PORT.
+        workers: processes of the local engine.
         out: folder for the traces; complete ones with the same settings are not run again.
         json: print the figures as one JSON object on the last line.
     """
@@ -97,6 +100,7 @@ class Eval:
     executors: tuple[str, ...] = ()
     early: EarlyOptions = field(default_factory=EarlyOptions)
     profile: str | None = None
+    period: Literal["profile", "robot"] = "profile"
     times: StatedTimes = field(default_factory=StatedTimes)
     pacing: Pacing = "grid"
     jitter: float = 0.0
@@ -105,6 +109,7 @@ class Eval:
     seed: int = FIRST_EVALUATION_SEED
     instructions: Split = "train"
     asked: Asked = "own"
+    engine: str = "local"
     workers: int = 2
     out: Path = Path("runs/eval")
     json: bool = False
@@ -140,8 +145,11 @@ class Eval:
         return profile_name(self.profile, self.times)
 
     def profile_for(self, policy: PolicySpec) -> LatencyProfile:
-        """The stage times; those of `measured` once they are."""
-        return stage_times(self.profile, self.times, policy)
+        """The stage times; those of `measured` once they are. A policy has its robot's period."""
+        profile = stage_times(self.profile, self.times, policy)
+        if self.period == "robot":
+            return replace(profile, execute_ns=policy.control_period_ns)
+        return profile
 
     def policy_settings(self) -> dict[str, float]:
         """What shall be changed of the policy's own settings."""
@@ -165,6 +173,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
+        left_out |= {"engine"} if self.settings.period == "robot" else {"engine", "period"}
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         settings["profile"] = self.settings.profile_name
@@ -181,6 +190,7 @@ class Job:
 def evaluate(command: Eval) -> None:
     """Run the command and print its figures."""
     require_stage_times(command.profile, command.times)
+    engine = parse_engine(command.engine, command.workers)
     if command.executor is not None:
         executor_named(command.executor.partition(":")[0])
     named = suite_tasks(command.suite) if command.suite else command.tasks
@@ -189,20 +199,22 @@ def evaluate(command: Eval) -> None:
     check_tasks(tasks)
     _require_settings(source, command)
     policy = policy_of(for_task(source, tasks[0]), command.method, command.policy_settings())
-    _require_robots(policy, tasks, command.instructions, command.asked)
+    require_robots(policy, tasks, command.instructions, command.asked)
     if source not in EXPERTS:
         warn_of_unseen_tasks(source, tasks, command.method)
     folder = command.out / _folder(command, for_task(source, tasks[0]))
     command = with_measured_times(command, source, tasks, folder)
-    require_effect([lambda early: _executor(replace(command, early=early), policy)], command.early)
-    executor = _executor(command, policy)
+    require_effect(
+        [lambda early: executor_of(replace(command, early=early), policy)], command.early
+    )
+    executor = executor_of(command, policy)
     if command.concurrent and not (executor.overlaps and executor.streams):
         raise ConfigError(
             f"--concurrent changes nothing under {executor.name}, which generates and observes in "
             "turn: leave it out, or use an executor that streams, such as action-flow"
         )
     jobs = episode_jobs(command, source, tasks)
-    pace = run_missing(jobs, command.workers)
+    pace = run_missing(jobs, engine)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
     _report(command, source, jobs, outcomes, pace)
 
@@ -277,7 +289,7 @@ def _require_settings(source: str, command: Eval) -> None:
                 )
 
 
-def _require_robots(policy: Policy, tasks: tuple[str, ...], split: Split, asked: Asked) -> None:
+def require_robots(policy: Policy, tasks: tuple[str, ...], split: Split, asked: Asked) -> None:
     """Raise `ConfigError` unless every task has such instructions, and `SpecMismatchError` unless
     the policy fits its robot; before any worker starts."""
     if policy.spec.sees_truth:
@@ -324,11 +336,17 @@ def _jobs_of(command: Eval, source: str, task: str) -> list[Job]:
 
     found = find_policy(source, command.method)
     policy = policy_of(source, command.method, command.policy_settings())
-    executor = _executor(command, policy)
+    executor = executor_of(command, policy)
     identity = identity_of(found, policy.spec)
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
     setting = "-".join(
-        [command.profile_name, command.pacing, *["concurrent"] * command.concurrent, *variant]
+        [
+            command.profile_name,
+            *["robot-period"] * (command.period == "robot"),
+            command.pacing,
+            *["concurrent"] * command.concurrent,
+            *variant,
+        ]
     )
     folder = command.out / _folder(command, source) / executor.slug() / setting
     if executor.anticipates:
@@ -357,7 +375,7 @@ def file_name(task: str) -> str:
     return task.replace(":", "-")
 
 
-def _executor(command: Eval, policy: Policy, seed: int = 0) -> Executor:
+def executor_of(command: Eval, policy: Policy, seed: int = 0) -> Executor:
     """The executor asked for, or the one that suits the policy."""
     spec = policy.spec
     return parse_executor(
@@ -386,7 +404,7 @@ def outcome_of(job: Job) -> RunMetrics:
 # --- worker processes ------------------------------------------------------------------------
 
 
-def run_missing(every: list[Job], workers: int) -> float | None:
+def run_missing(every: list[Job], engine: Engine) -> float | None:
     """Run the episodes that have no complete trace yet; Ctrl-C keeps every finished one.
 
     Returns:
@@ -405,21 +423,16 @@ def run_missing(every: list[Job], workers: int) -> float | None:
     began_ns = clock.now_ns()
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
     with (
-        ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-        ) as pool,
         Progress(*columns, TimeRemainingColumn()) as progress,
+        closing(engine.map_unordered(traced, jobs, start_worker)) as done,
     ):
         bar = progress.add_task("episodes", total=total, completed=total - len(jobs))
         try:
-            for future in as_completed([pool.submit(_run_job, job) for job in jobs]):
-                future.result()
+            for index, trace in done:
+                with replacing(jobs[index].path) as partial:
+                    partial.write_bytes(trace)
                 progress.advance(bar)
-        except Exception:
-            pool.shutdown(cancel_futures=True)
-            raise
         except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
             progress.console.print(
                 "Interrupted; finished episodes are kept. Run the same command to go on."
             )
@@ -427,44 +440,46 @@ def run_missing(every: list[Job], workers: int) -> float | None:
     return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
+_MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], Policy] = {}
 _robots: dict[tuple[str, Split, Asked, bool], Any] = {}
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Before the first episode of a worker: one thread each."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
     torch.set_num_threads(1)
 
 
-def _run_job(job: Job) -> None:
-    """One episode in a worker: policy and robot are kept for the next."""
+def traced(job: Job) -> bytes:
+    """One episode in a worker: its trace, as the file that holds it."""
+    trace = MemoryTrace()
+    drive(job, trace)
+    return trace_bytes({**job.header(), "commit": commit()}, trace.events)
+
+
+def drive(job: Job, trace: TraceSink) -> None:
+    """One episode; policy and robot are kept for the next."""
     command = job.settings
     policy = _policy_for(job)
     sees_truth = policy.spec.sees_truth
     robot = _robot(job.task, command.instructions, command.asked, sees_truth)
     check_fit(policy.spec, robot.spec)
     profile = command.profile_for(policy.spec)
-    executor = _executor(command, policy, job.seed)
-    partial = job.path.with_suffix(".partial")
-    with FileTrace(partial, {**job.header(), "commit": commit()}) as trace:
-        robot.reset(job.seed, 0, profile.execute_ns)
-        settings = EpisodeSettings(
-            policy.spec.action_space,
-            policy.spec.horizon,
-            executor,
-            profile,
-            command.pacing,
-            EpisodeLimits(ms_to_ns(command.seconds * 1000)),
-            serial=not command.concurrent,
-        )
-        episode = settings.episode(policy, robot, trace)
-        jittered = JitteredLatency(profile, command.jitter, job.seed)
-        run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
-    with telling(job.path):
-        os.replace(partial, job.path)
+    robot.reset(job.seed, 0, profile.execute_ns)
+    settings = EpisodeSettings(
+        policy.spec.action_space,
+        policy.spec.horizon,
+        executor_of(command, policy, job.seed),
+        profile,
+        command.pacing,
+        EpisodeLimits(ms_to_ns(command.seconds * 1000)),
+        serial=not command.concurrent,
+    )
+    episode = settings.episode(policy, robot, trace)
+    jittered = JitteredLatency(profile, command.jitter, job.seed)
+    run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
 
 
 def policy_of(
@@ -475,6 +490,8 @@ def policy_of(
 
     key = (source, method, *(settings or {}).items())
     if key not in _policies:
+        while len(_policies) >= _MOST_POLICIES:
+            del _policies[next(iter(_policies))]  # the oldest
         _policies[key] = find_policy(source, method).load(settings or {})
     return _policies[key]
 
@@ -510,7 +527,7 @@ def _report(
     everything = aggregate([run for runs in outcomes.values() for run in runs])
     mean_success = sum(figures["success"] for figures in tasks.values()) / len(tasks)
     policy = policy_of(source, command.method, command.policy_settings())
-    executor = _executor(command, policy)
+    executor = executor_of(command, policy)
     rows = [
         (
             task,

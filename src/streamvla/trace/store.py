@@ -266,8 +266,12 @@ def is_complete(path: Path, expected: dict[str, Any] | None = None) -> bool:
 
 def trace_lines(header: dict[str, Any], events: Iterable[TraceEvent]) -> list[str]:
     """The lines `FileTrace` would write; what golden-trace tests compare byte for byte."""
-    lines = [_sealed(_dumps({"schema": SCHEMA, **header})), *map(_line, events)]
-    return [line.decode().rstrip("\n") for line in lines]
+    return trace_bytes(header, events).decode().rstrip("\n").split("\n")
+
+
+def trace_bytes(header: dict[str, Any], events: Iterable[TraceEvent]) -> bytes:
+    """A whole file as `FileTrace` would write it."""
+    return b"".join([_sealed(_dumps({"schema": SCHEMA, **header})), *map(_line, events)])
 
 
 def _line(event: TraceEvent) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from streamvla.core.clock import ms_to_ns
@@ -83,6 +83,20 @@ class LatencyProfile:
             observe_ns = max(self.look_ns, observe_ns - (self.observe_ns - self.look_ns))
         return observe_ns + calls * self.predict_ns
 
+    def scaled(self, factor: float) -> LatencyProfile:
+        """With stages that take `factor` times as long, at the same control period."""
+        if factor == 1:
+            return self
+        look_ns = None if self.look_ns is None else round(factor * self.look_ns)
+        return replace(
+            self,
+            name=f"{self.name}@{factor:g}",
+            observe_ns=round(factor * self.observe_ns),
+            generate_ns=round(factor * self.generate_ns),
+            look_ns=look_ns,
+            predict_ns=round(factor * self.predict_ns),
+        )
+
     @property
     def label(self) -> str:
         """`paper-20hz (emulated: observe 107 ms, generate 33 ms, execute 50 ms)`."""
@@ -133,10 +147,28 @@ predicting is what our predictor takes (`docs/how-to/early-observation.md`)."""
 
 
 def named_profile(name: str) -> LatencyProfile:
-    """The emulated profile of that name; `ConfigError` with a suggestion when there is none."""
-    if name not in PROFILES:
-        raise did_you_mean("profile", name, [*PROFILES, "measured"])
-    return PROFILES[name]
+    """The emulated profile of that name, or one scaled: `paper-20hz@0.5` observes and generates in
+    half the time, at the same control period.
+
+    Raises:
+        ConfigError: with a suggestion when there is none; or the scale is no number ≥ 0.
+    """
+    plain, at, factor = name.partition("@")
+    if plain not in PROFILES:
+        raise did_you_mean("profile", plain, [*PROFILES, "measured"])
+    return PROFILES[plain].scaled(_scale(name, factor)) if at else PROFILES[plain]
+
+
+def _scale(name: str, text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = -1.0
+    if not (math.isfinite(factor) and factor >= 0):
+        raise ConfigError(
+            f"profile {name}: {text!r} is no scale; expected a number ≥ 0, as in paper-20hz@0.5"
+        )
+    return factor
 
 
 class ConstantLatency:
