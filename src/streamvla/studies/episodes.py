@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
 from streamvla.core.errors import ConfigError
 from streamvla.core.files import replacing, require_writable
-from streamvla.core.interfaces import Policy, PolicySpec, check_fit
+from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.experts import EXPERTS, for_task
@@ -26,6 +26,7 @@ from streamvla.runtime import (
     LatencyProfile,
     run_simulated,
 )
+from streamvla.runtime.drivers.film import Captures, Film
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
@@ -459,8 +460,12 @@ def traced(job: Job) -> bytes:
     return trace_bytes({**job.header(), "commit": commit()}, trace.events)
 
 
-def drive(job: Job, trace: TraceSink) -> None:
-    """One episode; policy and robot are kept for the next."""
+def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
+    """One episode; policy and robot are kept for the next.
+
+    Args:
+        film: gets the captures of all control instants; the robot that is returned draws them.
+    """
     command = job.settings
     policy = _policy_for(job)
     sees_truth = policy.spec.sees_truth
@@ -477,9 +482,11 @@ def drive(job: Job, trace: TraceSink) -> None:
         EpisodeLimits(ms_to_ns(command.seconds * 1000)),
         serial=not command.concurrent,
     )
-    episode = settings.episode(policy, robot, trace)
     jittered = JitteredLatency(profile, command.jitter, job.seed)
-    run_simulated(episode, jittered if command.jitter else ConstantLatency(profile))
+    latency = jittered if command.jitter else ConstantLatency(profile)
+    with nullcontext() if film is None else Film(robot, film) as watch:
+        run_simulated(settings.episode(policy, robot, trace, watch), latency)
+    return robot
 
 
 def policy_of(
@@ -503,11 +510,16 @@ def _policy_for(job: Job) -> Policy:
 def _robot(task: str, split: Split, asked: Asked, sees_truth: bool) -> Any:
     key = (task, split, asked, sees_truth)
     if key not in _robots:
-        for robot in _robots.values():
-            robot.close()
-        _robots.clear()
+        close_robots()
         _robots[key] = make_robot(task, split, asked, sees_truth=sees_truth)
     return _robots[key]
+
+
+def close_robots() -> None:
+    """Close what `drive` keeps, in the process that drove."""
+    for robot in _robots.values():
+        robot.close()
+    _robots.clear()
 
 
 # --- figures ---------------------------------------------------------------------------------

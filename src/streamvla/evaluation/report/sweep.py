@@ -184,6 +184,10 @@ class Sweep:
         return _distinct(cell.task for cell in self.cells)
 
     @cached_property
+    def policies(self) -> list[str]:
+        return _distinct(cell.policy for cell in self.cells)
+
+    @cached_property
     def stresses(self) -> list[str]:
         """Without the empty one."""
         return [name for name in _distinct(cell.stress for cell in self.cells) if name]
@@ -231,12 +235,11 @@ class Sweep:
         return SCORE if SCORE in self.figures else SUCCESS
 
     def way(self, cell: Cell) -> str:
-        """What drives, by what differs within the sweep: "shipped, synchronous, 2 accelerators"."""
-        parts = [cell.policy] if self._policies > 1 else []
-        parts.append(cell.executor)
-        if self._accelerators > 1:
-            parts.append(f"{cell.accelerators} accelerator{'s' * (cell.accelerators > 1)}")
-        return ", ".join(parts)
+        """What drives, by what differs within the sweep: "shipped/synchronous, 2 accelerators"."""
+        name = f"{cell.policy}/{cell.executor}" if len(self.policies) > 1 else cell.executor
+        if self._accelerators == 1:
+            return name
+        return f"{name}, {cell.accelerators} accelerator{'s' * (cell.accelerators > 1)}"
 
     def latency(self, cell: Cell) -> str:
         """ "×2", with the profile's name where there are several."""
@@ -251,10 +254,6 @@ class Sweep:
         """The cells of all tasks."""
         found = (self.cell(task, way, latency, stress) for task in self.tasks)
         return [cell for cell in found if cell is not None]
-
-    @cached_property
-    def _policies(self) -> int:
-        return len({cell.policy for cell in self.cells})
 
     @cached_property
     def _accelerators(self) -> int:

@@ -119,7 +119,7 @@ def two_files_html(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
 
 
 def worst_episodes(sweep: Sweep, per_task: int = MOST_WORST) -> list[tuple[Cell, int]]:
-    """Of every task the episodes that reached the least, as (cell, seed), at the reference latency
+    """Of every task the failures that reached the least, as (cell, seed), at the reference latency
     and without stress; of another way of driving each as long as there is one. Of equal ones the
     lowest seed."""
     chosen: list[tuple[Cell, int]] = []
@@ -130,7 +130,7 @@ def worst_episodes(sweep: Sweep, per_task: int = MOST_WORST) -> list[tuple[Cell,
             (value, seed, number)
             for number, cell in enumerate(cells)
             for seed, outcome in cell.outcomes.items()
-            if (value := sweep.goal.of(outcome)) is not None
+            if (value := sweep.goal.of(outcome)) is not None and not outcome.solved
         )
         found: list[tuple[Cell, int]] = []
         for repeated in (False, True):
@@ -150,6 +150,7 @@ def _header(sweep: Sweep) -> str:
     names = sweep.latencies
     latency = f"latency {', '.join(names)}" if len(names) < 5 else f"{len(names)} latencies"
     chips = [latency, _count(len(sweep.tasks), "task")]
+    chips += [f"policy {sweep.policies[0]}"] if len(sweep.policies) == 1 else []
     chips += [_count(len(sweep.stresses), "stress")] if sweep.stresses else []
     chips += [sweep.date] if sweep.date else []
     items = "".join(f"<li>{escape(chip)}</li>" for chip in chips)
@@ -382,8 +383,8 @@ def _worst(sweep: Sweep, films: Sequence[Filmed]) -> str:
         return ""
     figures = "".join(_video(sweep, film) for film in films)
     return (
-        "<section><h2>Worst episodes</h2><p>Of every task those that reached the least, driven "
-        "again with the same seed. Green strip: the robot moves by the policy's actions; "
+        "<section><h2>Worst episodes</h2><p>Of every task the failures that reached the least, "
+        "driven again with the same seed. Green strip: the robot moves by the policy's actions; "
         f'vermilion: it waits.</p><div class="videos">{figures}</div></section>'
     )
 
