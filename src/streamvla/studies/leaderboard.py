@@ -264,15 +264,13 @@ def _tables(rows: Sequence[Row], on: Protocol) -> str:
             _table(experts),
             "",
         ]
-    seeds = f"{on.seeds[0]} to {on.seeds[-1]}"
-    return "\n".join(
-        [
-            *parts,
-            f"Protocol {on.version}: suite `{on.suite}` ({len(on.tasks)} tasks: "
-            f"{', '.join(on.tasks)}), {len(on.seeds)} episodes a task at seeds {seeds}, stage times "
-            f"`{', '.join(on.profiles)}`, one accelerator, no stress, {on.seconds:g} s an episode.",
-        ]
+    tasks = ", ".join(f"`{task}`" for task in on.tasks)
+    last = (
+        f"Protocol {on.version}: suite `{on.suite}` ({tasks}), {len(on.seeds)} episodes a task at "
+        f"seeds {on.seeds[0]} to {on.seeds[-1]}, stage times `{', '.join(on.profiles)}`, one "
+        f"accelerator, no stress, at most {on.seconds:g} s an episode."
     )
+    return "\n".join([*parts, last, ""])
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -79,8 +79,6 @@ def _film(trial: Trial, cell: Cell, path: Path) -> bool:
     """Whether there is a film now: the robot draws."""
     trace, captures = MemoryTrace(), Captures()
     robot = drive(trial.job, trace, captures)
-    if not robot.spec.draws_captures or not captures:
-        return False
     ends = [event.success for event in trace.events if isinstance(event, Ended)]
     before = cell.outcomes[trial.place.seed].solved
     if bool(ends and ends[-1]) != bool(before):
@@ -88,6 +86,8 @@ def _film(trial: Trial, cell: Cell, path: Path) -> bool:
             f"{trial.place.task}, seed {trial.place.seed}: driven again it ends otherwise than the "
             "result says, so code or policy have changed since; run the sweep anew in another --out"
         )
+    if not robot.spec.draws_captures or not captures:
+        return False
     _write(trial, robot, trace, captures, path)
     return True
 

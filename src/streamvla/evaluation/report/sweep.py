@@ -10,7 +10,7 @@ conditions, so that any two of them can be compared episode by episode.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -197,19 +197,24 @@ class Sweep:
         return _distinct(self.way(cell) for cell in self.cells)
 
     @cached_property
+    def conditions(self) -> dict[tuple[str, float], str]:
+        """(profile, scale) → its name as a latency, from fast to slow within a profile."""
+        profiles = _distinct(cell.profile for cell in self.cells)
+        found = {(cell.profile, cell.scale): self.latency(cell) for cell in self.cells}
+        order = sorted(found, key=lambda pair: (profiles.index(pair[0]), pair[1]))
+        return {pair: found[pair] for pair in order}
+
+    @cached_property
     def latencies(self) -> list[str]:
-        """Every profile with its scale, from fast to slow within a profile."""
-        return [name for names in self.latencies_of.values() for name in names]
+        return list(self.conditions.values())
 
     @cached_property
     def latencies_of(self) -> dict[str, list[str]]:
-        """Profile → its latencies, from fast to slow."""
-        scales: dict[str, dict[float, str]] = {}
-        for cell in self.cells:
-            scales.setdefault(cell.profile, {})[cell.scale] = self.latency(cell)
-        return {
-            profile: [names[scale] for scale in sorted(names)] for profile, names in scales.items()
-        }
+        """Profile → its latencies."""
+        of: dict[str, list[str]] = {}
+        for (profile, _), name in self.conditions.items():
+            of.setdefault(profile, []).append(name)
+        return of
 
     @cached_property
     def reference(self) -> str:
@@ -291,9 +296,25 @@ def overall(cells: Sequence[Cell], figure: Figure) -> Estimate | None:
         interval = wilson_interval(round(sum(reached)), len(reached)) or (None, None)
         return Estimate(sum(reached) / len(reached), *interval)
     if reached:
-        return Estimate(*bootstrap_paired([0.0] * len(reached), reached, resamples=_RESAMPLES))
+        return _mean(reached)
     values = [cell.figures[figure.key].value for cell in cells if figure.key in cell.figures]
     return Estimate(sum(values) / len(values)) if values else None
+
+
+def common(first: Sequence[Cell], second: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The cells of both, with the outcomes of the episodes (task and seed) that both have."""
+
+    def kept(cells: Sequence[Cell], others: Sequence[Cell]) -> list[Cell]:
+        theirs = {(cell.task, seed) for cell in others for seed in cell.outcomes}
+        return [
+            replace(
+                cell,
+                outcomes={s: o for s, o in cell.outcomes.items() if (cell.task, s) in theirs},
+            )
+            for cell in cells
+        ]
+
+    return kept(first, second), kept(second, first)
 
 
 def difference(
@@ -301,8 +322,8 @@ def difference(
 ) -> tuple[Estimate | None, int]:
     """Of the second to the first, over the episodes that both have, and how many these are.
 
-    Success by Newcombe's interval of pairs, the score by a bootstrap of pairs. Cells are paired by
-    task, episodes by seed.
+    Success by Newcombe's interval of pairs, the score by a bootstrap of pairs, from two pairs on.
+    Cells are paired by task, episodes by seed.
     """
     theirs = {
         (cell.task, seed): figure.of(outcome)
@@ -322,4 +343,11 @@ def difference(
     if figure.key == SUCCESS.key:
         paired = compare_paired([bool(x) for x in one], [bool(x) for x in two])
         return Estimate(paired.difference, paired.low, paired.high), len(pairs)
-    return Estimate(*bootstrap_paired(one, two, resamples=_RESAMPLES)), len(pairs)
+    return _mean([b - a for a, b in pairs]), len(pairs)
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    """With its bootstrap interval; of one value there is none."""
+    if len(values) < 2:
+        return Estimate(values[0])
+    return Estimate(*bootstrap_paired([0.0] * len(values), values, resamples=_RESAMPLES))

@@ -19,6 +19,7 @@ from streamvla.evaluation.report.sweep import (
     Estimate,
     Figure,
     Sweep,
+    common,
     difference,
     overall,
 )
@@ -45,11 +46,12 @@ class Filmed:
 
 @dataclass(frozen=True)
 class Side:
-    """One of two that are compared: a way of driving within a sweep, under a label."""
+    """One of two that are compared: a way of driving within a sweep at a latency, under a label."""
 
     label: str
     sweep: Sweep
     way: str
+    latency: str
 
     @property
     def number(self) -> int:
@@ -91,31 +93,44 @@ def two_files_html(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
     """
     for sweep in (first, second):
         _require_cells(sweep)
-    common = [way for way in first.ways if way in second.ways]
-    if not common:
+    ways = [way for way in first.ways if way in second.ways]
+    if not ways:
         raise ConfigError(
             f"{names[0]} has {', '.join(first.ways)} and {names[1]} {', '.join(second.ways)}: "
             "expected one policy and executor that both have"
         )
-    latencies = [name for name in first.latencies if name in second.latencies]
+    latencies = [pair for pair in first.conditions if pair in second.conditions]
     if not latencies:
         raise ConfigError(
-            f"{names[0]} and {names[1]} have no latency in common ({', '.join(first.latencies)}; "
-            f"{', '.join(second.latencies)}): measure both under one profile and scale"
+            f"{names[0]} and {names[1]} have no latency in common ({_names(first)}; "
+            f"{_names(second)}): measure both under one profile and scale"
         )
-    latency = first.reference if first.reference in latencies else latencies[0]
+    latency = min(latencies, key=lambda pair: first.conditions[pair] != first.reference)
     pairs = [
-        (Side(f"{way} ({names[0]})", first, way), Side(f"{way} ({names[1]})", second, way))
-        for way in common
+        (
+            Side(_label(first, way, names[0]), first, way, first.conditions[latency]),
+            Side(_label(second, way, names[1]), second, way, second.conditions[latency]),
+        )
+        for way in ways
     ]
-    title = f"{names[0]} and {names[1]}"
+    title, shown = f"{names[0]} and {names[1]}", f"{latency[0]} ×{latency[1]:g}"
     head = (
         f"<header><p>Two result files</p><h1>{escape(title)}</h1>"
-        f'<p class="lead">The same episodes, at {escape(latency)}; the difference is the second '
+        f'<p class="lead">The same episodes, at {escape(shown)}; the difference is the second '
         "file to the first.</p></header>"
     )
-    body = _pairs(pairs, latency, "What drives in both files")
+    body = _pairs(pairs, shown, "What drives in both files")
     return page(title, f"<style>{STYLE}</style>{head}{body}{_settings([first, second])}")
+
+
+def _label(sweep: Sweep, way: str, name: str) -> str:
+    """With the policy, which may differ between files."""
+    policy = f"{sweep.policies[0]}/" if len(sweep.policies) == 1 else ""
+    return f"{policy}{way} ({name})"
+
+
+def _names(sweep: Sweep) -> str:
+    return ", ".join(f"{profile} ×{scale:g}" for profile, scale in sweep.conditions)
 
 
 def worst_episodes(sweep: Sweep, per_task: int = MOST_WORST) -> list[tuple[Cell, int]]:
@@ -294,32 +309,33 @@ def _lost(figure: Figure, loss: Estimate | None) -> str:
 
 def _sides(sweep: Sweep) -> str:
     """The first way of driving against each other one; empty where there is only one."""
-    first = Side(sweep.ways[0], sweep, sweep.ways[0])
-    pairs = [(first, Side(way, sweep, way)) for way in sweep.ways[1:]]
+    first, *others = (Side(way, sweep, way, sweep.reference) for way in sweep.ways)
+    pairs = [(first, other) for other in others]
     return _pairs(pairs, sweep.reference, "Two beside each other") if pairs else ""
 
 
 def _pairs(pairs: Sequence[tuple[Side, Side]], latency: str, title: str) -> str:
     panels = "".join(
         f"<details{'' if number else ' open'}><summary>{escape(second.label)} against "
-        f"{escape(first.label)}</summary>{_pair(first, second, latency)}</details>"
+        f"{escape(first.label)}</summary>{_pair(first, second)}</details>"
         for number, (first, second) in enumerate(pairs)
     )
     return (
-        f"<section><h2>{title}</h2><p>At latency {escape(latency)}, without stress. Differences "
-        "are of the second to the first, over the episodes (task and seed) that both have, with "
+        f"<section><h2>{title}</h2><p>At latency {escape(latency)}, without stress, over the "
+        "episodes (task and seed) that both have. Differences are of the second to the first, with "
         f"the interval of pairs.</p>{panels}</section>"
     )
 
 
-def _pair(first: Side, second: Side, latency: str) -> str:
+def _pair(first: Side, second: Side) -> str:
     figures = [figure for figure in (SCORE, SUCCESS) if figure in first.sweep.figures]
-    one, two = (side.sweep.condition(side.way, latency) for side in (first, second))
+    one, two = (side.sweep.condition(side.way, side.latency) for side in (first, second))
     tasks = [cell.task for cell in one if any(cell.task == other.task for other in two)]
-    groups = [(task, [c for c in one if c.task == task], [c for c in two if c.task == task])
-              for task in tasks]  # fmt: skip
-    common = [[c for c in cells if c.task in tasks] for cells in (one, two)]
-    groups = [("all tasks", *common), *groups] if len(groups) > 1 else groups
+    groups = [
+        (task, *([c for c in cells if c.task == task] for cells in (one, two))) for task in tasks
+    ]
+    everywhere = [[c for c in cells if c.task in tasks] for cells in (one, two)]
+    groups = [("all tasks", *everywhere), *groups] if len(groups) > 1 else groups
     goal = first.sweep.goal
     rows = [
         (name, [cell for figure in figures for cell in _beside(a, b, figure)])
@@ -341,17 +357,16 @@ def _pair(first: Side, second: Side, latency: str) -> str:
 
 
 def _beside(one: Sequence[Cell], two: Sequence[Cell], figure: Figure) -> tuple[str, str, str]:
+    """First, second and difference, each over the episodes that both have."""
+    one, two = common(one, two)
     paired, episodes = difference(one, two, figure)
     shown = [escape(figure.shown(overall(cells, figure))) for cells in (one, two)]
     if paired is None:
         return shown[0], shown[1], NONE
-    ends = [paired.low, paired.high]
-    small = " to ".join(
-        f"{figure.factor * end:+z.{figure.digits}f}" for end in ends if end is not None
-    )
-    good = "" if paired.low is None or paired.high is None else _kind(paired.low, paired.high)
-    words = f"{figure.factor * paired.value:+z.{figure.digits}f}"
-    return shown[0], shown[1], f"{words}<small{good}>{small}</small><small>{episodes} pairs</small>"
+    ends, low, high = _ends(figure, paired), paired.low or 0.0, paired.high or 0.0
+    small = f"<small{_kind(low, high)}>{ends}</small>" if ends else ""
+    pairs = f"<small>{_count(episodes, 'pair')}</small>"
+    return shown[0], shown[1], f"{figure.signed(paired.value)}{small}{pairs}"
 
 
 def _kind(low: float, high: float) -> str:
@@ -490,10 +505,15 @@ def _with_unit(figure: Figure) -> str:
 
 
 def _signed(figure: Figure, estimate: Estimate) -> str:
+    ends = _ends(figure, estimate)
+    return figure.signed(estimate.value) + (f" ({ends})" if ends else "")
+
+
+def _ends(figure: Figure, estimate: Estimate) -> str:
+    """ "-0.4 to +1.2", or nothing."""
     if estimate.low is None or estimate.high is None:
-        return figure.signed(estimate.value)
-    ends = f"{figure.signed(estimate.low)} to {figure.signed(estimate.high)}"
-    return f"{figure.signed(estimate.value)} ({ends})"
+        return ""
+    return f"{figure.signed(estimate.low)} to {figure.signed(estimate.high)}"
 
 
 def _count(number: int, noun: str) -> str:
