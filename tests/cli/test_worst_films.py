@@ -28,8 +28,8 @@ def driven(command: Compare) -> tuple[Sweep, list[Trial]]:
     return sweep_of(comparison(plan, records, RUN)), trials
 
 
-def test_a_result_file_says_all_that_its_episodes_depend_on(tmp_path: Path) -> None:
-    """The trials made from the sample file are those of the command that made it."""
+def test_the_trials_of_a_result_file_are_its_episodes() -> None:
+    """As many as the sample file has, at its seeds and under its executors."""
     trials = trials_of_result(read_comparison(SAMPLE))
     assert len(trials) == 48
     assert {trial.place.executor for trial in trials} == {
@@ -41,8 +41,8 @@ def test_a_result_file_says_all_that_its_episodes_depend_on(tmp_path: Path) -> N
 
 
 def test_a_failure_is_filmed_and_a_changed_one_refused(tmp_path: Path) -> None:
-    """The video is of the failed episode; one that ends otherwise than before is an error; a robot
-    that draws nothing has no video."""
+    """The video is of the failed episode; what was solved has none; an episode that ends otherwise
+    than before is an error."""
     task = "follow-moving-target@2"
     command = Compare(tasks=(task,), executors=("synchronous",), episodes=1, seconds=1.0)
     sweep, trials = driven(command)
