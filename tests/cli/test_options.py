@@ -48,7 +48,7 @@ def _nothing_starts(monkeypatch, request):
         def started(*_, **__):
             raise AssertionError("started before the settings were refused")
 
-        monkeypatch.setattr("streamvla.studies.episodes.ProcessPoolExecutor", started)
+        monkeypatch.setattr("streamvla.core.engine.LocalEngine.map_unordered", started)
         monkeypatch.setattr("streamvla.studies.sessions.ThreadRunner.measure", started)
         monkeypatch.setattr("streamvla.studies.sessions.ProcessDriver", started)
 

@@ -43,6 +43,7 @@ _EARLY: tuple[Rule, ...] = (
     ("eta", _early("adaptive"), "--early adaptive"),
     ("refused", _early("adaptive"), "--early adaptive"),
 )
+_LOCAL: Rule = ("workers", lambda c: c.engine == "local", "--engine local; Ray takes all cores")
 _SHARED = "an executor that streams while it observes, such as action-flow"
 _TRAINING = ("calibration", "dataset", "out", "steps", "batch-size", "longest-lead", "threads")
 _TRAINING = (*_TRAINING, "holdout-per-task", "miss-rate", "tail", "seed", "resume")
@@ -61,8 +62,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "--governor basic; the ladder has rungs of its own",
         ),
     ),
-    "eval": (*_EARLY, ("concurrent", _overlaps, _SHARED)),
-    "collect": (("most-lead", lambda c: c.policy is not None, "a --policy that drives"),),
+    "eval": (*_EARLY, ("concurrent", _overlaps, _SHARED), _LOCAL),
+    "compare": (_LOCAL,),
+    "collect": (_LOCAL, ("most-lead", lambda c: c.policy is not None, "a --policy that drives"),),
     "train": (
         (
             "chunk-samples",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from streamvla.core.errors import ConfigError
 from streamvla.robots.registry import suite_tasks
+from streamvla.studies.engines import parse_engine
 from streamvla.studies.tables import print_json
 
 
@@ -20,7 +21,9 @@ class Collect:
             installed.
         tasks: default: reach, push, button-press-topdown, drawer-open, drawer-close, window-open.
         episodes: per task, rounded up to whole shards of 25.
-        workers: processes; 0 for one per core.
+        engine: local: processes of this machine; ray: a Ray cluster, that of RAY_ADDRESS or one
+            found or started here; ray:HOST:PORT.
+        workers: processes of the local engine; 0 for one per core.
         seed: with task and index it fixes every episode.
         policy: a checkpoint, or another source (docs/how-to/policies.md), that drives each episode
             until a random step, from where the expert goes on; the labels are the expert's
@@ -33,6 +36,7 @@ class Collect:
     suite: str | None = None
     tasks: tuple[str, ...] = ()
     episodes: int = 250
+    engine: str = "local"
     workers: int = 0
     seed: int = 0
     policy: str | None = None
@@ -52,6 +56,7 @@ def collect_command(command: Collect) -> None:
 
     from streamvla.data.collect import DEFAULT_TASKS, CollectConfig, CollectProgress, collect
 
+    engine = None if command.engine == "local" else parse_engine(command.engine, command.workers)
     named = suite_tasks(command.suite) if command.suite else command.tasks
     config = CollectConfig(
         out=command.out or Path("datasets") / (command.suite or "metaworld6"),
@@ -73,7 +78,7 @@ def collect_command(command: Collect) -> None:
         def show(state: CollectProgress) -> None:
             bar.update(row, completed=state.shards_done)
 
-        state = collect(config, show)
+        state = collect(config, show, engine=engine)
     print(
         f"{config.out}: {state.shards_done} of {state.shards_total} shards; this run made "
         f"{state.episodes} episodes ({state.frames} frames) in {state.attempts} attempts, "

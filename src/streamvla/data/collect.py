@@ -11,24 +11,21 @@ With a policy, it drives until a random step, and the expert recovers (`data.pil
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import signal
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
-from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError
-from streamvla.core.files import require_writable
+from streamvla.core.engine import Engine, LocalEngine
+from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError, WorkerError
+from streamvla.core.files import replacing, require_writable
 from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
-from streamvla.core.parent import die_with_parent
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.demonstrations import DatasetMeta, Episode
@@ -150,10 +147,15 @@ def collect(
     config: CollectConfig,
     progress: Callable[[CollectProgress], None] = lambda _: None,
     clock: Clock | None = None,
+    engine: Engine | None = None,
 ) -> CollectProgress:
     """Make every shard that is missing or damaged.
 
     With more than one worker, call it under `if __name__ == "__main__"`: processes are spawned.
+
+    Args:
+        engine: where shards are made; None for `config.workers` processes of this machine. Only
+            this process writes into `config.out`.
 
     Raises:
         DatasetError: `out` holds a dataset of other settings, or an expert fails too often.
@@ -168,9 +170,8 @@ def collect(
         require_writable(shard.path)
     total = config.shards_per_task * len(config.tasks)
     state = CollectProgress(shards_done=total - len(missing), shards_total=total)
-    runs = _run(missing, config.workers or os.cpu_count() or 1)
     try:
-        for episodes, attempts, frames in runs:
+        for episodes, attempts, frames in _run(missing, config.workers, engine):
             state = replace(
                 state,
                 shards_done=state.shards_done + 1,
@@ -185,13 +186,10 @@ def collect(
             f"interrupted with {state.shards_done} of {total} shards complete in {config.out}. "
             "Run the same command again to resume."
         ) from interrupt
-    except BrokenProcessPool as death:
+    except WorkerError as deaths:
         raise DatasetError(
-            f"a worker died (out of memory?) with {state.shards_done} of {total} shards complete "
-            f"in {config.out}. Run the same command again to resume, with fewer workers."
-        ) from death
-    finally:
-        runs.close()
+            f"{state.shards_done} of {total} shards are complete in {config.out}: {deaths}"
+        ) from deaths
     return state
 
 
@@ -331,43 +329,37 @@ def _identify(source: str, most_lead: int) -> dict[str, str]:
     return {**found.identity, **settings, **driven}
 
 
-# Worker processes. Ctrl-C reaches the parent alone, which tells the workers through the event;
-# each drops its unfinished shard after the episode in hand.
-_stop: Event | None = None
+@dataclass(frozen=True)
+class _Made:
+    """A shard as it comes back from a worker; `content` is the file."""
+
+    episodes: int
+    attempts: int
+    frames: int
+    content: bytes = field(repr=False)
+
+
 _pilots: dict[tuple[str, int], Pilot] = {}
 
 
-def _run(shards: list[_Shard], workers: int) -> Generator[tuple[int, int, int]]:
-    """Make shards in `workers` processes; yields (episodes, attempts, frames) as each is done."""
-    if workers == 1 or len(shards) <= 1:
-        yield from map(_make_shard, shards)
+def _run(
+    shards: list[_Shard], workers: int, engine: Engine | None
+) -> Generator[tuple[int, int, int]]:
+    """Make and write shards; yields (episodes, attempts, frames) as each is done."""
+    count = workers or os.cpu_count() or 1
+    if engine is None and (count == 1 or len(shards) <= 1):
+        for shard in shards:
+            yield _keep(shard, _make_shard(shard))
         return
-    select_gl_backend()  # once, for all workers
-    spawn = multiprocessing.get_context("spawn")
-    stop = spawn.Event()
-    with ProcessPoolExecutor(
-        min(workers, len(shards)), spawn, initializer=_start_worker, initargs=(stop,)
-    ) as pool:
-        futures: list[Future[tuple[int, int, int]]] = [
-            pool.submit(_make_shard, shard) for shard in shards
-        ]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+    select_gl_backend()  # once, for all workers of this machine
+    engine = engine or LocalEngine(count)
+    with closing(engine.map_unordered(_make_shard, shards, select_gl_backend)) as made:
+        for index, each in made:
+            yield _keep(shards[index], each)
 
 
-def _start_worker(stop: Event) -> None:
-    global _stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
-    _stop = stop
-
-
-def _make_shard(shard: _Shard) -> tuple[int, int, int]:
-    """Collect and write one shard; (episodes, attempts, frames)."""
+def _make_shard(shard: _Shard) -> _Made:
+    """Collect one shard, in a worker."""
     suite = suite_of(shard.task)
     robot = suite.make(shard.task, "train", "own")
     try:
@@ -375,9 +367,19 @@ def _make_shard(shard: _Shard) -> tuple[int, int, int]:
         episodes, attempts = _fill(shard, robot, suite.teacher(robot), pilot)
     finally:
         robot.close()
-    write_shard(shard.path, episodes, attempts)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / shard.path.name
+        write_shard(path, episodes, attempts)
+        content = path.read_bytes()
+    return _Made(len(episodes), attempts, sum(len(episode) for episode in episodes), content)
+
+
+def _keep(shard: _Shard, made: _Made) -> tuple[int, int, int]:
+    """Write a shard, and check it; (episodes, attempts, frames)."""
+    with replacing(shard.path) as partial:
+        partial.write_bytes(made.content)
     read_shard(shard.path, shard.task, read_meta(shard.config.out))
-    return len(episodes), attempts, sum(len(episode) for episode in episodes)
+    return made.episodes, made.attempts, made.frames
 
 
 def _pilot(config: CollectConfig, robot: RobotSpec) -> Pilot | None:
@@ -406,8 +408,6 @@ def _fill(
     episodes: list[Episode] = []
     first = shard.index * MAX_ATTEMPTS_PER_SHARD
     for attempt in range(MAX_ATTEMPTS_PER_SHARD):
-        if _stop is not None and _stop.is_set():
-            raise InterruptedRunError(f"shard {shard.path} dropped on request")
         seed = episode_seed(config.seed, shard.task, first + attempt)
         episode = collect_episode(robot, expert, seed, config.noise, pilot)
         if episode is not None:

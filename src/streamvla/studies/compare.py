@@ -41,6 +41,7 @@ from streamvla.studies.episodes import (
     Job,
     check_tasks,
     drive,
+    driven_commit,
     episode_jobs,
     executor_of,
     policy_of,
@@ -364,7 +365,7 @@ def _driven(trial: Trial) -> tuple[Record, bytes | None]:
         },
         "measured": measured,
     }
-    at = commit()
+    at = driven_commit()
     record = {
         **_place_fields(trial.place),
         "driven": job.executor,

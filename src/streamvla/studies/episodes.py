@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -457,7 +458,13 @@ def traced(job: Job) -> bytes:
     """One episode in a worker: its trace, as the file that holds it."""
     trace = MemoryTrace()
     drive(job, trace)
-    return trace_bytes({**job.header(), "commit": commit()}, trace.events)
+    return trace_bytes({**job.header(), "commit": driven_commit()}, trace.events)
+
+
+@cache
+def driven_commit() -> str:
+    """The commit that this process drives at; asked once, for it takes longer than an episode."""
+    return commit()
 
 
 def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
