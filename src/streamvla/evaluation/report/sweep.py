@@ -144,7 +144,12 @@ OTHERS = (
         "From an event of the world to the first action made from an observation after it, median.",
         digits=0,
     ),
-    Figure("contact_force_peak_n", "Peak contact force", "N", "The largest of all episodes."),
+    Figure(
+        "contact_force_peak_n",
+        "Peak contact force",
+        "N",
+        "The largest of an episode, mean over episodes.",
+    ),
     Figure(
         "contact_failures",
         "Contact failures",

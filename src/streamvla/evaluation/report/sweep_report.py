@@ -436,7 +436,8 @@ def _every_cell(sweep: Sweep) -> str:
         rows.append((name, [str(cell.episodes), *(_measured(cell, each) for each in figures)]))
     return (
         f"<section><details><summary>Every cell ({len(rows)})</summary>"
-        f'<div class="wide">{_table("cell", heads, rows)}</div></details></section>'
+        f'<div class="wide" tabindex="0" role="group">{_table("cell", heads, rows)}</div>'
+        "</details></section>"
     )
 
 
