@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streamvla.cli.main import execute
 from streamvla.core.errors import ConfigError
 from streamvla.evaluation.comparison import comparison, read_comparison
 from streamvla.evaluation.report.sweep import Outcome, Sweep
@@ -64,3 +65,23 @@ def test_a_failure_is_filmed_and_a_changed_one_refused(tmp_path: Path) -> None:
     changed = replace(sweep, cells=[failed])
     with pytest.raises(ConfigError, match="driven again it ends otherwise"):
         film_worst(changed, trials, tmp_path)
+
+
+def test_compare_writes_a_page_with_the_worst_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """report.html holds the sweep's figures and a film; --no-report writes none; a foreign file in
+    its place is not overwritten."""
+    command = ["compare", "--tasks", "follow-moving-target@2", "--executors", "synchronous"]
+    command += ["--episodes", "1", "--seconds", "1", "--workers", "1", "--out", str(tmp_path)]
+    assert execute([*command, "--no-report"]) == 0
+    assert not (tmp_path / "report.html").exists()
+    assert execute([*command, "--no-report", "--videos", "2"]) == 2
+    assert "--videos 2 changes nothing here" in capsys.readouterr().err
+    assert execute(command) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "data:video/mp4;base64," in page
+    assert "follow-moving-target@2" in page
+    (tmp_path / "report.html").write_text("mine", encoding="utf-8")
+    assert execute(command) == 2
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"
