@@ -400,7 +400,7 @@ def _worst(sweep: Sweep, films: Sequence[Filmed]) -> str:
     return (
         "<section><h2>Worst episodes</h2><p>Of every task the failures that reached the least, "
         "driven again with the same seed. Green strip: the robot moves by the policy's actions; "
-        f'vermilion: it waits.</p><div class="videos">{figures}</div></section>'
+        f'vermilion: it waits.</p><div class="videos films">{figures}</div></section>'
     )
 
 
