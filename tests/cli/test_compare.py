@@ -214,6 +214,20 @@ def test_the_control_period_is_the_robots(tmp_path):
     assert read_header(trace)["config"]["period"] == "robot"
 
 
+def test_stress_is_one_of_the_conditions(tmp_path):
+    """Nominal and stressed cells stand side by side, under the same seeds, each compared to the
+    first executor under the same stress."""
+    command = "compare --tasks point-moved --episodes 2 --workers 1 --profiles paper-20hz@2"
+    assert (
+        execute([*shlex.split(f"{command} --stress none latency-jitter:3 --out"), str(tmp_path)])
+        == 0
+    )
+    result = read_comparison(tmp_path / "result.json")
+    assert [cell["stress"] for cell in result["cells"]] == ["none"] * 2 + ["latency-jitter:3"] * 2
+    nominal, stressed = (cell["action_age_ms"] for cell in result["cells"][::2])
+    assert nominal != stressed
+
+
 def test_kept_traces_are_made_up_for(tmp_path):
     """`--traces` after a sweep without them drives again what has no trace, and counts it once."""
     command = [*shlex.split("compare --tasks point --episodes 1 --workers 1"), "--out"]
@@ -291,6 +305,8 @@ def test_two_sweeps_do_not_write_into_one_folder(tmp_path, capsys):
         ("--tasks point --episodes 0", "at least 1"),
         ("--tasks point --seed 5", "evaluation seeds start at 1000000"),
         ("--tasks point --workers 0", "at least 1"),
+        ("--tasks point --stress latency-jiter:1", "did you mean 'latency-jitter'"),
+        ("--tasks point --stress mass:1+friction:2 friction:2+mass:1", "named twice"),
         ("--tasks point --engine raay", "did you mean 'ray'"),
         ("--tasks point --engine ray --workers 3", "Ray takes all cores"),
         ("--tasks point --seconds 0", "finite and above 0"),

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "eval": (
         "streamvla eval --tasks reach push --episodes 20 --observe-ms 163 --generate-ms 29",
         "streamvla eval --method chunk-flow --executors action-flow:auto --profile paper-20hz",
+        "streamvla eval --tasks reach --episodes 20 --stress camera-pose:2+latency-jitter:1",
     ),
     "compare": (
         "streamvla compare --tasks point --executors synchronous action-flow:auto --episodes 20",

@@ -179,11 +179,12 @@ def run(command: Run) -> None:
     for name, mark in ((REPORT, MARK), (PERFETTO, PERFETTO_MARK)):
         require_ours(command.out / name, mark)
         require_writable(command.out / name)  # now, not after the last episode
-    if source in EXPERTS and len(tasks) > 1:
+    first, *others = tasks
+    if source in EXPERTS and others:
         raise ConfigError(
             f"{source} is another policy in every task: expected one of {', '.join(tasks)}"
         )
-    source = for_task(source, tasks[0])
+    source = for_task(source, first)
     policy = load_on_one_thread(source)
     for task in tasks:
         if not is_robot(task) and not policy.spec.sees_truth:

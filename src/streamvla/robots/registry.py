@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import Robot, RobotSpec
 from streamvla.core.registry import Registry, import_beside, is_import
@@ -120,7 +122,7 @@ def make_robot(
         RobotError: the simulator or an offscreen OpenGL library is missing.
     """
     if sees_truth:
-        return TruthView(make_robot(task, split, asked))
+        return cast(Robot, TruthView(make_robot(task, split, asked)))
     if is_robot(task):
         if asked != "own" or split != "train":
             raise ConfigError(

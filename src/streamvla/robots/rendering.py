@@ -38,6 +38,15 @@ class Camera:
     azimuth: float
     elevation: float
 
+    def moved(self, azimuth: float, elevation: float, distance: float) -> Camera:
+        """Turned about what it looks at by so many degrees, and so many metres farther away."""
+        return Camera(
+            self.lookat,
+            self.distance + distance,
+            self.azimuth + azimuth,
+            self.elevation + elevation,
+        )
+
 
 LAYOUT = ("body_pos", "body_quat", "site_pos", "geom_rgba")
 """Of the model, where an episode put what does not move by itself: fixed from reset to reset.

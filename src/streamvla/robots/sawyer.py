@@ -58,6 +58,10 @@ CAMERAS: dict[str, Camera] = {
     "front": Camera(lookat=(0.0, 0.69, 0.10), distance=0.95, azimuth=-90.0, elevation=-58.0),
 }
 
+CAMERA_OFFSET = "camera_offset"
+"""Name of an array (2, 3) that a capture may have besides: by how many degrees of azimuth and of
+elevation and how many metres of distance each of `CAMERAS` is off."""
+
 PLACE_NAMES = tuple(f"{thing}_{axis}_m" for thing in ("first", "second", "goal") for axis in "xyz")
 """What `SawyerRobot.places` tells: first and second object of the task, and where to bring them."""
 
@@ -76,6 +80,14 @@ SPEC = RobotSpec(
 )
 """Shared by Meta-World and by our own scenes: whoever drives one drives the other. What a capture
 holds depends on the scene, so every robot's own specification says that."""
+
+
+def cameras_of(capture: Capture) -> dict[str, Camera]:
+    """Where the cameras stood at a capture."""
+    if CAMERA_OFFSET not in capture:
+        return CAMERAS
+    moved = zip(CAMERAS.items(), capture[CAMERA_OFFSET].tolist(), strict=True)
+    return {name: camera.moved(*offset) for (name, camera), offset in moved}
 
 
 class SawyerRobot(ABC):
@@ -173,6 +185,22 @@ class SawyerRobot(ABC):
         return self._task
 
     @property
+    def physics(self) -> Any:
+        """The MjModel of its world, for stress only (`robots.stress`)."""
+        return self._model
+
+    @property
+    def movable_cameras(self) -> int:
+        """How many cameras `CAMERA_OFFSET` moves."""
+        return len(CAMERAS)
+
+    @property
+    def state_arrays(self) -> tuple[str, ...]:
+        """What of a capture is proprioception; all else is the picture, and neither needs the
+        other."""
+        return ("state",)
+
+    @property
     def instruction(self) -> str:
         """The present goal in words; empty when asked for nothing."""
         seed = self._running().seed
@@ -245,10 +273,13 @@ class SawyerRobot(ABC):
     def observe(self, capture: Capture) -> Frames:
         """Render both views of a capture. Thread-safe to everything else.
 
+        A capture with the array `CAMERA_OFFSET` was seen by cameras that stood elsewhere.
+
         Raises:
             RobotError: no OpenGL context could be made.
         """
-        images = self._renderer.render(capture, tuple(CAMERAS.values()), SPEC.image_size)
+        cameras = tuple(cameras_of(capture).values())
+        images = self._renderer.render(capture, cameras, SPEC.image_size)
         return Frames(images=dict(zip(CAMERAS, images, strict=True)), state=capture["state"])
 
     def render_capture(
@@ -261,7 +292,7 @@ class SawyerRobot(ABC):
         """
         if view not in CAMERAS:
             raise did_you_mean("view", view, CAMERAS)
-        return self._renderer.render(capture, (CAMERAS[view],), size)[0]
+        return self._renderer.render(capture, (cameras_of(capture)[view],), size)[0]
 
     def truth(self) -> np.ndarray:
         """(n,) the episode's seed, the simulator's state, and what the scene adds."""

@@ -67,17 +67,7 @@ class CommandSchedule:
         Raises:
             RobotError: not (d,), or not finite.
         """
-        command = np.asarray(values, dtype=np.float64)
-        if command.shape != (self._space.dim,):
-            raise RobotError(
-                f"command of shape {command.shape}: expected ({self._space.dim},) for "
-                f"{', '.join(self._space.names)}"
-            )
-        if not np.isfinite(command).all():
-            raise RobotError(
-                f"command {command.tolist()} is not finite: expected finite values; check the "
-                "policy's output before it is sent"
-            )
+        command = require_command(self._space, values)
         self._waiting.extend([self._space.clip(command)] * self._substeps)
 
     def due(self, now_ns: int) -> Iterator[np.ndarray]:
@@ -102,3 +92,23 @@ class CommandSchedule:
 
     def _next_end_ns(self) -> int:
         return self._start_ns + (self._done + 1) * self._duration_ns // self._substeps
+
+
+def require_command(space: ActionSpace, values: np.ndarray) -> np.ndarray:
+    """A command (d,) as float64.
+
+    Raises:
+        RobotError: not (d,), or not finite.
+    """
+    command = np.asarray(values, dtype=np.float64)
+    if command.shape != (space.dim,):
+        raise RobotError(
+            f"command of shape {command.shape}: expected ({space.dim},) for "
+            f"{', '.join(space.names)}"
+        )
+    if not np.isfinite(command).all():
+        raise RobotError(
+            f"command {command.tolist()} is not finite: expected finite values; check the "
+            "policy's output before it is sent"
+        )
+    return command

@@ -20,6 +20,7 @@ from streamvla.core.files import replacing, require_writable, write_text
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seals import sealed_json
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
+from streamvla.core.stress import parse_stress
 from streamvla.data.experts import for_task
 from streamvla.evaluation.comparison import (
     Place,
@@ -47,6 +48,7 @@ from streamvla.studies.episodes import (
     executor_of,
     policy_of,
     require_robots,
+    require_stressable,
     start_worker,
 )
 from streamvla.studies.outputs import MARK, require_ours
@@ -82,7 +84,8 @@ class Compare:
         profiles: stage times of observing and generating; the control period is the robot's.
             paper-20hz@0.5 takes half the time, paper-20hz@0 none.
         accelerators: 1 that encoding and generating share; 2: one each.
-        stress: conditions as `eval --stress` takes them; none for nominal ones.
+        stress: what real robots bring, NAME:SEVERITY joined by "+", as `eval`
+            takes it (docs/how-to/stress.md); none for nominal conditions.
         episodes: per cell, at seeds `seed`, `seed` + 1, …
         seconds: an episode's limit, on the robot's clock.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
@@ -134,13 +137,10 @@ class Compare:
         if self.videos < 0:
             raise ConfigError(f"videos {self.videos}: expected 0 or more a task")
         require_seconds(self.seconds)
-        if set(self.stress) != {NO_STRESS} and "stress" not in {f.name for f in fields(Eval)}:
-            raise ConfigError(f"--stress {', '.join(self.stress)}: this version knows only none")
 
     def evaluation(self, entry: Entry, at: tuple[str, int, str]) -> Eval:
         """The command that drives one row under these conditions."""
         profile, accelerators, stress = at
-        stressed: dict[str, Any] = {} if stress == NO_STRESS else {"stress": stress}
         return Eval(
             policy=entry.policy,
             episodes=self.episodes,
@@ -154,7 +154,7 @@ class Compare:
             seconds=self.seconds,
             seed=self.seed,
             out=self.out / "traces",
-            **stressed,
+            stress=None if stress == NO_STRESS else stress,
         )
 
 
@@ -239,13 +239,18 @@ def plan_of(command: Compare, tasks: tuple[str, ...], entries: tuple[Entry, ...]
     profiles = tuple(named_profile(text).name for text in command.profiles)
     if len(set(profiles)) < len(profiles):
         raise ConfigError(f"--profiles {', '.join(command.profiles)}: one is named twice")
+    stress = tuple(
+        each if each == NO_STRESS else str(parse_stress(each)) for each in command.stress
+    )
+    if len(set(stress)) < len(stress):
+        raise ConfigError(f"--stress {', '.join(command.stress)}: one is named twice")
     times = {name: named_profile(name) for name in profiles}
     return Plan(
         tasks=tasks,
         rows=tuple(entry.place for entry in entries),
         profiles=profiles,
         accelerators=tuple(command.accelerators),
-        stress=command.stress,
+        stress=stress,
         seeds=tuple(range(command.seed, command.seed + command.episodes)),
         settings={
             "robots": {task: _robot_of(task) for task in tasks},
@@ -280,6 +285,8 @@ def _require_all(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> No
         for number, task in enumerate(plan.tasks):
             policy = policy_of(for_task(entry.policy, task))
             require_robots(policy, (task,), "train", "own")
+            for stress in plan.stress:
+                require_stressable(policy, task, command.evaluation(entry, (*at[:2], stress)))
             if number == 0:
 
                 def build(early: Any, evaluation: Eval = evaluation, policy: Any = policy) -> Any:

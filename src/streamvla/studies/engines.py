@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from streamvla.core.errors import ConfigError, did_you_mean
 J = TypeVar("J")
 R = TypeVar("R")
 
+_LONGEST_ANSWER_S = 10.0
 _AHEAD = 2
 """Jobs submitted for every core of the cluster: one runs, the next is there already."""
 
@@ -67,18 +71,39 @@ class RayEngine:
     def _connect(self, ray: Any) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # report nothing to anyone
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        _require_open(address)
+        ours = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=self.address,
                 log_to_driver=False,
                 logging_level="ERROR",
-                include_dashboard=False if self.address is None else None,
+                include_dashboard=None if address else False,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"no Ray cluster at {self.address or os.environ.get('RAY_ADDRESS', 'this machine')}"
-                f" ({error}): start one with `ray start --head`, or leave the address out"
-            ) from error
+            raise _no_cluster(address, error) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, ours)  # Ray puts one there that only exits
+
+
+def _require_open(address: str | None) -> None:
+    """Raise `ConfigError` if nothing listens at HOST:PORT; Ray itself would wait for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), _LONGEST_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"no Ray cluster at {address or 'this machine'} ({error}): start one with `ray start "
+        "--head`, or leave the address out"
+    )
 
 
 def _run(

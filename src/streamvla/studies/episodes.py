@@ -17,10 +17,12 @@ from streamvla.core.files import replacing, require_writable
 from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
+from streamvla.core.stress import NO_STRESS, Stress, parse_stress
 from streamvla.data.experts import EXPERTS, for_task
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import is_robot, make_robot, require_task, suite_of, suite_tasks
+from streamvla.robots.stress import stressed_robot
 from streamvla.runtime import (
     EpisodeLimits,
     Executor,
@@ -32,6 +34,7 @@ from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
+from streamvla.runtime.timing.stress import stressed_latency
 from streamvla.studies.checks import require_effect, require_seconds
 from streamvla.studies.engines import parse_engine
 from streamvla.studies.outputs import require_trace
@@ -79,6 +82,8 @@ class Eval:
             the times of observing and generating alone.
         pacing: "grid": fixed control ticks; "event": the next action when the robot is free.
         jitter: coefficient of variation of the stage times.
+        stress: what real robots bring, NAME:SEVERITY with severities from 1 to 3, several joined
+            by "+", as in camera-pose:2+latency-jitter:1 (docs/how-to/stress.md).
         concurrent: encode and generate on an accelerator each, instead of sharing one.
         seconds: an episode's limit, on the robot's clock.
         instructions: phrasings the policy was trained on, or held out.
@@ -106,6 +111,7 @@ class Eval:
     times: StatedTimes = field(default_factory=StatedTimes)
     pacing: Pacing = "grid"
     jitter: float = 0.0
+    stress: str | None = None
     concurrent: bool = False
     seconds: float = 15.0
     seed: int = FIRST_EVALUATION_SEED
@@ -131,6 +137,7 @@ class Eval:
         said = [f"{what} {name}" for what, name in named.items() if name]
         if len(said) > 1:
             raise ConfigError(f"{' and '.join(said)}: expected one of the two")
+        self.stresses()
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
                 f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
@@ -152,6 +159,10 @@ class Eval:
         if self.period == "robot":
             return replace(profile, execute_ns=policy.control_period_ns)
         return profile
+
+    def stresses(self) -> Stress:
+        """What the text says; raises `ConfigError` if it says nothing known."""
+        return NO_STRESS if self.stress is None else parse_stress(self.stress)
 
     def policy_settings(self) -> dict[str, float]:
         """What shall be changed of the policy's own settings."""
@@ -175,10 +186,14 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine"} if self.settings.period == "robot" else {"engine", "period"}
+        left_out |= {"engine", "stress"}
+        left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         settings["profile"] = self.settings.profile_name
+        stress = self.settings.stresses()
+        if stress.parts:
+            settings |= {"stress": str(stress), "stress_sizes": stress.sizes()}
         return {
             "command": "eval",
             "executor": self.executor,
@@ -202,6 +217,7 @@ def evaluate(command: Eval) -> None:
     _require_settings(source, command)
     policy = policy_of(for_task(source, tasks[0]), command.method, command.policy_settings())
     require_robots(policy, tasks, command.instructions, command.asked)
+    require_stressable(policy, tasks[0], command)
     if source not in EXPERTS:
         warn_of_unseen_tasks(source, tasks, command.method)
     folder = command.out / _folder(command, for_task(source, tasks[0]))
@@ -304,6 +320,18 @@ def require_robots(policy: Policy, tasks: tuple[str, ...], split: Split, asked: 
                 check_fit(policy.spec, robot.spec)
 
 
+def require_stressable(policy: Policy, task: str, command: Eval) -> None:
+    """Raise `ConfigError` unless the robot of a task can have the stress; before any worker
+    starts."""
+    stress = command.stresses()
+    if stress.of("robot"):
+        robot = make_robot(
+            task, command.instructions, command.asked, sees_truth=policy.spec.sees_truth
+        )
+        with closing(robot):
+            stressed_robot(robot, stress)
+
+
 def with_measured_times(command: Eval, source: str, tasks: tuple[str, ...], folder: Path) -> Eval:
     """The command with the times of this machine, if it asks for `measured`; they are kept in
     `folder`, and said."""
@@ -341,6 +369,7 @@ def _jobs_of(command: Eval, source: str, task: str) -> list[Job]:
     executor = executor_of(command, policy)
     identity = identity_of(found, policy.spec)
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
+    variant += [f"stress-{command.stresses().slug()}"] if command.stress else []
     setting = "-".join(
         [
             command.profile_name,
@@ -444,7 +473,7 @@ def run_missing(every: list[Job], engine: Engine) -> float | None:
 
 _MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], Policy] = {}
-_robots: dict[tuple[str, Split, Asked, bool], Any] = {}
+_robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
 
 
 def start_worker() -> None:
@@ -476,7 +505,8 @@ def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
     command = job.settings
     policy = _policy_for(job)
     sees_truth = policy.spec.sees_truth
-    robot = _robot(job.task, command.instructions, command.asked, sees_truth)
+    stress = command.stresses()
+    robot = _robot(job.task, command.instructions, command.asked, sees_truth, stress)
     check_fit(policy.spec, robot.spec)
     profile = command.profile_for(policy.spec)
     robot.reset(job.seed, 0, profile.execute_ns)
@@ -492,7 +522,8 @@ def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
     jittered = JitteredLatency(profile, command.jitter, job.seed)
     latency = jittered if command.jitter else ConstantLatency(profile)
     with nullcontext() if film is None else Film(robot, film) as watch:
-        run_simulated(settings.episode(policy, robot, trace, watch), latency)
+        episode = settings.episode(policy, robot, trace, watch)
+        run_simulated(episode, stressed_latency(latency, stress, job.seed))
     return robot
 
 
@@ -514,11 +545,12 @@ def _policy_for(job: Job) -> Policy:
     return policy_of(job.source, job.settings.method, job.settings.policy_settings())
 
 
-def _robot(task: str, split: Split, asked: Asked, sees_truth: bool) -> Any:
-    key = (task, split, asked, sees_truth)
+def _robot(task: str, split: Split, asked: Asked, sees_truth: bool, stress: Stress) -> Any:
+    key = (task, split, asked, sees_truth, stress)
     if key not in _robots:
         close_robots()
-        _robots[key] = make_robot(task, split, asked, sees_truth=sees_truth)
+        robot = make_robot(task, split, asked, sees_truth=sees_truth)
+        _robots[key] = stressed_robot(robot, stress)
     return _robots[key]
 
 
@@ -558,9 +590,10 @@ def _report(
         for task, figures in [*tasks.items(), ("all", everything)]
     ]
     driven = ", ".join([executor.label(policy.spec.horizon), *_settings_words(policy)])
+    stress = f"stress {command.stresses()}; " if command.stress else ""
     print_table(
         f"{driven}; {command.profile_for(policy.spec).label}; "
-        f"{command.pacing} pacing; {command.episodes} episodes a task",
+        f"{command.pacing} pacing; {stress}{command.episodes} episodes a task",
         ("task", "success", "95 % interval", "T_action (ms)", "halt / observation (ms)"),
         rows,
     )
@@ -574,6 +607,7 @@ def _report(
                 "executor": executor.slug(),
                 "profile": command.profile_for(policy.spec).label,
                 "early": asdict(command.early),
+                "stress": str(command.stresses()) or None,
                 "seeds": list(range(command.seed, command.seed + command.episodes)),
                 "episodes_per_minute": pace,
                 "driven_at": driven_at(jobs),

@@ -11,11 +11,13 @@ from streamvla.core.errors import ConfigError
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.sawyer import ACTION_SPACE
 from streamvla.robots.suite import Suite, TaskRobot
-from streamvla.robots.tempo import follow
+from streamvla.robots.tempo import follow, peg, pole
 from streamvla.robots.tempo.robot import ARM_SPEC, TempoRobot, TempoTask
 
 ARM_TASKS: dict[str, TempoTask] = {
     "follow-moving-target": follow.TASK,
+    "insert-peg": peg.TASK,
+    "balance-pole": pole.TASK,
 }
 
 
