@@ -63,7 +63,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "eval": (*_EARLY, ("concurrent", _overlaps, _SHARED), _LOCAL),
-    "compare": (_LOCAL,),
+    "compare": (_LOCAL, ("videos", lambda c: c.report, "a report; leave --no-report out")),
     "collect": (_LOCAL, ("most-lead", lambda c: c.policy is not None, "a --policy that drives"),),
     "train": (
         (

@@ -54,6 +54,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla trace export runs/run/traces",
     ),
     "trace show": ("streamvla trace show run.jsonl",),
+    "leaderboard": (
+        "streamvla leaderboard",
+        "streamvla leaderboard --add runs/mine/result.json --name 'My policy' "
+        "--link https://example.org/mine --sees 'two cameras, joints'",
+    ),
     "results": ("streamvla results --check", "streamvla results --make timeline"),
 }
 """Command → its examples."""

@@ -17,6 +17,7 @@ from streamvla.cli.bench import Bench, bench
 from streamvla.cli.collect import Collect, collect_command
 from streamvla.cli.examples import EXAMPLES, described
 from streamvla.cli.export import Export, export
+from streamvla.cli.leaderboard import Leaderboard, leaderboard
 from streamvla.cli.results import Results, results
 from streamvla.cli.run import Run, run
 from streamvla.cli.simulate import Simulate, simulate
@@ -46,6 +47,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "bench": (Bench, bench),
     "trace": (TraceCommand, trace),
     "results": (Results, results),
+    "leaderboard": (Leaderboard, leaderboard),
 }
 
 _OLD_SPELLINGS = {

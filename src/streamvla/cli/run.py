@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from streamvla.runtime import (
     parse_faults,
 )
 from streamvla.runtime.drivers.feasibility import check_schedule, estimate_stages
+from streamvla.runtime.drivers.film import evenly
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.executors.options import AUTO, EarlyOptions
@@ -424,7 +424,7 @@ class _Session:
 
         events = read_trace(path).events
         period_ns = self._profile.execute_ns
-        shown = _evenly(film, period_ns)
+        shown = evenly(film, period_ns)
         statuses = frame_statuses(
             events, [now_ns for now_ns, _ in shown], period_ns, self._command.pacing
         )
@@ -513,17 +513,6 @@ class _Session:
         ]
         write_perfetto(out / PERFETTO, episodes)
         print(f"Report: {out / REPORT}; timeline for ui.perfetto.dev: {out / PERFETTO}")
-
-
-def _evenly(captures: Captures, period_ns: int) -> Captures:
-    """One frame a period: at each instant of an even grid, the capture that was then the latest.
-
-    Captures are made at control instants, which event pacing and skipped ticks space unevenly; a
-    video that played them at a constant rate would not run on the clock.
-    """
-    instants = [now_ns for now_ns, _ in captures]
-    grid = range(instants[0], instants[-1] + 1, period_ns)
-    return [(now, captures[bisect_right(instants, now) - 1][1]) for now in grid]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ what happened on them; once something is, they belong into `_LOOKED_AT`, and thi
 FIRST_TUNING_SEED = 6_000_000
 """Settings are chosen on seeds from here on."""
 
+FIRST_LEADERBOARD_SEED = 8_000_000
+"""Entries of the leaderboard are driven on 50 seeds from here on; nothing may be chosen on them."""
+
 _LOOKED_AT = (
     range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + 200),  # every evaluation up to 2026-11-22
     range(2_000_000, 2_000_024),  # `run`, the demo's among them

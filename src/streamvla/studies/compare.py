@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -12,9 +13,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from streamvla.core.clock import NS_PER_MS, NS_PER_S
+from streamvla.core.clock import NS_PER_MS, NS_PER_S, wall_date
 from streamvla.core.engine import Engine
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.core.files import replacing, require_writable, write_text
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seals import sealed_json
@@ -50,6 +51,7 @@ from streamvla.studies.episodes import (
     require_stressable,
     start_worker,
 )
+from streamvla.studies.outputs import MARK, require_ours
 from streamvla.studies.sweep_progress import SweepProgress
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import Ended, Measured, MemoryTrace, TraceEvent, is_complete
@@ -57,6 +59,7 @@ from streamvla.trace.spans import Pacing
 from streamvla.trace.store import trace_bytes
 
 NO_STRESS = "none"
+REPORT = "report.html"
 _BATCHES = 64
 """At least so many, if there are enough episodes: the last worker is soon done."""
 _MOST_IN_BATCH = 8
@@ -91,6 +94,8 @@ class Compare:
             found or started here; ray:HOST:PORT.
         workers: processes of the local engine.
         traces: keep the trace of every episode too.
+        report: also write report.html, a page with charts and paired differences.
+        videos: on the page, of every task so many of the worst failures, driven again and filmed.
         out: folder for result.json and the episodes; those that are there are not driven again.
         csv: also write the episodes as a table, episodes.csv.
         json: print the result without its episodes as one JSON object on the last line.
@@ -111,6 +116,8 @@ class Compare:
     engine: str = "local"
     workers: int = 2
     traces: bool = False
+    report: bool = True
+    videos: int = 1
     out: Path = Path("runs/compare")
     csv: bool = False
     json: bool = False
@@ -127,6 +134,8 @@ class Compare:
                 raise ConfigError(f"--{name} {', '.join(twice)}: named twice; name each once")
         if self.episodes < 1:
             raise ConfigError(f"episodes {self.episodes}: expected at least 1")
+        if self.videos < 0:
+            raise ConfigError(f"videos {self.videos}: expected 0 or more a task")
         require_seconds(self.seconds)
 
     def evaluation(self, entry: Entry, at: tuple[str, int, str]) -> Eval:
@@ -170,6 +179,8 @@ def compare(command: Compare) -> None:
     trials = trials_of(command, plan, entries)
     with closing(EpisodeStore(command.out / "episodes.jsonl")) as store:
         require_writable(command.out / "result.json")
+        if command.report:
+            require_ours(command.out / REPORT, MARK)
         missing = [trial for trial in trials if not _is_done(trial, store)]
         pace = run_trials(missing, len(trials), store, engine)
         records = [{**store[trial.key], **_place_fields(trial.place)} for trial in trials]
@@ -185,6 +196,8 @@ def compare(command: Compare) -> None:
     write_text(command.out / "result.json", sealed_json(result))
     if command.csv:
         write_text(command.out / "episodes.csv", episodes_csv(result))
+    if command.report:
+        _write_page(command, result, trials)
     _report(command, result)
 
 
@@ -439,6 +452,22 @@ def _report(command: Compare, result: dict[str, Any]) -> None:
     if command.json:
         sys.stdout.flush()
         print_json({"command": "compare", **result, "episodes": len(result["episodes"])})
+
+
+def _write_page(command: Compare, result: dict[str, Any], trials: Sequence[Trial]) -> None:
+    """The page about the sweep; without films where they cannot be made, which is said."""
+    from streamvla.evaluation.report.sweep_file import sweep_of
+    from streamvla.evaluation.report.sweep_report import write_sweep_report
+    from streamvla.studies.worst_films import film_worst
+
+    typed = shlex.join(["streamvla", *sys.argv[1:]])
+    sweep, films = sweep_of(result, command=typed, date=wall_date()), []
+    try:
+        films = film_worst(sweep, trials, command.out / "videos", command.videos)
+    except StreamVLAError as error:
+        print(f"No videos: {error}", file=sys.stderr)
+    write_sweep_report(command.out / REPORT, sweep, films)
+    print(f"Report: {command.out / REPORT}")
 
 
 def _conditions(cell: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
 from streamvla.core.errors import ConfigError
 from streamvla.core.files import replacing, require_writable
-from streamvla.core.interfaces import Policy, PolicySpec, check_fit
+from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.core.stress import NO_STRESS, Stress, parse_stress
@@ -29,6 +29,7 @@ from streamvla.runtime import (
     LatencyProfile,
     run_simulated,
 )
+from streamvla.runtime.drivers.film import Captures, Film
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
@@ -495,8 +496,12 @@ def driven_commit() -> str:
     return commit()
 
 
-def drive(job: Job, trace: TraceSink) -> None:
-    """One episode; policy and robot are kept for the next."""
+def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
+    """One episode; policy and robot are kept for the next.
+
+    Args:
+        film: gets the captures of all control instants; the robot that is returned draws them.
+    """
     command = job.settings
     policy = _policy_for(job)
     sees_truth = policy.spec.sees_truth
@@ -514,10 +519,12 @@ def drive(job: Job, trace: TraceSink) -> None:
         EpisodeLimits(ms_to_ns(command.seconds * 1000)),
         serial=not command.concurrent,
     )
-    episode = settings.episode(policy, robot, trace)
     jittered = JitteredLatency(profile, command.jitter, job.seed)
     latency = jittered if command.jitter else ConstantLatency(profile)
-    run_simulated(episode, stressed_latency(latency, stress, job.seed))
+    with nullcontext() if film is None else Film(robot, film) as watch:
+        episode = settings.episode(policy, robot, trace, watch)
+        run_simulated(episode, stressed_latency(latency, stress, job.seed))
+    return robot
 
 
 def policy_of(
@@ -541,12 +548,17 @@ def _policy_for(job: Job) -> Policy:
 def _robot(task: str, split: Split, asked: Asked, sees_truth: bool, stress: Stress) -> Any:
     key = (task, split, asked, sees_truth, stress)
     if key not in _robots:
-        for robot in _robots.values():
-            robot.close()
-        _robots.clear()
+        close_robots()
         robot = make_robot(task, split, asked, sees_truth=sees_truth)
         _robots[key] = stressed_robot(robot, stress)
     return _robots[key]
+
+
+def close_robots() -> None:
+    """Close what `drive` keeps, in the process that drove."""
+    for robot in _robots.values():
+        robot.close()
+    _robots.clear()
 
 
 # --- figures ---------------------------------------------------------------------------------

@@ -453,7 +453,7 @@ def _settings(context: ReportContext) -> str:
     rows = {
         "Command": f"<code>{escape(context.command)}</code>",
         "Latency profile": f"{escape(context.profile)}; {emulation}",
-        "Seeds": escape(_ranges(context.seeds)),
+        "Seeds": escape(ranges(context.seeds)),
         "Commit": f"<code>{escape(context.commit)}</code>",
         "Machine": escape(machine_words(context.machine)),
         "Date": escape(context.date),
@@ -473,7 +473,7 @@ def _definitions() -> str:
     )
 
 
-def _ranges(seeds: Sequence[int]) -> str:
+def ranges(seeds: Sequence[int]) -> str:
     """`[0, 1, 2, 5]` → "0–2, 5"."""
     runs: list[list[int]] = []
     for seed in sorted(seeds):

@@ -45,6 +45,9 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-seri
 .sv .sv-c3{stroke:var(--sv-violet);stroke-dasharray:9 3 2 3}
 .sv .sv-c4{stroke:var(--sv-generate);stroke-dasharray:2 2}
 .sv .sv-c5{stroke:var(--sv-soft);stroke-dasharray:12 4 4 4}
+.sv .sv-m0{fill:var(--sv-observe)}.sv .sv-m1{fill:var(--sv-halt)}.sv .sv-m2{fill:var(--sv-execute)}
+.sv .sv-m3{fill:var(--sv-violet)}.sv .sv-m4{fill:var(--sv-generate)}.sv .sv-m5{fill:var(--sv-soft)}
+.sv .sv-whisker{stroke-width:1.5;stroke-dasharray:none;opacity:.7}.sv .sv-faint{opacity:.1}
 """.replace("\n", "")
 
 _HATCH = (
@@ -92,6 +95,14 @@ def document(name: str, height: float, label: str, body: list[str]) -> str:
     )
 
 
+def panel(width: float, height: float, label: str, body: Sequence[str]) -> str:
+    """A small picture of a page that holds `STYLE` already; arguments as for `document`."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="sv" role="img" '
+        f'viewBox="0 0 {width:g} {height:g}" aria-label="{escape(label)}">{"".join(body)}</svg>'
+    )
+
+
 def rect(
     x0: float, x1: float, y: float, height: float, kind: str, title: str = "", gap: float = 0.0
 ) -> str:
@@ -113,6 +124,16 @@ _SHAPES = {
     "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
     "triangle": ((0, -1.3), (1.25, 1), (-1.25, 1)),
 }
+
+
+CURVE_SHAPES = ("circle", "square", "diamond", "triangle")
+"""Of the marks on curves, in turn: six colours and four shapes make twelve that differ."""
+
+
+def curve_mark(x: float, y: float, number: int, title: str = "", size: float = 5) -> str:
+    """A mark on the curve of kind `number`."""
+    shape = CURVE_SHAPES[number % len(CURVE_SHAPES)]
+    return mark(x, y, size, f"m{number % CURVES}", shape, title)
 
 
 def mark(x: float, y: float, size: float, kind: str, shape: str, title: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from bisect import bisect_right
 from types import TracebackType
 from typing import Any
 
@@ -66,6 +67,17 @@ class Film:
                     latest[name] = frame, frame.copy()
                 capture = {**capture, name: latest[name][1]}
             self._captures[index] = now_ns, capture
+
+
+def evenly(captures: Captures, period_ns: int) -> Captures:
+    """One frame a period: at each instant of an even grid, the capture that was then the latest.
+
+    Captures are made at control instants, which event pacing and skipped ticks space unevenly; a
+    video that played them at a constant rate would not run on the clock.
+    """
+    instants = [now_ns for now_ns, _ in captures]
+    grid = range(instants[0], instants[-1] + 1, period_ns)
+    return [(now, captures[bisect_right(instants, now) - 1][1]) for now in grid]
 
 
 def _in_a_buffer(array: Any) -> bool:

@@ -1,0 +1,118 @@
+"""Films of the worst episodes of a sweep, which keeps no pictures: they are driven again.
+
+A trial says all that an episode depends on, and virtual time repeats it exactly: what is filmed
+ends as the result file says, or it is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from streamvla.core.clock import NS_PER_S
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import Robot, picture_of
+from streamvla.evaluation.comparison import Place
+from streamvla.evaluation.report.sweep import Cell, Sweep
+from streamvla.evaluation.report.sweep_file import NO_STRESS
+from streamvla.evaluation.report.sweep_report import MOST_WORST, Filmed, worst_episodes
+from streamvla.evaluation.report.video import annotate, frame_statuses, write_video
+from streamvla.runtime.drivers.film import Captures, evenly
+from streamvla.studies.compare import Compare, Trial, entries_of, plan_of, trials_of
+from streamvla.studies.episodes import close_robots, drive, file_name, policy_of
+from streamvla.trace import Ended, MemoryTrace
+
+SIZE = (240, 240)
+
+
+def film_worst(
+    sweep: Sweep, trials: Sequence[Trial], folder: Path, per_task: int = MOST_WORST
+) -> list[Filmed]:
+    """Drive the worst failures of every task again, and write a video of each into `folder`.
+
+    A robot that draws no pictures for people is not filmed.
+
+    Raises:
+        ConfigError: a package for videos is missing, or an episode ends otherwise than before,
+            because policy or code have changed since.
+        FileError: a video cannot be written.
+    """
+    of = {trial.place: trial for trial in trials}
+    films: list[Filmed] = []
+    try:
+        for cell, seed in worst_episodes(sweep, per_task):
+            place = _place(cell, seed)
+            path = folder / f"{_name(place)}.mp4"
+            if place in of and _film(of[place], cell, path):
+                films.append(Filmed(cell, seed, path))
+    finally:
+        close_robots()
+    return films
+
+
+def trials_of_result(result: Mapping[str, Any]) -> list[Trial]:
+    """The episodes of a result file, to be driven again.
+
+    Raises:
+        ConfigError: a policy or task is not here; policies in files stand without their folders.
+    """
+    plan = result["plan"]
+    command = Compare(
+        tasks=tuple(plan["tasks"]),
+        executors=tuple(f"{row['policy']}/{row['executor']}" for row in plan["rows"]),
+        profiles=tuple(plan["profiles"]),
+        accelerators=tuple(plan["accelerators"]),
+        stress=tuple(plan["stress"]),
+        episodes=len(plan["seeds"]),
+        seed=plan["seeds"][0],
+        seconds=plan["seconds"],
+        pacing=plan["pacing"],
+        jitter=plan["jitter"],
+    )
+    entries = entries_of(command)
+    return trials_of(command, plan_of(command, command.tasks, entries), entries)
+
+
+def _film(trial: Trial, cell: Cell, path: Path) -> bool:
+    """Whether there is a film now: the robot draws."""
+    trace, captures = MemoryTrace(), Captures()
+    robot = drive(trial.job, trace, captures)
+    ends = [event.success for event in trace.events if isinstance(event, Ended)]
+    before = cell.outcomes[trial.place.seed].solved
+    if bool(ends and ends[-1]) != bool(before):
+        raise ConfigError(
+            f"{trial.place.task}, seed {trial.place.seed}: driven again it ends otherwise than the "
+            "result says, so code or policy have changed since; run the sweep anew in another --out"
+        )
+    if not robot.spec.draws_captures or not captures:
+        return False
+    _write(trial, robot, trace, captures, path)
+    return True
+
+
+def _write(trial: Trial, robot: Robot, trace: MemoryTrace, captures: Captures, path: Path) -> None:
+    settings = trial.job.settings
+    policy = policy_of(trial.job.source, settings.method, settings.policy_settings())
+    period_ns = settings.profile_for(policy.spec).execute_ns
+    shown = evenly(captures, period_ns)
+    statuses = frame_statuses(
+        trace.events, [now_ns for now_ns, _ in shown], period_ns, settings.pacing
+    )
+    frames = [
+        annotate(picture_of(robot, capture, SIZE), status)
+        for (_, capture), status in zip(shown, statuses, strict=True)
+    ]
+    write_video(path, frames, NS_PER_S / period_ns)
+
+
+def _place(cell: Cell, seed: int) -> Place:
+    profile = cell.profile if cell.scale == 1 else f"{cell.profile}@{cell.scale:g}"
+    stress = cell.stress or NO_STRESS
+    return Place(cell.task, cell.policy, cell.executor, profile, cell.accelerators, stress, seed)
+
+
+def _name(place: Place) -> str:
+    words = (place.task, place.policy, place.executor, place.profile, place.stress, place.seed)
+    return re.sub(r"[^\w.@-]+", "-", file_name("-".join(map(str, words))))
