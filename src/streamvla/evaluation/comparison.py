@@ -27,6 +27,7 @@ from streamvla.evaluation.stats import (
     compare_paired,
     wilson_interval,
 )
+from streamvla.evaluation.task_metrics import TaskMetrics, pooled_figure
 
 SCHEMA = "streamvla-compare/1"
 RESAMPLES = 2000
@@ -62,6 +63,10 @@ _COUNTED = (
     "unanswered_stimuli",
 )
 _SPREAD = ("action_age_ms", "loop_time_ms", "reaction_ms")
+TASK_FIGURES = tuple(
+    name for name in TaskMetrics().to_json() if name not in ("score", "completion_time_s")
+)
+"""How the task went, besides score and time (`evaluation.task_metrics`)."""
 _SCALARS = (
     "success",
     "end_reason",
@@ -76,6 +81,7 @@ _SCALARS = (
     "mean_lead",
     "early_accept_rate",
     "seam_ratio",
+    *TASK_FIGURES,
 )
 FIGURES = (
     *_SCALARS,
@@ -197,7 +203,7 @@ def pooled_figures(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Ratios are of sums, counts add up, the longest halt is the longest of all; of a distribution
     `count`, `mean` and `max` are those of all measurements, `p50` is the median of the episodes'
-    medians.
+    medians. How the task went pools as `task_metrics` says.
     """
     judged = [bool(each["success"]) for each in episodes if each["success"] is not None]
     scores = [each["score"] for each in episodes if each["score"] is not None]
@@ -225,6 +231,7 @@ def pooled_figures(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "mean_lead": _weighted(episodes, "mean_lead", "later_observations"),
         "early_accept_rate": _weighted(episodes, "early_accept_rate", "later_observations"),
         "seam_ratio": _mean(_present(episodes, "seam_ratio")),
+        **{name: pooled_figure(name, _present(episodes, name)) for name in TASK_FIGURES},
         "sparc": _mean(_present([each["smoothness"] for each in episodes], "sparc")),
         **{name: _spread([each[name] for each in episodes]) for name in _SPREAD},
         "end_reasons": _tally(each["end_reason"] or "cut off" for each in episodes),

@@ -104,12 +104,16 @@ def pooled(runs: Sequence[TaskMetrics]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in TaskMetrics().to_json():
         values = [value for run in runs if (value := getattr(run, name)) is not None]
-        figures[name] = _pooled(name, values) if values else None
+        figures[name] = pooled_figure(name, values)
     scores = [run.score for run in runs if run.score is not None]
     return figures | {"score_ci": bootstrap_mean(scores)[1:] if len(scores) > 1 else None}
 
 
-def _pooled(name: str, values: list[float]) -> float:
+def pooled_figure(name: str, values: Sequence[float]) -> float | None:
+    """One figure of several episodes: the sum, the largest or the mean, by its name; None of
+    none."""
+    if not values:
+        return None
     if name in _SUMS:
         return sum(values)
     return max(values) if name in _MAXIMA else float(np.mean(values))

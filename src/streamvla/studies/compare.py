@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from streamvla.core.clock import NS_PER_MS, NS_PER_S, wall_date
+from streamvla.core.clock import NS_PER_MS, wall_date
 from streamvla.core.engine import Engine
 from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.core.files import replacing, require_writable, write_text
@@ -54,7 +54,7 @@ from streamvla.studies.episodes import (
 from streamvla.studies.outputs import MARK, require_ours
 from streamvla.studies.sweep_progress import SweepProgress
 from streamvla.studies.tables import figure, print_json, print_table
-from streamvla.trace import Ended, Measured, MemoryTrace, TraceEvent, is_complete
+from streamvla.trace import Measured, MemoryTrace, TraceEvent, is_complete
 from streamvla.trace.spans import Pacing
 from streamvla.trace.store import trace_bytes
 
@@ -373,8 +373,6 @@ def _driven(trial: Trial) -> tuple[Record, bytes | None]:
     measured = measured_of(trace.events)
     window = run.window
     figures = {
-        "score": measured["score"]["last"] if "score" in measured else None,
-        "completion_time_s": _completion_time_s(trace.events),
         **run.to_json(),
         "window": window
         and {
@@ -405,14 +403,6 @@ def measured_of(events: Sequence[TraceEvent]) -> dict[str, dict[str, float]]:
                 before = found.get(name, {"max": value})
                 found[name] = {"last": value, "max": max(before["max"], value)}
     return found
-
-
-def _completion_time_s(events: Sequence[TraceEvent]) -> float | None:
-    """From the beginning to success; None without."""
-    last = events[-1] if events else None
-    if not isinstance(last, Ended) or last.reason != "success":
-        return None
-    return (last.t_ns - events[0].t_ns) / NS_PER_S
 
 
 def _place_fields(place: Place) -> dict[str, Any]:
