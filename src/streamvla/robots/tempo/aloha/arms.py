@@ -42,6 +42,11 @@ _DIM = 7  # of one arm's command
 _DOFS = 8  # of one arm: its joints and two fingers, before everything else in the state
 _SETTLING_STEPS = 150
 
+_HALF_OPEN_M = 0.5 * (FINGER_CLOSED_M + FINGER_OPEN_M)
+_RESTING_M_S = 0.06
+_AIR, _SNUG, _STARTING = 0.3, 0.66, 0.88
+"""Openings with nothing in between, around a cube of 4 cm, and of fingers that begin to close."""
+
 
 class Arms:
     """Both arms in a furnished scene.
@@ -71,14 +76,14 @@ class Arms:
         """(14,) where joints (radians) and openings (0 to 1) are."""
         return _from_motors(self.data.qpos[: 2 * _DOFS])
 
-    def commanded(self) -> np.ndarray:
-        """(14,) the command in force."""
-        return _from_motors(self.data.ctrl)
+    def commanded_joints(self, side: Side) -> np.ndarray:
+        """(6,) radians: one arm's part of the command in force."""
+        start = _DOFS * SIDES.index(side)
+        return self.data.ctrl[start : start + 6].copy()
 
     def commanded_pose(self, side: Side) -> HandPose:
         """Where the command in force brings a hand, in the frame of the world."""
-        start = _DIM * SIDES.index(side)
-        pose = hand_pose(self.commanded()[start : start + 6])
+        pose = hand_pose(self.commanded_joints(side))
         return HandPose(_to_world(side, pose.tip_m), pose.pitch_rad, pose.roll_rad)
 
     def joints_for(self, side: Side, pose: HandPose) -> np.ndarray:
@@ -93,8 +98,17 @@ class Arms:
         return _to_world(side, hand_pose(self.joints()[start : start + 6]).tip_m)
 
     def opening(self, side: Side) -> float:
-        """0 to 1, measured."""
-        return float(self.joints()[_DIM * SIDES.index(side) + 6])
+        """0 to 1, measured, of both fingers together."""
+        left, right = self.data.qpos[_DOFS * SIDES.index(side) + 6 :][:2]
+        return float((0.5 * (left - right) - FINGER_CLOSED_M) / (FINGER_OPEN_M - FINGER_CLOSED_M))
+
+    def squeezes(self, side: Side) -> bool:
+        """Whether a hand was told to close and its fingers came to rest on something."""
+        told = self.data.ctrl[_DOFS * SIDES.index(side) + 6] < _HALF_OPEN_M
+        speeds = self.data.qvel[_DOFS * SIDES.index(side) + 6 :][:2]
+        slow = bool(np.abs(speeds[0] - speeds[1]) < _RESTING_M_S)
+        opening = self.opening(side)
+        return bool(told) and _AIR < opening and (opening < _SNUG or (slow and opening < _STARTING))
 
     def reset(self, joints: np.ndarray) -> None:
         """Arms at (14,) and at rest, everything else as compiled."""

@@ -12,7 +12,7 @@ import numpy as np
 from streamvla.robots.gl import import_mujoco
 from streamvla.robots.instructions import Phrasings
 from streamvla.robots.tabletop.scene import COLOURS, MjBody, MjSpec
-from streamvla.robots.tempo.aloha.arms import Arms
+from streamvla.robots.tempo.aloha.arms import Arms, Side
 from streamvla.robots.tempo.aloha.kinematics import HandPose
 from streamvla.robots.tempo.aloha.reaching import LEAD_S, step_towards
 from streamvla.robots.tempo.aloha.robot import AlohaTask
@@ -41,6 +41,8 @@ _ROLL_RAD = np.pi / 2
 _HOVER_M = 0.07
 _FUNNEL_M = 0.010  # aside, from which a hand comes no nearer
 _GRASP_M = 0.012
+_IN_HAND_M = 0.025
+_CARRYING_PACE = 0.6
 _WAIT_M = np.array((-0.14, 0.5, 0.25))
 _AWAY_M = np.array((0.16, 0.5, 0.32))
 _GOAL_M = np.array((-0.16, 0.5, 0.25))
@@ -122,16 +124,16 @@ class Transfer:
         velocity += change * min(1.0, most / max(float(np.linalg.norm(change)), 1e-9))
 
     def after(self, step: int) -> None:
-        right, left = (self._arms.touch(side, self._geom) for side in ("right", "left"))
+        right, left = self._holds("right"), self._holds("left")
         cube = self._cube_m()
-        free = right == 0 and left == 0
-        self._drops += self._in_hand and free
-        self._in_hand = not free and cube[2] > _LIFTED_M
-        if cube[2] > _LIFTED_M and right == 2:
+        high = bool(cube[2] > _LIFTED_M)
+        self._drops += self._in_hand and not high
+        self._in_hand = high
+        if high and right:
             self._reached(3.0)
             if np.linalg.norm(cube - MEETING_M) <= _AT_MEETING_M:
                 self._reached(5.0)
-        alone = left == 2 and right == 0 and cube[2] > _LIFTED_M
+        alone = high and left and not self._arms.touch("right", self._geom)
         self._held = self._held + 1 if alone else 0
         if self._held:
             self._reached(8.0 + 2.0 * min(1.0, self._held / HELD_SUBSTEPS))
@@ -158,20 +160,20 @@ class Transfer:
         self._turns, self._surprised = {}, False
 
     def act(self) -> np.ndarray:
-        right, left = (self._arms.touch(side, self._geom) == 2 for side in ("right", "left"))
+        right, left = self._holds("right"), self._holds("left")
         return np.concatenate([self._left(left, right), self._right(left, right)])
 
     def _right(self, left_holds: bool, right_holds: bool) -> np.ndarray:
         """(7,) takes the cube from the tray, brings it to the meeting place, leaves it."""
         if left_holds:
-            near = np.linalg.norm(self._arms.tip_m("right") - self._cube_m()) < 0.05
-            free = self._arms.opening("right") > 0.75
-            return self._to("right", self._right_m() if near and not free else _AWAY_M, _OPEN)
+            stuck = self._far_m("right") < 0.05 and self._arms.opening("right") < 0.75
+            here = self._arms.commanded_pose("right").tip_m
+            return self._to("right", here if stuck else _AWAY_M, _OPEN)
         if right_holds:
             return self._to("right", MEETING_M, _CLOSED)
         cube, velocity = self._cube_m(), self._cube_velocity_m_s()
         aside = float(np.linalg.norm((self._arms.tip_m("right") - cube)[:2]))
-        above = np.clip(2.0 * (aside - _FUNNEL_M), 0.0, _HOVER_M)
+        above = np.clip(8.0 * (aside - _FUNNEL_M), 0.0, _HOVER_M)
         opening = self._grip("right")
         if opening == _OPEN and self._arms.opening("right") < 0.85:
             above = _HOVER_M
@@ -185,24 +187,29 @@ class Transfer:
             here = self._arms.commanded_pose("left").tip_m
             return self._to("left", here if still_right else _GOAL_M, _CLOSED)
         cube = self._cube_m()
-        if not right_holds or np.linalg.norm(cube - MEETING_M) > _AT_MEETING_M:
+        there = right_holds and np.linalg.norm(cube - MEETING_M) <= _AT_MEETING_M
+        if not there and self._far_m("left") > _IN_HAND_M:
             return self._to("left", _WAIT_M, _OPEN)
         aside = float(np.linalg.norm((self._arms.tip_m("left") - cube)[1:]))
         before = np.clip(3.0 * (aside - _FUNNEL_M), 0.0, 0.10)
         return self._to("left", cube - np.array((before, 0.0, 0.0)), self._grip("left"))
 
-    def _grip(self, side: str) -> float:
+    def _holds(self, side: Side) -> bool:
+        """Whether a hand is closed on the cube; contacts would flicker."""
+        return self._far_m(side) < _IN_HAND_M and self._arms.squeezes(side)
+
+    def _far_m(self, side: Side) -> float:
+        return float(np.linalg.norm(self._arms.tip_m(side) - self._cube_m()))
+
+    def _grip(self, side: Side) -> float:
         """The opening: closed around the cube, once it has begun to close a little longer."""
-        far = float(np.linalg.norm(self._arms.tip_m(side) - self._cube_m()))
         closing = self._arms.opening(side) < 0.85
-        return _CLOSED if far < (2.0 * _GRASP_M if closing else _GRASP_M) else _OPEN
+        return _CLOSED if self._far_m(side) < (_IN_HAND_M if closing else _GRASP_M) else _OPEN
 
-    def _to(self, side: str, tip_m: np.ndarray, opening: float) -> np.ndarray:
+    def _to(self, side: Side, tip_m: np.ndarray, opening: float) -> np.ndarray:
         pitch, roll = (0.0, _ROLL_RAD) if side == "left" else (_STEEP_RAD, 0.0)
-        return step_towards(self._arms, side, HandPose(tip_m, pitch, roll), opening)
-
-    def _right_m(self) -> np.ndarray:
-        return self._arms.commanded_pose("right").tip_m
+        pace = _CARRYING_PACE if self._holds(side) else 1.0
+        return step_towards(self._arms, side, HandPose(tip_m, pitch, roll), opening, pace)
 
     def _cube_m(self) -> np.ndarray:
         """(3,) its centre."""
