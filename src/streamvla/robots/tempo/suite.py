@@ -13,7 +13,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.suite import Suite, TaskRobot
 from streamvla.robots.tempo import follow
-from streamvla.robots.tempo.aloha import transfer
+from streamvla.robots.tempo.aloha import meet, transfer
 from streamvla.robots.tempo.aloha.robot import ALOHA_SPEC, AlohaRobot, AlohaTask
 from streamvla.robots.tempo.robot import ARM_SPEC, TempoRobot, TempoTask
 
@@ -23,6 +23,7 @@ ARM_TASKS: dict[str, TempoTask] = {
 
 ALOHA_TASKS: dict[str, AlohaTask] = {
     "transfer-cube": transfer.TASK,
+    "meet-in-time": meet.TASK,
 }
 
 
