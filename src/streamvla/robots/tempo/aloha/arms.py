@@ -108,7 +108,7 @@ class Arms:
         speeds = self.data.qvel[_DOFS * SIDES.index(side) + 6 :][:2]
         slow = bool(np.abs(speeds[0] - speeds[1]) < _RESTING_M_S)
         opening = self.opening(side)
-        return bool(told) and _AIR < opening and (opening < _SNUG or (slow and opening < _STARTING))
+        return bool(told) and opening > _AIR and (opening < _SNUG or (slow and opening < _STARTING))
 
     def reset(self, joints: np.ndarray) -> None:
         """Arms at (14,) and at rest, everything else as compiled."""
@@ -117,9 +117,9 @@ class Arms:
         self.data.qpos[: 2 * _DOFS] = motors
         self.data.ctrl[:] = motors
 
-    def settle(self) -> None:
-        """Let everything come to rest under the command in force."""
-        self._mujoco.mj_step(self.model, self.data, nstep=_SETTLING_STEPS)
+    def settle(self, steps: int = _SETTLING_STEPS) -> None:
+        """Let everything come to rest under the command in force, in steps of 2 ms."""
+        self._mujoco.mj_step(self.model, self.data, nstep=steps)
         self._mujoco.mj_forward(self.model, self.data)
 
     def act(self, command: np.ndarray) -> None:

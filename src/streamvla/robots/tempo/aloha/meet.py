@@ -21,12 +21,12 @@ from streamvla.robots.tempo.aloha.kinematics import HandPose
 from streamvla.robots.tempo.aloha.reaching import LEAD_S, step_towards
 from streamvla.robots.tempo.aloha.robot import AlohaTask
 
-SPEED_M_S = 0.08
+SPEED_M_S = 0.05
 """Of each ball at difficulty 1."""
 ROUNDS = 5
 ROUND_SUBSTEPS = 160
 WINDOW_SUBSTEPS = 15
-TOUCH_M = 0.025
+TOUCH_M = 0.03
 PAUSE_SUBSTEPS = (40, 80)
 """Between two rounds, drawn beforehand."""
 FIRST_SUBSTEP = 100
@@ -77,7 +77,7 @@ class Meet:
             for name, rgba in colours.items():
                 ball = spec.worldbody.add_body(name=f"{side}_{name}", mocap=True)
                 ball.add_geom(
-                    type=sphere, size=(0.022, 0.0, 0.0), rgba=rgba, contype=0, conaffinity=0
+                    type=sphere, size=(0.028, 0.0, 0.0), rgba=rgba, contype=0, conaffinity=0
                 )
 
     def place(self, stream: np.random.Generator) -> None:

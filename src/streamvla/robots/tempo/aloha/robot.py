@@ -55,20 +55,21 @@ ACTION_SPACE = ActionSpace(
     high=(*JOINT_HIGH_RAD, 1.0) * 2,
 )
 
+# Of a joint, 0.08 rad a tick; grippers are free to close from one tick to the next.
 LIMITS = MotionLimits.from_si(
     ACTION_SPACE,
     CONTROL_PERIOD_NS,
     unit=(1.0,) * 14,
-    velocity=(4.0,) * 6 + (50.0,) + (4.0,) * 6 + (50.0,),  # rad/s, and 1/s
-    acceleration=(100.0,) * 6 + (5000.0,) + (100.0,) * 6 + (5000.0,),  # rad/s², and 1/s²
-    jerk=(10_000.0,) * 6 + (500_000.0,) + (10_000.0,) * 6 + (500_000.0,),  # rad/s³, and 1/s³
+    velocity=(*(4.0,) * 6, 50.0) * 2,  # rad/s, and 1/s
+    acceleration=(*(250.0,) * 6, 5000.0) * 2,  # rad/s², and 1/s²
+    jerk=(*(20_000.0,) * 6, 500_000.0) * 2,  # rad/s³, and 1/s³
 )
 
 # Chosen by looking at 96-pixel frames of both tasks: from the front one reads x and z, from above
 # x and y; the arms come from the left and the right.
 CAMERAS: dict[str, Camera] = {
-    "front": Camera(lookat=(0.0, 0.5, 0.12), distance=0.85, azimuth=90.0, elevation=-25.0),
-    "top": Camera(lookat=(0.0, 0.5, 0.10), distance=0.75, azimuth=90.0, elevation=-80.0),
+    "front": Camera(lookat=(0.0, 0.5, 0.16), distance=0.75, azimuth=90.0, elevation=-25.0),
+    "top": Camera(lookat=(0.0, 0.5, 0.10), distance=0.7, azimuth=90.0, elevation=-70.0),
 }
 
 MEASURES = (
