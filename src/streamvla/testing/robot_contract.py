@@ -332,8 +332,8 @@ class SuiteContract:
         robot.close()
 
     def test_the_expert_solves_its_tasks(self) -> None:
-        """Within 200 commands or 12 s, the later of both, on one seed of two for every task, without
-        leaving its limits."""
+        """Within 200 commands (or 12 s, if that is longer), on one seed of two for every task,
+        without leaving its limits."""
         if self.suite.expert is None:
             return
         for robot in self.robots():

@@ -62,7 +62,7 @@ class Meet:
     def __init__(self, arms: Arms, difficulty: float) -> None:
         self._arms = arms
         self._speed_m_s = SPEED_M_S * difficulty
-        self._balls = {side: _Ball() for side in SIDES}
+        self._balls: dict[Side, _Ball] = {side: _Ball() for side in SIDES}
         self._turns: dict[tuple[Side, int], float] = {}
         self._starts: tuple[int, ...] = ()  # of rounds to come: sub-steps after the one before
         self._lit_at, self._begins_at = -1, -1  # sub-steps; -1: not lit, none to come
