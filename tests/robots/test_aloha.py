@@ -59,8 +59,8 @@ class TestTasksOfTwoArms(SuiteContract):
 @needs_aloha
 @pytest.mark.render
 def test_the_expert_scores_and_its_score_never_falls(robot):
-    """It succeeds within 6 s, and the score on every tick is at least the one before."""
-    scores = drive(robot, 11, 6)[:, ALOHA_SPEC.measures.index("score")]
+    """It succeeds within 7 s, and the score on every tick is at least the one before."""
+    scores = drive(robot, 11, 7)[:, ALOHA_SPEC.measures.index("score")]
     assert robot.success
     assert scores[0] < 9.0 <= scores[-1] <= 10.0
     assert (np.diff(scores) >= 0).all()

@@ -29,7 +29,8 @@ WINDOW_SUBSTEPS = 15
 TOUCH_M = 0.03
 PAUSE_SUBSTEPS = (40, 80)
 """Between two rounds, drawn beforehand."""
-FIRST_SUBSTEP = 100
+FIRST_SUBSTEP = 200
+"""The first round comes no earlier: hands that move slowly shall be above the balls by then."""
 TURN_SUBSTEPS = (80, 160)
 SECONDS = 12
 
