@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
-
-from streamvla.robots.tabletop.arm import Arm
 
 Domain = Literal["in domain", "shifted", "out of domain"]
 
@@ -22,18 +20,29 @@ def domain_of(seed: int) -> Domain:
     return "in domain" if trial < 4 else "shifted" if trial < 8 else "out of domain"
 
 
-class Appearance:
-    """The colours of one compiled scene."""
+class Modelled(Protocol):
+    """Whatever has a compiled MuJoCo model, such as an arm."""
 
-    def __init__(self, arm: Arm) -> None:
+    model: Any
+
+
+class Appearance:
+    """The colours of one compiled scene.
+
+    Args:
+        arm: has the model.
+        furniture: bodies that get other colours out of domain, with all that hangs on them.
+    """
+
+    def __init__(self, arm: Modelled, furniture: tuple[str, ...] = ("hand",)) -> None:
         self._model = arm.model
         self._built = arm.model.geom_rgba.copy()
         materials = arm.model.geom_matid
         by_material = (materials >= 0) & (self._built == _DEFAULT).all(axis=1)
         self._shown = self._built.copy()
         self._shown[by_material] = arm.model.mat_rgba[materials[by_material]]
-        root = arm.model.body_rootid[arm.model.body("hand").id]
-        of_arm = arm.model.body_rootid[arm.model.geom_bodyid] == root
+        roots = [arm.model.body_rootid[arm.model.body(name).id] for name in furniture]
+        of_arm = np.isin(arm.model.body_rootid[arm.model.geom_bodyid], roots)
         self._furniture = of_arm | by_material
 
     def restore(self) -> None:

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from streamvla.core.errors import ConfigError
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.sawyer import ACTION_SPACE
 from streamvla.robots.suite import Suite, TaskRobot
 from streamvla.robots.tempo import ball, conveyor, follow, lit_buttons, peg, pole
+from streamvla.robots.tempo.aloha import meet, transfer
+from streamvla.robots.tempo.aloha.robot import ALOHA_SPEC, AlohaRobot, AlohaTask
 from streamvla.robots.tempo.robot import ARM_SPEC, TempoRobot, TempoTask
 
 ARM_TASKS: dict[str, TempoTask] = {
@@ -21,6 +24,11 @@ ARM_TASKS: dict[str, TempoTask] = {
     "intercept-rolling-ball": ball.TASK,
     "insert-peg": peg.TASK,
     "balance-pole": pole.TASK,
+}
+
+ALOHA_TASKS: dict[str, AlohaTask] = {
+    "transfer-cube": transfer.TASK,
+    "meet-in-time": meet.TASK,
 }
 
 
@@ -37,30 +45,47 @@ def _named(task: str) -> tuple[str, float | None]:
 
 def _make(task: str, split: Split, asked: Asked) -> TaskRobot:
     name, difficulty = _named(task)
+    if name in ALOHA_TASKS:
+        return AlohaRobot(name, ALOHA_TASKS[name], split, asked, difficulty)
     return TempoRobot(name, ARM_TASKS[name], split, asked, difficulty)
 
 
 def _instructions(task: str) -> tuple[str, ...]:
-    return ARM_TASKS[_named(task)[0]].phrasings.train
+    name, _ = _named(task)
+    return {**ARM_TASKS, **ALOHA_TASKS}[name].phrasings.train
 
 
-class ArmExpert:
-    """The expert of a task on the arm: its scene's."""
+class ActingScene(Protocol):
+    """What a task's scene does for the expert."""
 
-    def __init__(self, robot: TempoRobot) -> None:
+    def act(self) -> np.ndarray: ...
+
+
+class SceneRobot(TaskRobot, Protocol):
+    """A robot of a tempo task, on whichever arms."""
+
+    @property
+    def scene(self) -> ActingScene: ...
+
+
+class SceneExpert:
+    """The expert of a task: its scene's."""
+
+    def __init__(self, robot: SceneRobot) -> None:
         self._robot = robot
 
     def act(self) -> np.ndarray:
-        """(4,) the clean action, clipped to the action space."""
-        return ACTION_SPACE.clip(self._robot.scene.act())
+        """(d,) the clean action, clipped to the action space."""
+        return self._robot.spec.action_space.clip(self._robot.scene.act())
 
 
 TEMPO = Suite(
     name="tempo",
     spec=ARM_SPEC,
-    tasks=tuple(ARM_TASKS),
+    tasks=(*ARM_TASKS, *ALOHA_TASKS),
     make=_make,
     instructions=_instructions,
-    expert=ArmExpert,
+    expert=SceneExpert,
     dial=True,
+    other_robots=dict.fromkeys(ALOHA_TASKS, ALOHA_SPEC),
 )

@@ -1,0 +1,1 @@
+"""Two arms: gym-aloha's model as a robot with tempo tasks."""
