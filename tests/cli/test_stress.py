@@ -68,7 +68,7 @@ def test_a_stress_that_cannot_be_is_refused(capsys, tmp_path, monkeypatch, stres
     def started(*_, **__):
         raise AssertionError("started before it was refused")
 
-    monkeypatch.setattr("streamvla.studies.episodes.ProcessPoolExecutor", started)
+    monkeypatch.setattr("streamvla.core.engine.LocalEngine.map_unordered", started)
     assert execute([*EVAL, "--out", str(tmp_path), "--stress", stress]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert why in line

@@ -11,6 +11,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.evaluation.comparison import (
     FIGURES,
     KEY,
+    TASK_FIGURES,
     comparison_schema,
     episodes_csv,
     pooled_figures,
@@ -113,6 +114,7 @@ def test_pooled_ratios_are_of_sums():
     assert figures["end_reasons"] == {"success": 1, "time": 1}
     assert figures["action_age_ms"] == {"count": 40, "mean": 250.0, "p50": 200.0, "max": 300}
     assert figures["measured"] == {"force_n": {"last": 1.0, "max": 4.0}}
+    assert {figures[name] for name in TASK_FIGURES} == {None}
 
 
 def episode(actions, length_ms, reason, score):
@@ -125,6 +127,7 @@ def episode(actions, length_ms, reason, score):
     return {
         **dict.fromkeys(("completion_time_s", "startup_ms", "tail_ms", "mean_lead"), None),
         **dict.fromkeys(("early_accept_rate", "seam_ratio"), None),
+        **dict.fromkeys(TASK_FIGURES, None),
         **counts,
         "success": reason == "success",
         "end_reason": reason,

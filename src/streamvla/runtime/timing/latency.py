@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -148,11 +149,14 @@ predicting is what our predictor takes (`docs/how-to/early-observation.md`)."""
 
 def named_profile(name: str) -> LatencyProfile:
     """The emulated profile of that name, or one scaled: `paper-20hz@0.5` observes and generates in
-    half the time, at the same control period.
+    half the time, at the same control period. `delay-150ms` observes for so long and generates in
+    no time.
 
     Raises:
         ConfigError: with a suggestion when there is none; or the scale is no number ≥ 0.
     """
+    if delay := re.fullmatch(r"delay-(\d+)ms", name):
+        return profile_ms(name, int(delay[1]), 0, 50)
     plain, at, factor = name.partition("@")
     if plain not in PROFILES:
         raise did_you_mean("profile", plain, [*PROFILES, "measured"])
