@@ -14,7 +14,7 @@ from streamvla.robots.tabletop.arm import FINGER_LENGTH_M, Arm
 from streamvla.robots.tabletop.scene import COLOURS, MjSpec
 from streamvla.robots.tempo.robot import TempoTask
 
-SPEED_M_S = 0.12
+SPEED_M_S = 0.05
 """At difficulty 1."""
 HEIGHT_M = 0.12
 ON_TARGET_M = 0.035
