@@ -100,8 +100,8 @@ class _World:
         self.go_on_from(context.truth)
 
     def go_on_from(self, truth: np.ndarray) -> None:
-        self._robot.assume(truth, self._state)
-        self._now_ns = 0
+        self._now_ns = self._robot.assume(truth, self._state)
+        self._robot.advance_to(self._now_ns)
 
     def act(self, command: np.ndarray) -> None:
         """Let a command (d,) act for one control period."""

@@ -171,11 +171,13 @@ class PointRobot:
         return self._goal - self._position
 
     def truth(self) -> np.ndarray:
-        """(6,) point and goal, metres; gripper; whether the goal was reached."""
-        self._running()
-        return np.array([*self._position, *self._goal, self._gripper, self._success], np.float64)
+        """(14,) point and goal, metres; gripper; whether the goal was reached; and commands that
+        did not act yet."""
+        backlog = self._running().backlog()
+        now = [*self._position, *self._goal, self._gripper, self._success]
+        return np.array([*now, *backlog], np.float64)
 
-    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> None:
+    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> int:
         """As `robots.truth.TruthRobot` says; a goal that would be moved stays where it is."""
         self._schedule = CommandSchedule(
             SPEC.action_space, SUBSTEPS_PER_COMMAND, 0, CONTROL_PERIOD_NS, action_state
@@ -183,6 +185,7 @@ class PointRobot:
         self._position, self._goal = np.array(truth[0:2]), np.array(truth[2:4])
         self._gripper, self._success = float(truth[4]), bool(truth[5])
         self._steps, self.stimulus_ns, self._jump = 0, None, None
+        return self._schedule.resume(truth[6:])
 
     def capture(self) -> Capture:
         """Point and goal (2,) metres within the unit square, and the gripper (1,)."""

@@ -295,23 +295,27 @@ class SawyerRobot(ABC):
         return self._renderer.render(capture, (cameras_of(capture)[view],), size)[0]
 
     def truth(self) -> np.ndarray:
-        """(n,) the episode's seed, the simulator's state, and what the scene adds."""
-        seed = float(self._running().seed)
-        return np.concatenate([[seed], full_state(self._model, self._data), self._scene_truth()])
+        """(n,) the episode's seed, the simulator's state, commands that did not act yet, and what
+        the scene adds."""
+        episode, state = self._running(), full_state(self._model, self._data)
+        backlog = episode.schedule.backlog()
+        return np.concatenate([[episode.seed], state, backlog, self._scene_truth()])
 
-    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> None:
+    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> int:
         """As `robots.truth.TruthRobot` says; a goal that would be moved stays where it is."""
         seed = int(truth[0])
         if self._episode is None or self._episode.seed != seed:
             self.reset(seed, 0, CONTROL_PERIOD_NS)
         self._jump = None
-        size = set_full_state(self._model, self._data, truth[1:])
-        self._assume_scene(truth[1 + size :])
         schedule = CommandSchedule(
             ACTION_SPACE, SUBSTEPS_PER_COMMAND, 0, CONTROL_PERIOD_NS, action_state
         )
+        rest = truth[1 + set_full_state(self._model, self._data, truth[1:]) :]
+        size = len(schedule.backlog())
+        self._assume_scene(rest[size:])
         self._episode = _Episode(seed, layout_of(self._model), schedule)
         self._steps = 0
+        return schedule.resume(rest[:size])
 
     def close(self) -> None:
         self._renderer.close()

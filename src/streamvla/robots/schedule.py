@@ -22,6 +22,9 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError, RobotError
 
+KEPT_COMMANDS = 2
+"""Told by `CommandSchedule.backlog`: the one in force, and one that waits for it."""
+
 
 class CommandSchedule:
     """The commands of one episode, cut into sub-steps.
@@ -69,6 +72,22 @@ class CommandSchedule:
         """
         command = require_command(self._space, values)
         self._waiting.extend([self._space.clip(command)] * self._substeps)
+
+    def backlog(self) -> np.ndarray:
+        """(KEPT_COMMANDS · (1 + d),) what was put and did not act yet: of each command how many
+        sub-steps, and its values; of more commands than that, the first ones."""
+        rows = np.zeros((KEPT_COMMANDS, 1 + self._space.dim))
+        first = -len(self._waiting) % self._substeps  # sub-steps of the first that are over
+        for i in range(min(KEPT_COMMANDS, -(-len(self._waiting) // self._substeps))):
+            start = max(0, i * self._substeps - first)
+            rows[i] = ((i + 1) * self._substeps - first - start, *self._waiting[start])
+        return rows.ravel()
+
+    def resume(self, backlog: np.ndarray) -> int:
+        """Put what another schedule's `backlog` told first; ns until that has acted."""
+        for count, *values in backlog.reshape(KEPT_COMMANDS, -1):
+            self._waiting.extend([np.array(values)] * int(count))
+        return len(self._waiting) * self._duration_ns // self._substeps
 
     def due(self, now_ns: int) -> Iterator[np.ndarray]:
         """The command (d,) of each sub-step that ends at or before `now_ns` and has not run.

@@ -31,11 +31,15 @@ class TruthRobot(TaskRobot, Protocol):
         """(n,) float64: the state of its world at this instant; n is the same at every one."""
         ...
 
-    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> None:
+    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> int:
         """Go on from (n,) another robot's truth, at instant 0 of an episode of its own.
 
         Args:
             action_state: (d,) where absolute dimensions are held until the first command.
+
+        Returns:
+            How long, ns, a command that was in force, and did not act to its end, will act still:
+            the next one is due then. 0 between two commands.
         """
         ...
 

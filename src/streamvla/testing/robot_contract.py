@@ -257,6 +257,10 @@ class TruthRobotContract(SimulatedRobotContract):
     def test_an_assumed_world_goes_on_as_the_true_one(self) -> None:
         """From the truth of any instant, the same commands lead to the same measured state, unless
         something happens that nobody could know."""
+        for share in (0.0, 0.5, 1.0):  # right after a command, in its middle, at its end
+            self._goes_on(share)
+
+    def _goes_on(self, share: float) -> None:
         true, imagined = cast(TruthRobot, self.started()), cast(TruthRobot, self.started(8))
         space, period_ns = true.spec.action_space, true.spec.control_period_ns
         standing, stream = standing_at(true), np.random.default_rng(0)
@@ -266,13 +270,18 @@ class TruthRobotContract(SimulatedRobotContract):
             true.command(command, tick * period_ns)
             true.advance_to((tick + 1) * period_ns)
             state = space.advance(state, command)
-        imagined.assume(true.truth(), state)
-        for tick in range(3):
+        true_ns, command = 5 * period_ns, self._command(space, state, stream)
+        true.command(command, true_ns)
+        true.advance_to(true_ns + round(share * period_ns))
+        state, true_ns = space.advance(state, command), true_ns + period_ns
+        now_ns = imagined.assume(true.truth(), state)
+        for _ in range(3):
             command = self._command(space, state, stream)
-            true.command(command, (5 + tick) * period_ns)
-            true.advance_to((6 + tick) * period_ns)
-            imagined.command(command, tick * period_ns)
-            imagined.advance_to((tick + 1) * period_ns)
+            true.command(command, true_ns)
+            imagined.command(command, now_ns)
+            true_ns, now_ns = true_ns + period_ns, now_ns + period_ns
+            true.advance_to(true_ns)
+            imagined.advance_to(now_ns)
             state = space.advance(state, command)
         one, other = true.observe(true.capture()).state, imagined.observe(imagined.capture()).state
         assert np.allclose(one, other, rtol=1e-5, atol=1e-6)

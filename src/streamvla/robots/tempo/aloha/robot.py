@@ -322,26 +322,29 @@ class AlohaRobot:
         )
 
     def truth(self) -> np.ndarray:
-        """(n,) the episode's seed, the simulator's state, the sub-step, and what the scene adds."""
-        seed, arms = float(self._running().seed), self._arms
-        state = full_state(arms.model, arms.data)
-        return np.concatenate([[seed], state, [self._step], self.scene.truth()])
+        """(n,) the episode's seed, the simulator's state, commands that did not act yet, the
+        sub-step, and what the scene adds."""
+        episode, arms = self._running(), self._arms
+        state, backlog = full_state(arms.model, arms.data), episode.schedule.backlog()
+        return np.concatenate([[episode.seed], state, backlog, [self._step], self.scene.truth()])
 
-    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> None:
+    def assume(self, truth: np.ndarray, action_state: np.ndarray) -> int:
         """As `robots.truth.TruthRobot` says."""
         seed, arms = int(truth[0]), self._arms
         if self._episode is None or self._episode.seed != seed:
             self.reset(seed, 0, CONTROL_PERIOD_NS)
         rest = truth[1 + set_full_state(arms.model, arms.data, truth[1:]) :]
-        self._step = int(rest[0])
-        self.scene.assume(rest[1:])
-        self._poses.clear()
-        self._poses.append(pose_of(arms.data))
         schedule = CommandSchedule(
             ACTION_SPACE, SUBSTEPS_PER_COMMAND, 0, CONTROL_PERIOD_NS, action_state
         )
+        size = len(schedule.backlog())
+        self._step = int(rest[size])
+        self.scene.assume(rest[size + 1 :])
+        self._poses.clear()
+        self._poses.append(pose_of(arms.data))
         timing = (0, CONTROL_PERIOD_NS)
         self._episode = _Episode(seed, layout_of(arms.model), schedule, timing, self._step)
+        return schedule.resume(rest[:size])
 
     def close(self) -> None:
         self._renderer.close()
