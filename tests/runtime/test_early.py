@@ -27,6 +27,7 @@ from streamvla.runtime.executors.early import (
     Never,
 )
 from streamvla.runtime.executors.early_observer import pending_motions, smaller_lead
+from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import Observed, SafeStop, Started, StartObserve, Tick
 from streamvla.runtime.timing.estimates import WindowQuantile
@@ -704,3 +705,23 @@ def test_the_next_lead_is_the_largest_that_passes_and_leaves_time(saliency, pend
         if saliency[len(rows) - lead] <= 1.0
     ]
     assert smaller_lead(rule, rows, pending, least) == max(passing, default=0)
+
+
+@pytest.mark.parametrize(
+    ("executor", "observe_ms", "lead"),
+    [
+        ("action-flow:up-to-9", 107, 3),
+        ("action-flow:up-to-9", 900, 9),
+        ("action-flow:up-to-4", 300, 4),
+    ],
+)
+def test_a_lead_up_to_a_limit_accepts_the_halts_that_are_left(executor, observe_ms, lead):
+    """The zero-halt lead where that is allowed, else the limit; auto refuses those stage times."""
+    times = profile_ms("edge", observe_ms, 33, 50)
+    policy = AnticipatingPolicy(MIXED, 10, times.execute_ns)
+    parsed = parse_executor(executor, times, 10, policy=policy)
+    assert parsed.lead == lead
+    assert executor.replace(":", "-") == parsed.slug()
+    if observe_ms > 250:
+        with pytest.raises(ConfigError, match="lead auto"):
+            parse_executor("action-flow:auto", times, 10, policy=policy)

@@ -10,6 +10,7 @@ Sources: StreamingVLA (arXiv 2603.28565) section 4; early observation in `early.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -95,6 +96,8 @@ class ActionFlow:
         measured_lead: from the third cycle on, aim at the smallest lead that hides observing and
             the first action as they are measured; `lead` stands for it before.
         most_lead: the largest that may then be chosen; H − 1 if that is smaller.
+        accepts_halts: a measured lead that would have to be larger is this one, and the robot halts
+            for the rest; False refuses stage times that no allowed lead can hide.
         replan: "as-fast-as-possible": observe again whenever the encoder is idle, and let the
             newest context take over from the next uncommitted action on. Lead and rule play no
             part.
@@ -109,6 +112,7 @@ class ActionFlow:
     most_lead: int = 6
     replan: Replan = "when-due"
     shared_accelerator: bool = True
+    accepts_halts: bool = False
 
     name = "action-flow"
     streams = True
@@ -124,6 +128,7 @@ class ActionFlow:
         most_lead: int = 6,
         replan: Replan = "when-due",
         shared_accelerator: bool = True,
+        accepts_halts: bool = False,
     ) -> None:
         settings = {
             "lead": 0 if lead == AUTO else lead,
@@ -133,6 +138,7 @@ class ActionFlow:
             "most_lead": most_lead,
             "replan": replan,
             "shared_accelerator": shared_accelerator,
+            "accepts_halts": accepts_halts,
         }
         for name, value in settings.items():
             object.__setattr__(self, name, value)
@@ -179,15 +185,19 @@ class ActionFlow:
 
     @classmethod
     def configured(cls, request: Request) -> ActionFlow:
-        """`action-flow[:lead|:auto]` with its options. Auto aims at the smallest lead that reaches
-        zero halt: at the profile first, then by the stages as measured.
+        """`action-flow[:lead|:auto|:up-to-lead]` with its options. Auto aims at the smallest lead
+        that reaches zero halt: at the profile first, then by the stages as measured; up to a lead
+        does the same, and accepts the halts where it would take a larger one.
 
         Raises:
             ConfigError: an unknown rule, a number out of range, or a policy that cannot look ahead
                 under a rule that does.
         """
         setting, options = request.setting, request.options
-        if setting == AUTO or (not setting and _needs_a_lead(options)):
+        up_to = re.fullmatch(r"up-to-([1-9]\d*)", setting)
+        if up_to:
+            executor = cls(AUTO, most_lead=int(up_to[1]), accepts_halts=True)
+        elif setting == AUTO or (not setting and _needs_a_lead(options)):
             executor = cls(0, measured_lead=True)
         else:
             executor = cls(request.number() if setting else 0)
@@ -229,10 +239,12 @@ class ActionFlow:
 
     def label(self, horizon: int) -> str:
         """`action flow, lead 3`; `action flow, lead auto, adaptive early`."""
-        lead = "auto" if self.measured_lead else str(self.lead)
+        lead = self._lead_words()
         words = [
             "action flow",
-            "replanning as fast as possible" if self.replans else f"lead {lead}",
+            f"replanning as fast as possible{self._bridge(', ')}"
+            if self.replans
+            else f"lead {lead}",
         ]
         if self.early.decides:
             words.append(f"{self.early.name} early")
@@ -242,10 +254,19 @@ class ActionFlow:
             words.append(f"compensated: {self.compensation.words()}")
         return ", ".join(words)
 
+    def _bridge(self, between: str) -> str:
+        """What replanning bridges at the most, if that was stated."""
+        return f"{between}{self._lead_words()}" if self.accepts_halts else ""
+
+    def _lead_words(self) -> str:
+        if not self.measured_lead:
+            return str(self.lead)
+        return f"up to {self.most_lead}" if self.accepts_halts else "auto"
+
     def slug(self) -> str:
         """`action-flow-3`, `action-flow-auto-…`."""
-        lead = "auto" if self.measured_lead else str(self.lead)
-        parts = [self.name, "asap" if self.replans else lead]
+        lead = self._lead_words()
+        parts = [self.name, f"asap{self._bridge('-')}" if self.replans else lead]
         match self.early:
             case AtRandom(rate):
                 parts.append(f"random{rate:g}")
@@ -258,7 +279,7 @@ class ActionFlow:
                 pass
         if self.compensation != Compensation():
             parts.append(self.compensation.words())
-        return "-".join(parts)
+        return "-".join(parts).replace(" ", "-")
 
 
 class _Decisions(Decisions):
@@ -515,8 +536,8 @@ def _zero_halt_lead(executor: ActionFlow, policy: PolicySpec, profile: LatencyPr
     passes = policy.chunk_passes or 1
     lead = profile.zero_halt_lead(predicts=executor.anticipates, passes=passes)
     most = min(executor.most_lead, policy.horizon - 1)
-    if executor.replans:
-        return min(lead, most)  # it bridges what it can, and looks whenever it can
+    if executor.replans or executor.accepts_halts:
+        return min(lead, most)  # it bridges what it can
     if lead > most:
         busy_ms = (profile.observe_ns + passes * profile.generate_ns) / NS_PER_MS
         raise ConfigError(

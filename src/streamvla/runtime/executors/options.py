@@ -73,6 +73,6 @@ class Request:
         if not self.setting.isdecimal():
             raise ConfigError(
                 f"executor {self.text!r}: {self.setting!r} is no whole number; write for example "
-                "synchronous:5, action-flow:3 or action-flow:auto"
+                "synchronous:5, action-flow:3, action-flow:auto or action-flow:up-to-9"
             )
         return int(self.setting)
