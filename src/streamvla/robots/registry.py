@@ -19,6 +19,8 @@ SUITES = Registry(
         "language": "streamvla.robots.tabletop.suite:LANGUAGE",
         "all": "streamvla.robots.sawyer_tasks:ALL",
         "tempo": "streamvla.robots.tempo.suite:TEMPO",
+        "tempo-arm": "streamvla.robots.tempo.suite:TEMPO_ARM",
+        "tempo-aloha": "streamvla.robots.tempo.suite:TEMPO_ALOHA",
         "point": "streamvla.robots.point:POINT",
         "libero-spatial": "streamvla.robots.libero.suite:SPATIAL",
         "libero-object": "streamvla.robots.libero.suite:OBJECT",

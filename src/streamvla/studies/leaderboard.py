@@ -75,8 +75,8 @@ def protocol() -> Protocol:
     """The present one."""
     return Protocol(
         version=1,
-        suite="tempo",
-        tasks=suite_tasks("tempo"),
+        suite="tempo-arm",
+        tasks=suite_tasks("tempo-arm"),
         profiles=("paper-20hz",),
         accelerators=(1,),
         stress=("none",),

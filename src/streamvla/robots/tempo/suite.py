@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -79,13 +80,30 @@ class SceneExpert:
         return self._robot.spec.action_space.clip(self._robot.scene.act())
 
 
-TEMPO = Suite(
-    name="tempo",
+TEMPO_ARM = Suite(
+    name="tempo-arm",
     spec=ARM_SPEC,
-    tasks=(*ARM_TASKS, *ALOHA_TASKS),
+    tasks=tuple(ARM_TASKS),
     make=_make,
     instructions=_instructions,
     expert=SceneExpert,
     dial=True,
+)
+
+TEMPO_ALOHA = Suite(
+    name="tempo-aloha",
+    spec=ALOHA_SPEC,
+    tasks=tuple(ALOHA_TASKS),
+    make=_make,
+    instructions=_instructions,
+    expert=SceneExpert,
+    dial=True,
+)
+
+TEMPO = replace(
+    TEMPO_ARM,
+    name="tempo",
+    tasks=(*TEMPO_ARM.tasks, *TEMPO_ALOHA.tasks),
+    parts=(TEMPO_ARM.name, TEMPO_ALOHA.name),
     other_robots=dict.fromkeys(ALOHA_TASKS, ALOHA_SPEC),
 )
