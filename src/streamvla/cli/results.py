@@ -19,7 +19,8 @@ from streamvla.core.files import require_writable
 from streamvla.core.provenance import commit, machine
 from streamvla.evaluation.results import Results as ResultsFile
 from streamvla.evaluation.results import check, documents, update, write_results
-from streamvla.studies.recipes import RECIPES, Recipe, Row
+from streamvla.studies.recipe import Recipe, Row
+from streamvla.studies.recipes import RECIPES
 
 _EXAMPLE = """
 import json, runpy, sys
@@ -72,9 +73,12 @@ def make(name: str, recipe: Recipe) -> ResultsFile:
     else:
         rows = [row for item in figures.items() for row in recipe.rows(*item)]
     seeds: set[int] = set()
-    for found in (each.get("seeds", each.get("seed", [])) for each in figures.values()):
+    for each in figures.values():
+        plan = each.get("plan", each)  # of a sweep
+        found = plan.get("seeds", plan.get("seed", []))
         seeds |= set(found if isinstance(found, list) else [found])
-    driven_at = {each for found in figures.values() for each in found.get("driven_at", [])}
+    runs = [each.get("run", each) if "plan" in each else each for each in figures.values()]
+    driven_at = {at for run in runs for at in run.get("driven_at", [])}
     return ResultsFile(
         name=name,
         command=f"streamvla results --make {name}",

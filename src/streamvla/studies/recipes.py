@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from streamvla.core.seeds import FIRST_REPORT_SEED, FIRST_TUNING_SEED, tuning_seeds
 from streamvla.evaluation.results import Column
 from streamvla.evaluation.stats import compare_paired
-
-Row = dict[str, Any]
-"""The JSON object that one command printed, or a row of a results file."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one results file is made.
-
-    Attributes:
-        commands: row name → arguments of `streamvla`, ending in `--json`; or the file of an
-            example, whose `main` gives one result per executor.
-        rows: (row name, the command's JSON object) → its rows.
-        gather: all commands' JSON objects by row name → all rows, instead of `rows`.
-        columns, tables, tuning_seeds, seen: as in `ResultsFile`.
-    """
-
-    commands: dict[str, str]
-    columns: dict[str, Column]
-    tables: dict[str, tuple[str, ...]]
-    rows: Callable[[str, Row], list[Row]] = lambda name, figures: [{"run": name, **figures}]
-    gather: Callable[[dict[str, Row]], list[Row]] | None = None
-    tuning_seeds: tuple[int, ...] = ()
-    seen: bool = False
+from streamvla.studies.recipe import Recipe, Row
+from streamvla.studies.sweep_recipes import SWEEPS
 
 
 def _compared_rows(figures: dict[str, Row]) -> list[Row]:
@@ -842,4 +818,5 @@ RECIPES: dict[str, Recipe] = {
             )
         },
     ),
+    **SWEEPS,
 }

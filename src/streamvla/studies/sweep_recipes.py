@@ -1,0 +1,228 @@
+"""Recipes of the figures that `streamvla compare` makes: the tempo suite, and stress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamvla.core.seeds import FIRST_EVALUATION_SEED, FIRST_REPORT_SEED, tuning_seeds
+from streamvla.core.stress import FACTORS
+from streamvla.evaluation.results import Column
+from streamvla.studies.recipe import Recipe, Row
+
+_WORDS = {
+    "synchronous": "synchronous",
+    "async-chunks:5": "asynchronous chunks, looking with 5 left",
+    "async-chunks:9": "asynchronous chunks, looking with 9 left",
+    "action-flow": "action flow, no early observation",
+    "action-flow:up-to-9,early=always": "action flow, early observation",
+    "action-flow:up-to-9,replan=as-fast-as-possible": "action flow, as fast as possible",
+}
+_CHUNKS = ("synchronous", "async-chunks:5", "async-chunks:9")
+
+
+def _entry(executor: str) -> str:
+    """With the expert that it drives: one in whole chunks, or one that streams."""
+    return f"{'expert-chunks' if executor in _CHUNKS else 'expert'}/{executor}"
+
+
+_ENTRIES = " ".join(map(_entry, _WORDS))
+_TEMPO = "compare --suite tempo --no-report --out runs/results/tempo --json"
+_ON_FRESH_SEEDS = f"--episodes 50 --seed {FIRST_REPORT_SEED}"
+
+_FIGURES = {
+    "run": Column("executor"),
+    "success": Column("success", 0, percent=True, interval="success_ci"),
+    "paired.difference": Column("less synchronous, paired", 0, percent=True, interval="paired.ci"),
+    "score": Column("score of 10", 1, interval="score_ci"),
+    "halt_ms_per_observation": Column("halt / observation (ms)", 0),
+    "deadline_misses": Column("missed ticks", 0),
+    "reaction_ms.p50": Column("reaction p50 (ms)", 0),
+    "completion_time_s": Column("time of successes (s)", 1),
+    "mean_hand_jerk": Column("jerk of the hand (m/s³)", 1),
+}
+
+
+def _conditions(row: Row) -> str:
+    """`1×`, `1×, an accelerator each`, `450 ms`."""
+    profile, _, scale = row["profile"].partition("@")
+    times = profile.removeprefix("delay-").replace("ms", " ms") if "delay" in profile else ""
+    words = times or f"{float(scale or 1):g}×"
+    return words + (", an accelerator each" if row["accelerators"] == 2 else "")
+
+
+def _overall_rows(name: str, figures: Row) -> list[Row]:
+    """One row an executor and condition, over all tasks."""
+    return [
+        {"run": f"{_WORDS[cell['executor']]}, {_conditions(cell)}", **cell}
+        for cell in figures["overall"]
+    ]
+
+
+def _task_rows(figures: Row, at: dict[str, Any]) -> list[Row]:
+    """One row a task: success and score by executor, under one condition."""
+    cells = [cell for cell in figures["cells"] if all(cell[k] == v for k, v in at.items())]
+    rows: dict[str, Row] = {}
+    for cell in cells:
+        row = rows.setdefault(cell["task"], {"run": cell["task"]})
+        row[cell["executor"]] = cell
+    return list(rows.values())
+
+
+def _tempo_rows(figures: dict[str, Row]) -> list[Row]:
+    one = figures["one accelerator"]
+    at = {"profile": "paper-20hz", "accelerators": 1}
+    return [
+        *(row for each in figures.values() for row in _overall_rows("", each)),
+        *_task_rows(one, at),
+    ]
+
+
+def _by_executor(executors: tuple[str, ...], figure: str, title: str) -> dict[str, Column]:
+    """A column an executor."""
+    percent = figure == "success"
+    return {
+        f"{name}.{figure}": Column(
+            f"{title}{_WORDS[name]}", 0 if percent else 1, percent, f"{name}.{figure}_ci"
+        )
+        for name in executors
+    }
+
+
+def _difficulty_rows(name: str, figures: Row) -> list[Row]:
+    """One row a task: success of the expert by how long it halts, and as fast as possible."""
+    rows: dict[str, Row] = {}
+    for cell in figures["cells"]:
+        row = rows.setdefault(cell["task"], {"run": cell["task"]})
+        times = cell["profile"].removeprefix("delay-")
+        row[f"{'halts' if cell['executor'] == 'synchronous' else 'never'} {times}"] = cell
+    return list(rows.values())
+
+
+_DELAYS = ("0ms", "150ms", "450ms")
+
+STRESSED_TASKS = (
+    "reach",
+    "push",
+    "pick-place",
+    "door-open",
+    "drawer-open",
+    "window-open",
+    "button-press-topdown",
+    "peg-insert-side",
+    "box-close",
+    "coffee-button",
+    "plate-slide",
+    "faucet-open",
+    "press-named-button",
+    "reach-named-ball",
+    "open-named-drawer",
+    "slide-named-knob",
+    "put-named-block",
+)
+"""Twelve Meta-World tasks, hard ones among them, and all language tasks."""
+
+_LEVELS = [f"{name}:{severity}" for name in FACTORS for severity in (1, 2, 3)]
+
+
+def _stress_rows(name: str, figures: Row) -> list[Row]:
+    """One row a factor: success at each severity, streaming and synchronous."""
+    rows: dict[str, Row] = {}
+    for cell in figures["overall"]:
+        factor, _, severity = cell["stress"].partition(":")
+        row = rows.setdefault(factor, {"run": factor})
+        kind = "synchronous" if cell["executor"] == "synchronous" else "streaming"
+        row[f"{kind} {severity or 0}"] = cell
+    plain = rows.pop("none")
+    for row in rows.values():
+        for kind in ("synchronous", "streaming"):
+            row[f"{kind} 0"] = plain[f"{kind} 0"]
+            lost = plain[f"{kind} 0"]["success"] - row[f"{kind} 3"]["success"]
+            row[f"{kind} lost"] = {"success": lost}
+    return sorted(rows.values(), key=lambda row: -row["streaming lost"]["success"])
+
+
+SWEEPS: dict[str, Recipe] = {
+    "tempo-difficulty": Recipe(
+        commands={
+            "delays": f"compare --suite tempo --executors {_entry('synchronous')} "
+            f"{_entry('action-flow:up-to-9,replan=as-fast-as-possible')} --profiles "
+            + " ".join(f"delay-{each}" for each in _DELAYS)
+            + f" --episodes 20 --seed {FIRST_EVALUATION_SEED} --no-report "
+            "--out runs/results/tempo-difficulty --json"
+        },
+        rows=_difficulty_rows,
+        tuning_seeds=tuning_seeds(),
+        seen=True,
+        columns={
+            "run": Column("task"),
+            **{
+                f"{kind} {times}.success": Column(
+                    f"{words} {times.replace('ms', ' ms')}",
+                    0,
+                    percent=True,
+                    interval=f"{kind} {times}.success_ci",
+                )
+                for kind, words in (("halts", "halting"), ("never", "as fast as possible,"))
+                for times in _DELAYS
+            },
+        },
+        tables={
+            "main": (
+                "run",
+                *(f"halts {times}.success" for times in _DELAYS),
+                *(f"never {times}.success" for times in _DELAYS),
+            )
+        },
+    ),
+    "tempo": Recipe(
+        commands={
+            "one accelerator": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {_ENTRIES} --profiles "
+            "paper-20hz@0 paper-20hz@0.5 paper-20hz paper-20hz@2",
+            "two accelerators": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {_ENTRIES} --profiles "
+            "paper-20hz@0.5 paper-20hz paper-20hz@2 --accelerators 2",
+        },
+        gather=_tempo_rows,
+        tuning_seeds=tuning_seeds(),
+        columns={
+            **_FIGURES,
+            **_by_executor(tuple(_WORDS), "success", ""),
+            **_by_executor(tuple(_WORDS), "score", "score, "),
+        },
+        tables={
+            "main": tuple(_FIGURES),
+            "tasks": ("run", *_by_executor(tuple(_WORDS), "success", "")),
+            "scores": ("run", *_by_executor(tuple(_WORDS), "score", "")),
+        },
+    ),
+    "stress": Recipe(
+        commands={
+            "shipped": f"compare --tasks {' '.join(STRESSED_TASKS)} --policies shipped "
+            "--executors synchronous action-flow:auto,early=always --stress none "
+            + " ".join(_LEVELS)
+            + f" --episodes 2 --seed {FIRST_REPORT_SEED} --no-report "
+            "--out runs/results/stress --json"
+        },
+        rows=_stress_rows,
+        tuning_seeds=tuning_seeds(),
+        columns={
+            "run": Column("factor"),
+            **{
+                f"{kind} {level}.success": Column(
+                    f"{kind} {level}", 0, percent=True, interval=f"{kind} {level}.success_ci"
+                )
+                for kind in ("streaming", "synchronous")
+                for level in range(4)
+            },
+        },
+        tables={
+            "main": (
+                "run",
+                *(
+                    f"{kind} {level}.success"
+                    for kind in ("streaming", "synchronous")
+                    for level in range(4)
+                ),
+            )
+        },
+    ),
+}
