@@ -95,3 +95,19 @@ class TestExpertPolicy(PolicyContract):
         robot = make_robot("point", sees_truth=True)
         robot.reset(seed, 0, PERIOD_NS)
         return observed(robot)
+
+
+def test_a_timed_expert_considers_what_no_executor_compensates(view):
+    """Told no age, it lets executed and pending commands act, and stands for the rest of the delay;
+    of a chunk from the capture on the first actions are those."""
+    policy = ExpertPolicy("point", horizon=5, timed=True)
+    context = policy.encode(observed(view))
+    goal, here = view.capture()["goal"], view.capture()["position"]
+    step = np.array([*np.clip((goal - here) / REACH_M, -1, 1) * 0.5, 0.0])
+    known = {"prefix": np.stack([step] * 2), "executed": step[None], "delay": 4}
+    after = list(policy.generate(context, FlowStart(step * 3, **known)))
+    expected = np.clip((goal - here - 3 * step[:2] * REACH_M) / REACH_M, -1, 1)
+    assert np.allclose(after[0][:2], expected)
+    whole = list(policy.generate(context, FlowStart(np.zeros(3), from_capture=True, **known)))
+    assert np.allclose(whole[:3], step)
+    assert np.allclose(whole[3:], after[:2])

@@ -100,10 +100,14 @@ def test_the_prefix_of_asynchronous_chunks_is_executed_before_the_chunk_takes_ov
 
 
 def test_nothing_is_executed_before_a_synchronous_chunk():
-    """Its prefix has no rows and its delay is 0, each time."""
-    starts, _ = drive(Synchronous(4))
+    """Its prefix has no rows; the delay is as long as chunks took, once that was measured."""
+    starts, run = drive(Synchronous(4))
     assert [start.prefix.shape for start in starts if start.prefix is not None] == [(0, 2)] * 8
-    assert {start.delay for start in starts} == {0}
+    assert starts[0].delay == 0
+    for request, start in list(zip(requested(run), starts, strict=True))[-3:]:
+        sent = [event for event in run.sent if event.t_ns > request.t_ns]
+        halted = next(i for i, event in enumerate(sent) if event.source == "policy")
+        assert start.delay == halted > 0
 
 
 class PrefixDecisions(action_flow._Decisions):

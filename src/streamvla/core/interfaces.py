@@ -58,6 +58,8 @@ class FlowStart:
             included, in order; of a very long time the latest `streamer.execution.KEPT`. With
             `prefix` behind it, all that lies between what the policy saw and its first action.
             The streamer fills it in. None: not known.
+        from_capture: the first action is for the instant of capture, and those that are over when
+            it comes are dropped; False: for when the prefix and the delay are over.
 
     With three actions pending and the first new one expected after two and a half ticks:
 
@@ -72,6 +74,7 @@ class FlowStart:
     prefix: np.ndarray | None = None
     delay: int = 0
     executed: np.ndarray | None = None
+    from_capture: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ SCHEMES = Registry(
         "shipped": "streamvla.policy.sources:find_shipped",
         "expert": "streamvla.data.experts:find_expert",
         "expert-chunks": "streamvla.data.experts:find_chunk_expert",
+        "expert-timed-chunks": "streamvla.data.experts:find_timed_expert",
     },
 )
 """Each entry is a function from what follows the scheme to a `FoundPolicy`."""

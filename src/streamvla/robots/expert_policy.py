@@ -10,6 +10,10 @@ what a learned policy is trained to imitate, and whatever it loses under an exec
 profile or a stress is the price of timing alone. An executor that does not say what is executed
 meanwhile (`FlowStart.age` 0) gets actions from the captured state, as from a policy that believes
 that it is there still.
+
+A *timed* expert goes by the clock instead: it lets everything act that is said to be executed
+before its actions are there, and the robot stand for what is left of the stated delay, whatever the
+executor compensates. That is the best a rival could be trained to do that is told its own latency.
 """
 
 from __future__ import annotations
@@ -41,13 +45,16 @@ class ExpertPolicy:
         task: of a suite with an expert, whose robots are `TruthRobot`s.
         horizon: H, actions a generation.
         chunk_passes: 0: it streams, one action a pass; n: the chunk is there after n passes.
+        timed: it considers all that is executed until its actions are there.
 
     Raises:
         ConfigError: there is no such task, or its expert cannot drive.
         RobotError: the simulator is missing.
     """
 
-    def __init__(self, task: str, horizon: int = HORIZON, chunk_passes: int = 0) -> None:
+    def __init__(
+        self, task: str, horizon: int = HORIZON, chunk_passes: int = 0, *, timed: bool = False
+    ) -> None:
         if horizon < 1 or chunk_passes < 0:
             raise ConfigError(
                 f"expert: horizon {horizon} must be ≥ 1, passes a chunk {chunk_passes} ≥ 0"
@@ -58,6 +65,7 @@ class ExpertPolicy:
         self._robot = cast(TruthRobot, robot)
         self._teacher = suite.teacher(robot)
         self._present: _World | None = None
+        self._timed = timed
         self._spec = PolicySpec(
             action_space=view.spec.action_space,
             horizon=horizon,
@@ -79,9 +87,15 @@ class ExpertPolicy:
     def generate(self, context: _Context, start: FlowStart) -> Iterator[np.ndarray]:
         world = _World(self._robot, context)
         self._present = world
-        for command in _between(start, self._spec.action_space.dim):
+        between = self._between(start)
+        for command in between:
             world.act(command)
-        for _ in range(start.index, self._spec.horizon):
+        if self._timed:
+            for _ in range(start.delay - _rows(start.prefix)):
+                world.stand()
+        over = between[: self._spec.horizon] if self._timed and start.from_capture else ()
+        yield from over  # actions for instants that are over when they come
+        for _ in range(start.index + len(over), self._spec.horizon):
             action = self._teacher.act()
             truth = self._robot.truth()
             yield action
@@ -89,6 +103,15 @@ class ExpertPolicy:
                 world.go_on_from(truth)
                 self._present = world
             world.act(action)
+
+    def _between(self, start: FlowStart) -> np.ndarray:
+        """(k, d) the commands between the capture and the first new action, as far as they are
+        considered."""
+        nothing = np.empty((0, self._spec.action_space.dim))
+        if not self._timed and start.age == 0 and start.index == 0:
+            return nothing
+        known = [rows for rows in (start.executed, start.prefix) if rows is not None]
+        return np.concatenate([nothing, *known])
 
 
 class _World:
@@ -111,13 +134,10 @@ class _World:
         self._robot.advance_to(self._now_ns)
         self._state = spec.action_space.advance(self._state, spec.action_space.clip(command))
 
+    def stand(self) -> None:
+        """Let a control period pass in which the robot holds."""
+        self.act(self._robot.spec.action_space.hold(self._state))
 
-def _between(start: FlowStart, dim: int) -> np.ndarray:
-    """(k, d) the commands between the capture and the first new action, as far as the executor
-    wants them considered."""
-    nothing = np.empty((0, dim))
-    if start.age == 0 and start.index == 0:
-        return nothing
-    executed = nothing if start.executed is None else start.executed
-    prefix = nothing if start.prefix is None else start.prefix
-    return np.concatenate([executed, prefix])
+
+def _rows(actions: np.ndarray | None) -> int:
+    return 0 if actions is None else len(actions)

@@ -21,6 +21,7 @@ from streamvla.runtime.executors.base import (
     append_when_whole,
     prefix_of,
 )
+from streamvla.runtime.executors.delay import ChunkDelay
 from streamvla.runtime.executors.options import Request
 from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import TraceSink
@@ -64,7 +65,7 @@ class Synchronous:
         """Any will do."""
 
     def begin(self, space: ActionSpace, horizon: int, trace: TraceSink) -> Decisions:
-        return _Decisions(self.executed(horizon))
+        return _Decisions(self.executed(horizon), horizon)
 
     def seeded(self, seed: int) -> Synchronous:
         return self
@@ -77,16 +78,25 @@ class Synchronous:
 
 
 class _Decisions(Decisions):
-    def __init__(self, executed: int) -> None:
+    def __init__(self, executed: int, horizon: int) -> None:
         self._executed = executed
+        self._delay = ChunkDelay(horizon)
 
     def look(self, plan: Plan, now_ns: int) -> Look | None:
         return Look() if plan.pending == 0 else None
 
     def start(self, plan: Plan, capture: Capture, now_ns: int) -> FlowStart:
-        """The robot waits: nothing is executed before the chunk, and no delay is stated."""
+        """The robot waits: nothing is executed before the chunk, and the delay is as long as chunks
+        took so far."""
         age = plan.actions_sent + len(plan.buffered) - capture.actions_sent
-        return FlowStart(plan.planned_state(), age=age, prefix=prefix_of(plan))
+        delay = self._delay.ticks(plan, now_ns) or 0
+        return FlowStart(plan.planned_state(), age=age, prefix=prefix_of(plan), delay=delay)
+
+    def made(self, generation: Generation, started_ns: int, now_ns: int) -> None:
+        self._delay.made(generation, now_ns)
+
+    def command_took(self, duration_ns: int) -> None:
+        self._delay.command_took(duration_ns)
 
     def place(self, plan: Plan, generation: Generation, *, last: bool) -> Placement:
         return append_when_whole(generation, self._executed, last=last)
