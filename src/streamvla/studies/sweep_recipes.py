@@ -6,26 +6,22 @@ from typing import Any
 
 from streamvla.core.seeds import FIRST_EVALUATION_SEED, FIRST_REPORT_SEED, tuning_seeds
 from streamvla.core.stress import FACTORS
+from streamvla.evaluation.comparison import row_label
 from streamvla.evaluation.results import Column
 from streamvla.studies.recipe import Recipe, Row
 
 _WORDS = {
-    "synchronous": "synchronous",
-    "async-chunks:5": "asynchronous chunks, looking with 5 left",
-    "async-chunks:9": "asynchronous chunks, looking with 9 left",
-    "action-flow": "action flow, no early observation",
-    "action-flow:up-to-9,early=always": "action flow, early observation",
-    "action-flow:up-to-9,replan=as-fast-as-possible": "action flow, as fast as possible",
+    "expert-chunks/synchronous": "synchronous",
+    "expert-timed-chunks/synchronous": "synchronous, told its delay",
+    "expert-timed-chunks/async-chunks:5": "asynchronous chunks, told their delay",
+    "expert-chunks/action-flow:up-to-9": "chunks, early observation",
+    "expert/action-flow": "action flow, no early observation",
+    "expert/action-flow:up-to-9": "action flow, early observation",
+    "expert/action-flow:up-to-9,replan=as-fast-as-possible": "action flow, as fast as possible",
 }
-_CHUNKS = ("synchronous", "async-chunks:5", "async-chunks:9")
+_OVERLAP = tuple(entry for entry in _WORDS if "action-flow" in entry)
+"""Those that encode and generate at the same time: a second accelerator changes nothing else."""
 
-
-def _entry(executor: str) -> str:
-    """With the expert that it drives: one in whole chunks, or one that streams."""
-    return f"{'expert-chunks' if executor in _CHUNKS else 'expert'}/{executor}"
-
-
-_ENTRIES = " ".join(map(_entry, _WORDS))
 _TEMPO = "compare --suite tempo --no-report --out runs/results/tempo --json"
 _ON_FRESH_SEEDS = f"--episodes 50 --seed {FIRST_REPORT_SEED}"
 
@@ -53,7 +49,7 @@ def _conditions(row: Row) -> str:
 def _overall_rows(name: str, figures: Row) -> list[Row]:
     """One row an executor and condition, over all tasks."""
     return [
-        {"run": f"{_WORDS[cell['executor']]}, {_conditions(cell)}", **cell}
+        {"run": f"{_WORDS[row_label(cell)]}, {_conditions(cell)}", **cell}
         for cell in figures["overall"]
     ]
 
@@ -64,7 +60,7 @@ def _task_rows(figures: Row, at: dict[str, Any]) -> list[Row]:
     rows: dict[str, Row] = {}
     for cell in cells:
         row = rows.setdefault(cell["task"], {"run": cell["task"]})
-        row[cell["executor"]] = cell
+        row[row_label(cell)] = cell
     return list(rows.values())
 
 
@@ -144,8 +140,8 @@ def _stress_rows(name: str, figures: Row) -> list[Row]:
 SWEEPS: dict[str, Recipe] = {
     "tempo-difficulty": Recipe(
         commands={
-            "delays": f"compare --suite tempo --executors {_entry('synchronous')} "
-            f"{_entry('action-flow:up-to-9,replan=as-fast-as-possible')} --profiles "
+            "delays": "compare --suite tempo --executors expert-chunks/synchronous "
+            "expert/action-flow:up-to-9,replan=as-fast-as-possible --profiles "
             + " ".join(f"delay-{each}" for each in _DELAYS)
             + f" --episodes 20 --seed {FIRST_EVALUATION_SEED} --no-report "
             "--out runs/results/tempo-difficulty --json"
@@ -176,10 +172,11 @@ SWEEPS: dict[str, Recipe] = {
     ),
     "tempo": Recipe(
         commands={
-            "one accelerator": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {_ENTRIES} --profiles "
-            "paper-20hz@0 paper-20hz@0.5 paper-20hz paper-20hz@2",
-            "two accelerators": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {_ENTRIES} --profiles "
-            "paper-20hz@0.5 paper-20hz paper-20hz@2 --accelerators 2",
+            "one accelerator": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {' '.join(_WORDS)} "
+            "--profiles paper-20hz@0 paper-20hz@0.5 paper-20hz paper-20hz@2",
+            "two accelerators": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors "
+            f"{next(iter(_WORDS))} {' '.join(_OVERLAP)} "
+            "--profiles paper-20hz@0.5 paper-20hz paper-20hz@2 --accelerators 2",
         },
         gather=_tempo_rows,
         tuning_seeds=tuning_seeds(),
