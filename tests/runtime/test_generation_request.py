@@ -9,6 +9,8 @@ import pytest
 
 from streamvla.core.interfaces import FlowStart
 from streamvla.runtime.buffer import Replace, Shift
+from streamvla.runtime.drivers.simulated import run_simulated
+from streamvla.runtime.drivers.threads import run_realtime
 from streamvla.runtime.executors import action_flow
 from streamvla.runtime.executors.action_flow import ActionFlow
 from streamvla.runtime.executors.async_chunks import AsyncChunks
@@ -17,7 +19,8 @@ from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.streamer.execution import KEPT, Execution
 from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import Generated, Observed, Started, Tick
-from streamvla.runtime.timing.latency import profile_ms
+from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
+from streamvla.testing.fakes import ScriptedPolicy
 from streamvla.trace import ActionReady, GenerateRequested, MemoryTrace, ObserveRequested, Sent
 
 from .scenario import MIXED, Run, Scenario
@@ -184,3 +187,25 @@ def test_only_the_latest_commands_are_remembered():
     assert execution.since(0)[:, 1].tolist() == list(range(5, KEPT + 5))
     assert execution.since(KEPT + 3)[:, 1].tolist() == [KEPT + 3, KEPT + 4]
     assert execution.since(KEPT + 5).shape == (0, 2)
+
+
+class NoContext(ScriptedPolicy):
+    """Makes nothing of what it sees."""
+
+    def encode(self, observation):
+        return None
+
+
+@pytest.mark.parametrize("executor", [Synchronous(), ActionFlow(2)], ids=lambda made: made.name)
+def test_a_context_may_be_none(executor):
+    """It is no refusal: the actions that the policy makes of it are sent, under both clocks."""
+    for drive_it in (
+        lambda made: run_simulated(made, ConstantLatency(EDGE)),
+        run_realtime,
+    ):
+        trace = MemoryTrace()
+        scenario = Scenario(executor, "grid", EDGE, observations=2)
+        policy = NoContext(MIXED, 10, EDGE.execute_ns)
+        drive_it(replace(scenario.episode(trace), policy=policy))
+        sent = [event for event in trace.events if isinstance(event, Sent)]
+        assert sum(event.source == "policy" for event in sent) >= 10

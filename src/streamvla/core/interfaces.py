@@ -306,7 +306,7 @@ class Policy(Protocol):
     def spec(self) -> PolicySpec: ...
 
     def encode(self, observation: Observation) -> Any:
-        """The context (prefix KV cache) of one observation."""
+        """The context (prefix KV cache) of one observation: any object, None too."""
         ...
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
 from streamvla.policy.sources import FoundPolicy
+from streamvla_dots.chase import Chase
 from streamvla_dots.robot import COLOURS, SPEC, SPEED_M
 
 HORIZON = 6
@@ -53,7 +54,9 @@ def make() -> Follow:
 
 
 def find(rest: str) -> FoundPolicy:
-    """For `--policy dots:follow`."""
-    if rest not in ("", "follow"):
-        raise ConfigError(f"policy dots:{rest}: expected dots:follow")
-    return FoundPolicy("follow", {"source": "dots:follow"}, lambda settings: Follow())
+    """For `--policy dots:follow` and `--policy dots:chase`."""
+    makers = {"follow": Follow, "chase": Chase}
+    name = rest or "follow"
+    if name not in makers:
+        raise ConfigError(f"policy dots:{rest}: expected dots:follow or dots:chase")
+    return FoundPolicy(name, {"source": f"dots:{name}"}, lambda settings: makers[name]())

@@ -17,19 +17,17 @@ class Sighting:
     """What came of an observe stage.
 
     Attributes:
-        context: None if the observation was refused.
+        context: whatever the policy made of it, None too; nothing if the observation was refused.
         saliency: of all n pending actions first; after a refusal those of n−1, …, 1 as well. Empty
             if nothing was foreseen.
         frozen: views whose camera is frozen.
+        refused: whether it was.
     """
 
     context: Any
     saliency: tuple[Saliency, ...] = ()
     frozen: tuple[str, ...] = ()
-
-    @property
-    def refused(self) -> bool:
-        return self.context is None
+    refused: bool = False
 
     @property
     def calls(self) -> int:
@@ -57,7 +55,7 @@ def sighting_of(policy: Policy, observation: Observation, foresee: Foresee | Non
     rest: tuple[Saliency, ...] = ()
     if len(foresee.motions) > 1:
         rest = _rows(able.anticipate(sight, foresee.motions[-2::-1]).saliency)
-    return Sighting(None, (first, *rest))
+    return Sighting(None, (first, *rest), refused=True)
 
 
 def _passes(rule: Gate, saliency: Saliency) -> bool:
