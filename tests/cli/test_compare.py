@@ -333,3 +333,18 @@ def test_without_the_package_ray_is_refused(monkeypatch, tmp_path, capsys, comma
     monkeypatch.chdir(tmp_path)
     assert execute([command, "--tasks", "point", "--engine", "ray"]) == 2
     assert "pip install 'streamvla[ray]'" in capsys.readouterr().err
+
+
+def test_two_results_are_compared_on_one_page(undisturbed, tmp_path, capsys):
+    """A sweep beside another one has a page with both; beside a file that is no result it is
+    refused before anything is driven."""
+    other = str(undisturbed / "result.json")
+    sweep(tmp_path, f"--no-report --beside {other}")
+    page = (tmp_path / "beside.html").read_text()
+    assert other in page
+    assert str(tmp_path / "result.json") in page
+    (tmp_path / "none.json").write_text("{}")
+    refused = [*shlex.split(SWEEP), "--beside", str(tmp_path / "none.json")]
+    capsys.readouterr()
+    assert execute([*refused, "--out", str(tmp_path / "new")]) == 2
+    assert "none.json" in capsys.readouterr().err

@@ -29,6 +29,7 @@ from streamvla.evaluation.comparison import (
     comparison,
     episodes_csv,
     places,
+    read_comparison,
     row_label,
 )
 from streamvla.evaluation.metrics import metrics_of
@@ -59,7 +60,7 @@ from streamvla.trace.spans import Pacing
 from streamvla.trace.store import trace_bytes
 
 NO_STRESS = "none"
-REPORT = "report.html"
+REPORT, BESIDE = "report.html", "beside.html"
 _BATCHES = 64
 """At least so many, if there are enough episodes: the last worker is soon done."""
 _MOST_IN_BATCH = 8
@@ -96,6 +97,8 @@ class Compare:
         traces: keep the trace of every episode too.
         report: also write report.html, a page with charts and paired differences.
         videos: on the page, of every task so many of the worst failures, driven again and filmed.
+        beside: result.json of another sweep, such as one of an earlier commit: also write
+            beside.html, which compares what drives in both, episode by episode.
         out: folder for result.json and the episodes; those that are there are not driven again.
         csv: also write the episodes as a table, episodes.csv.
         json: print the result without its episodes as one JSON object on the last line.
@@ -118,6 +121,7 @@ class Compare:
     traces: bool = False
     report: bool = True
     videos: int = 1
+    beside: Path | None = None
     out: Path = Path("runs/compare")
     csv: bool = False
     json: bool = False
@@ -177,10 +181,12 @@ def compare(command: Compare) -> None:
     plan = plan_of(command, tasks, entries)
     _require_all(command, plan, entries)
     trials = trials_of(command, plan, entries)
+    other = None if command.beside is None else read_comparison(command.beside)
     with closing(EpisodeStore(command.out / "episodes.jsonl")) as store:
         require_writable(command.out / "result.json")
-        if command.report:
-            require_ours(command.out / REPORT, MARK)
+        for name, wanted in ((REPORT, command.report), (BESIDE, other is not None)):
+            if wanted:
+                require_ours(command.out / name, MARK)
         missing = [trial for trial in trials if not _is_done(trial, store)]
         pace = run_trials(missing, len(trials), store, engine)
         records = [{**store[trial.key], **_place_fields(trial.place)} for trial in trials]
@@ -198,6 +204,8 @@ def compare(command: Compare) -> None:
         write_text(command.out / "episodes.csv", episodes_csv(result))
     if command.report:
         _write_page(command, result, trials)
+    if other is not None:
+        _write_beside(command, result, other)
     _report(command, result)
 
 
@@ -458,6 +466,17 @@ def _write_page(command: Compare, result: dict[str, Any], trials: Sequence[Trial
         print(f"No videos: {error}", file=sys.stderr)
     write_sweep_report(command.out / REPORT, sweep, films)
     print(f"Report: {command.out / REPORT}")
+
+
+def _write_beside(command: Compare, result: dict[str, Any], other: dict[str, Any]) -> None:
+    """The page that compares this result with another one."""
+    from streamvla.evaluation.report.sweep_file import sweep_of
+    from streamvla.evaluation.report.sweep_report import two_files_html
+
+    assert command.beside is not None
+    names = (str(command.beside), str(command.out / "result.json"))
+    write_text(command.out / BESIDE, two_files_html(sweep_of(other), sweep_of(result), names))
+    print(f"Both beside each other: {command.out / BESIDE}")
 
 
 def _conditions(cell: dict[str, Any]) -> str:
