@@ -65,21 +65,22 @@ def test_bursts_take_the_stated_share_of_runs(severity):
     assert set(np.round(factors(f"latency-burst:{severity}", 500), 6)) <= {1.0, BURST_FACTOR}
 
 
-def test_a_network_delays_the_observation_and_the_first_action():
-    """Half a round trip of 60 ms each; the actions behind the first cost nothing more."""
+def test_a_network_delays_the_context():
+    """A round trip of 60 ms an observation; actions cost nothing more."""
     latency = stressed("network-delay:2")
     extra = latency.observe_ns() - NOMINAL.observe_ns()
     rest = [latency.generate_ns() - NOMINAL.generate_ns() for _ in range(3)]
-    assert [extra, *rest] == [30_000_000, 30_000_000, 0, 0]
+    assert [extra, *rest] == [60_000_000, 0, 0, 0]
 
 
 def test_lost_messages_cost_doubling_retransmissions():
-    """15 % of the messages cost 200 ms or more, 15 % of those 600 ms or more."""
+    """15 % of the messages, two an observation, cost 200 ms or more, 15 % of those 600 ms or
+    more."""
     latency = stressed("network-loss:3")
     extra = np.array([latency.observe_ns() for _ in range(20_000)]) - NOMINAL.observe_ns()
-    assert set(extra // 10**6) <= {0, 200, 600, 1400, 3000, 6200, 12600}
-    assert (extra >= 200 * 10**6).mean() == pytest.approx(0.15, rel=0.1)
-    assert (extra >= 600 * 10**6).mean() == pytest.approx(0.15**2, rel=0.2)
+    assert set(extra % (200 * 10**6)) == {0}
+    assert (extra > 0).mean() == pytest.approx(1 - 0.85**2, rel=0.1)
+    assert (extra >= 600 * 10**6).mean() == pytest.approx(2 * 0.15**2, rel=0.2)
 
 
 def test_two_factors_both_act_in_any_order():
@@ -90,7 +91,7 @@ def test_two_factors_both_act_in_any_order():
     )
     times = [one.observe_ns() for _ in range(200)]
     assert times == [other.observe_ns() for _ in range(200)]
-    assert set(times) == {110_000_000, 310_000_000}
+    assert set(times) == {120_000_000, 320_000_000}
 
 
 def test_without_factors_nothing_is_wrapped():

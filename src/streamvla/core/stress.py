@@ -225,7 +225,8 @@ FACTORS: dict[str, StressFactor] = {
             "ms",
             (20.0, 60.0, 150.0),
             "over_a_network",
-            "round trip to the model: half of it before the context, half before the first action",
+            "round trip to the model, before the context is there: an observation there, its first "
+            "action back",
         ),
         _of_latency(
             "network-loss",

@@ -23,14 +23,13 @@ from streamvla.core.files import reason
 from streamvla.core.seals import open_json
 from streamvla.evaluation.stats import (
     Distribution,
-    bootstrap_paired,
+    bootstrap_mean,
     compare_paired,
     wilson_interval,
 )
 from streamvla.evaluation.task_metrics import TaskMetrics, pooled_figure
 
 SCHEMA = "streamvla-compare/1"
-RESAMPLES = 2000
 
 Record = dict[str, Any]
 """One episode: the fields of `Place`, `driven` (the executor as it was made), `commit`, `figures`
@@ -216,7 +215,7 @@ def pooled_figures(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "success": _mean(judged),
         "success_ci": _listed(wilson_interval(sum(judged), len(judged))),
         "score": _mean(scores),
-        "score_ci": _listed(_interval([0.0] * len(scores), scores)),
+        "score_ci": _score_interval(scores),
         "completion_time_s": _mean(_present(episodes, "completion_time_s")),
         "t_action_ms": sum(w["length_ns"] for w in windows) / actions / NS_PER_MS
         if actions
@@ -246,7 +245,7 @@ def _paired(row: tuple[str, str], first: list[Record], second: list[Record]) -> 
     both = zip(first, second, strict=True)
     scored = [tuple(each["figures"]["score"] for each in pair) for pair in both]
     scores = [pair for pair in scored if None not in pair]
-    score = bootstrap_paired(*zip(*scores, strict=True), resamples=RESAMPLES) if scores else None
+    between = [second - first for first, second in scores]
     return {
         "policy": row[0],
         "executor": row[1],
@@ -256,8 +255,8 @@ def _paired(row: tuple[str, str], first: list[Record], second: list[Record]) -> 
         "p_value": found.p_value,
         "only_first": found.only_first,
         "only_second": found.only_second,
-        "score_difference": score and score[0],
-        "score_ci": score and list(score[1:]),
+        "score_difference": _mean(between),
+        "score_ci": _score_interval(between),
     }
 
 
@@ -330,8 +329,9 @@ def _listed(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def _interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    return bootstrap_paired(first, second, resamples=RESAMPLES)[1:] if second else None
+def _score_interval(values: Sequence[float]) -> list[float] | None:
+    """Of a mean, as `task_metrics` has it; None of fewer than two."""
+    return list(bootstrap_mean(values)[1:]) if len(values) > 1 else None
 
 
 def _weighted(episodes: Sequence[dict[str, Any]], name: str, by: str) -> float | None:

@@ -18,6 +18,12 @@ def require_seconds(seconds: float) -> None:
         raise ConfigError(f"seconds {seconds}: an episode's limit must be finite and above 0")
 
 
+def require_jitter(jitter: float) -> None:
+    """Raise `ConfigError` unless stage times may vary so much."""
+    if not (math.isfinite(jitter) and jitter >= 0):
+        raise ConfigError(f"jitter {jitter} must be a finite number ≥ 0")
+
+
 def require_effect(
     builds: Sequence[Callable[[EarlyOptions], Executor]], options: EarlyOptions
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from streamvla.core.clock import NS_PER_MS, wall_date
 from streamvla.core.engine import Engine
-from streamvla.core.errors import ConfigError, StreamVLAError
+from streamvla.core.errors import ConfigError
 from streamvla.core.files import replacing, require_writable, write_text
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seals import sealed_json
@@ -35,7 +35,7 @@ from streamvla.evaluation.comparison import (
 from streamvla.evaluation.metrics import metrics_of
 from streamvla.robots.registry import suite_of, suite_tasks
 from streamvla.runtime.timing.latency import named_profile
-from streamvla.studies.checks import require_effect, require_seconds
+from streamvla.studies.checks import require_effect, require_jitter, require_seconds
 from streamvla.studies.engines import parse_engine
 from streamvla.studies.entries import Entry, parse_entry
 from streamvla.studies.episode_store import EpisodeStore
@@ -141,6 +141,7 @@ class Compare:
         if self.videos < 0:
             raise ConfigError(f"videos {self.videos}: expected 0 or more a task")
         require_seconds(self.seconds)
+        require_jitter(self.jitter)
 
     def evaluation(self, entry: Entry, at: tuple[str, int, str]) -> Eval:
         """The command that drives one row under these conditions."""
@@ -182,6 +183,8 @@ def compare(command: Compare) -> None:
     _require_all(command, plan, entries)
     trials = trials_of(command, plan, entries)
     other = None if command.beside is None else read_comparison(command.beside)
+    if other is not None:
+        _require_alike(command, plan, other["plan"])
     with closing(EpisodeStore(command.out / "episodes.jsonl")) as store:
         require_writable(command.out / "result.json")
         for name, wanted in ((REPORT, command.report), (BESIDE, other is not None)):
@@ -204,9 +207,9 @@ def compare(command: Compare) -> None:
         write_text(command.out / "episodes.csv", episodes_csv(result))
     if command.report:
         _write_page(command, result, trials)
+    _report(command, result)
     if other is not None:
         _write_beside(command, result, other)
-    _report(command, result)
 
 
 def entries_of(command: Compare) -> tuple[Entry, ...]:
@@ -281,6 +284,16 @@ def _robot_of(task: str) -> dict[str, Any]:
     spec = suite.spec_of(task)
     period_ms = spec.control_period_ns / NS_PER_MS
     return {"suite": suite.name, "robot": spec.name, "control_period_ms": period_ms}
+
+
+def _require_alike(command: Compare, plan: Plan, other: dict[str, Any]) -> None:
+    """Raise `ConfigError` unless another result was driven under the same conditions."""
+    for name in ("seconds", "pacing", "jitter"):
+        if other[name] != plan.settings[name]:
+            raise ConfigError(
+                f"--beside {command.beside}: {name} {other[name]}, expected "
+                f"{plan.settings[name]}; compare sweeps of the same conditions"
+            )
 
 
 def _require_all(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> None:
@@ -459,11 +472,8 @@ def _write_page(command: Compare, result: dict[str, Any], trials: Sequence[Trial
     from streamvla.studies.worst_films import film_worst
 
     typed = shlex.join(["streamvla", *sys.argv[1:]])
-    sweep, films = sweep_of(result, command=typed, date=wall_date()), []
-    try:
-        films = film_worst(sweep, trials, command.out / "videos", command.videos)
-    except StreamVLAError as error:
-        print(f"No videos: {error}", file=sys.stderr)
+    sweep = sweep_of(result, command=typed, date=wall_date())
+    films = film_worst(sweep, trials, command.out / "videos", command.videos)
     write_sweep_report(command.out / REPORT, sweep, films)
     print(f"Report: {command.out / REPORT}")
 

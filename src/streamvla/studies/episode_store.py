@@ -43,7 +43,11 @@ class EpisodeStore:
             raise ConfigError(
                 f"another sweep is writing into {path.parent}: wait for it, or choose another --out"
             ) from None
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
 
     def __contains__(self, key: str) -> bool:
         return key in self._records
@@ -78,9 +82,15 @@ class EpisodeStore:
             lines = self._path.read_bytes().split(b"\n")
         except OSError as error:
             raise FileError(f"cannot read {self._path}: {reason(error)}") from error
+        if len(lines) == 1 and header.encode().startswith(lines[0]):  # killed while it was made
+            lines = [header.encode(), b""]
         if SCHEMA.partition("/")[0].encode() not in lines[0]:
             raise ConfigError(
                 f"{self._path} was not written by this command: move it, or choose another --out"
+            )
+        if SCHEMA.encode() not in lines[0] and b"/" in lines[0]:
+            raise ConfigError(
+                f"{self._path} has another schema than {SCHEMA}: move it, or choose another --out"
             )
         kept, damaged = [header.encode()], int(lines[0] != header.encode())
         for line in lines[1:-1]:
@@ -97,7 +107,7 @@ class EpisodeStore:
                 "%s: %d damaged lines; their episodes are driven again", self._path, damaged
             )
         whole = b"".join(line + b"\n" for line in kept)
-        if whole != b"\n".join(lines):
+        if whole != self._path.read_bytes():
             with replacing(self._path) as partial:
                 partial.write_bytes(whole)
 

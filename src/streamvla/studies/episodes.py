@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
@@ -35,7 +35,7 @@ from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
 from streamvla.runtime.timing.stress import stressed_latency
-from streamvla.studies.checks import require_effect, require_seconds
+from streamvla.studies.checks import require_effect, require_jitter, require_seconds
 from streamvla.studies.engines import parse_engine
 from streamvla.studies.outputs import require_trace
 from streamvla.studies.stage_times import (
@@ -52,6 +52,9 @@ from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import MemoryTrace, TraceSink, is_complete, read_header, read_trace
 from streamvla.trace.spans import Pacing
 from streamvla.trace.store import trace_bytes
+
+if TYPE_CHECKING:  # it needs torch
+    from streamvla.policy.sources import FoundPolicy
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Eval:
                 f"episodes {self.episodes} and workers {self.workers} must be at least 1"
             )
         require_seconds(self.seconds)
+        require_jitter(self.jitter)
         if len(self.executors) > 1:
             raise ConfigError(
                 f"executors {', '.join(self.executors)}: expected one; evaluate each in a command "
@@ -360,11 +364,19 @@ def episode_jobs(command: Eval, source: str, tasks: tuple[str, ...]) -> list[Job
     return [job for task in tasks for job in _jobs_of(command, for_task(source, task), task)]
 
 
+@lru_cache(maxsize=64)
+def _found(source: str, method: str | None) -> FoundPolicy:
+    """`find_policy`, which reads and hashes a whole file, once a command."""
+    from streamvla.policy import find_policy
+
+    return find_policy(source, method)
+
+
 def _jobs_of(command: Eval, source: str, task: str) -> list[Job]:
     """One job for every seed."""
-    from streamvla.policy import find_policy, identity_of
+    from streamvla.policy import identity_of
 
-    found = find_policy(source, command.method)
+    found = _found(source, command.method)
     policy = policy_of(source, command.method, command.policy_settings())
     executor = executor_of(command, policy)
     identity = identity_of(found, policy.spec)
@@ -392,9 +404,9 @@ def _jobs_of(command: Eval, source: str, task: str) -> list[Job]:
 
 def _folder(command: Eval, source: str) -> str:
     """Of the episodes of one policy with its settings."""
-    from streamvla.policy import find_policy, identity_of
+    from streamvla.policy import identity_of
 
-    found = find_policy(source, command.method)
+    found = _found(source, command.method)
     spec = policy_of(source, command.method, command.policy_settings()).spec
     digest = identity_of(found, spec).get("sha256", "")[:8]
     settings = (f"{key}-{value:g}" for key, value in spec.settings.items())

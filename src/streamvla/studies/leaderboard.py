@@ -149,6 +149,8 @@ def add_entry(result: Path, folder: Path, name: str, link: str, sees: str, on: P
         "cells": [_kept(cell, found["episodes"]) for cell in found["cells"]],
     }
     path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') or 'entry'}.json"
+    if path.exists() and open_json(path.read_bytes())[0].get("name") != name:
+        raise ConfigError(f"{path} is the entry of another policy: choose another --name")
     write_text(path, sealed_json(entry))
     return path
 

@@ -12,8 +12,8 @@ from streamvla.studies.recipe import Recipe, Row
 
 _WORDS = {
     "expert-chunks/synchronous": "synchronous",
-    "expert-timed-chunks/synchronous": "synchronous, told its delay",
-    "expert-timed-chunks/async-chunks:5": "asynchronous chunks, told their delay",
+    "expert-timed-chunks/synchronous": "synchronous, given its delay",
+    "expert-timed-chunks/async-chunks:5": "asynchronous chunks, given their delay",
     "expert-chunks/action-flow:up-to-9": "chunks, early observation",
     "expert/action-flow": "action flow, no early observation",
     "expert/action-flow:up-to-9": "action flow, early observation",

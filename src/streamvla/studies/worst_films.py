@@ -7,12 +7,13 @@ ends as the result file says, or it is an error.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from streamvla.core.clock import NS_PER_S
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.core.interfaces import Robot, picture_of
 from streamvla.evaluation.comparison import Place
 from streamvla.evaluation.report.sweep import Cell, Sweep
@@ -32,12 +33,9 @@ def film_worst(
 ) -> list[Filmed]:
     """Drive the worst failures of every task again, and write a video of each into `folder`.
 
-    A robot that draws no pictures for people is not filmed.
-
-    Raises:
-        ConfigError: a package for videos is missing, or an episode ends otherwise than before,
-            because policy or code have changed since.
-        FileError: a video cannot be written.
+    A robot that draws no pictures for people is not filmed. What cannot be filmed is left out, and
+    said on stderr: an episode that ends otherwise than before, because policy or code have changed
+    since; a package for videos that is missing; a video that cannot be written.
     """
     of = {trial.place: trial for trial in trials}
     films: list[Filmed] = []
@@ -45,8 +43,11 @@ def film_worst(
         for cell, seed in worst_episodes(sweep, per_task):
             place = _place(cell, seed)
             path = folder / f"{_name(place)}.mp4"
-            if place in of and _film(of[place], cell, path):
-                films.append(Filmed(cell, seed, path))
+            try:
+                if place in of and _film(of[place], cell, path):
+                    films.append(Filmed(cell, seed, path))
+            except StreamVLAError as error:
+                print(f"No video: {error}", file=sys.stderr)
     finally:
         close_robots()
     return films

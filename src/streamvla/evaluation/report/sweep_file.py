@@ -69,6 +69,8 @@ def command_of(plan: Mapping[str, Any]) -> str:
         "episodes": [len(plan["seeds"])],
         "seed": plan["seeds"][:1],
         "seconds": [plan["seconds"]],
+        "pacing": [plan["pacing"]],
+        "jitter": [plan["jitter"]],
     }
     words = [word for name, values in flags.items() for word in (f"--{name}", *map(str, values))]
     return shlex.join(["streamvla", "compare", *words])

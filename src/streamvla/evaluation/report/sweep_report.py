@@ -93,8 +93,9 @@ def two_files_html(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
     """
     for sweep in (first, second):
         _require_cells(sweep)
-    ways = [way for way in first.ways if way in second.ways]
-    if not ways:
+    one, two = _driven(first, second), _driven(second, first)
+    both = [key for key in one if key in two]
+    if not both:
         raise ConfigError(
             f"{names[0]} has {', '.join(first.ways)} and {names[1]} {', '.join(second.ways)}: "
             "expected one policy and executor that both have"
@@ -108,10 +109,10 @@ def two_files_html(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
     latency = min(latencies, key=lambda pair: first.conditions[pair] != first.reference)
     pairs = [
         (
-            Side(_label(first, way, names[0]), first, way, first.conditions[latency]),
-            Side(_label(second, way, names[1]), second, way, second.conditions[latency]),
+            Side(_label(first, one[key], names[0]), first, one[key], first.conditions[latency]),
+            Side(_label(second, two[key], names[1]), second, two[key], second.conditions[latency]),
         )
-        for way in ways
+        for key in both
     ]
     title, shown = f"{names[0]} and {names[1]}", f"{latency[0]} ×{latency[1]:g}"
     head = (
@@ -121,6 +122,15 @@ def two_files_html(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
     )
     body = _pairs(pairs, shown, "What drives in both files")
     return page(title, f"<style>{STYLE}</style>{head}{body}{_settings([first, second])}")
+
+
+def _driven(sweep: Sweep, other: Sweep) -> dict[tuple[str, str, int], str]:
+    """What drives → its name in this sweep; the policy counts where one of the two has several."""
+    named = max(len(sweep.policies), len(other.policies)) > 1
+    return {
+        (cell.policy if named else "", cell.executor, cell.accelerators): sweep.way(cell)
+        for cell in sweep.cells
+    }
 
 
 def _label(sweep: Sweep, way: str, name: str) -> str:

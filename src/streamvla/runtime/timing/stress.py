@@ -103,23 +103,21 @@ class _Scaled:
 class _Messages:
     """A model at the other end of a network. Implements `LatencyModel`.
 
-    An observation goes there, and the first action made after it comes back; the actions behind
-    that one follow in its stream, and cost nothing more. A delay here keeps the accelerator busy,
-    as all of a stage's time does.
+    An observation goes there, and its first action comes back; the actions behind that one follow
+    in its stream, and cost nothing more. Both ways count before the context is there: a model of
+    stage times does not know which action is an observation's first one. A delay here keeps the
+    accelerator busy, as all of a stage's time does.
     """
 
     def __init__(self, latency: LatencyModel, delay_ns: Callable[[], int]) -> None:
         self._latency = latency
         self._delay_ns = delay_ns
-        self._first = False  # the next action is the first one after an observation
 
     def observe_ns(self) -> int:
-        self._first = True
-        return self._latency.observe_ns() + self._delay_ns()
+        return self._latency.observe_ns() + self._delay_ns() + self._delay_ns()
 
     def generate_ns(self) -> int:
-        first, self._first = self._first, False
-        return self._latency.generate_ns() + (self._delay_ns() if first else 0)
+        return self._latency.generate_ns()
 
     def execute_ns(self) -> int:
         return self._latency.execute_ns()
