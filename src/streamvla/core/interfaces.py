@@ -58,8 +58,11 @@ class FlowStart:
             included, in order; of a very long time the latest `streamer.execution.KEPT`. With
             `prefix` behind it, all that lies between what the policy saw and its first action.
             The streamer fills it in. None: not known.
-        from_capture: the first action is for the instant of capture, and those that are over when
-            it comes are dropped; False: for when the prefix and the delay are over.
+        in_force: how many of `executed` had reached the robot at the capture already, at the same
+            instant: a picture does not show them yet, the truth of a simulated world has them.
+        elapsed: how many of its first actions will be over when they come, and are dropped: those
+            of the policy since the capture, the prefix included. 0: the first action is for when
+            the prefix and the delay are over.
 
     With three actions pending and the first new one expected after two and a half ticks:
 
@@ -74,7 +77,8 @@ class FlowStart:
     prefix: np.ndarray | None = None
     delay: int = 0
     executed: np.ndarray | None = None
-    from_capture: bool = False
+    in_force: int = 0
+    elapsed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ SCHEMES = Registry(
         "expert": "streamvla.data.experts:find_expert",
         "expert-chunks": "streamvla.data.experts:find_chunk_expert",
         "expert-timed-chunks": "streamvla.data.experts:find_timed_expert",
+        "expert-long-chunks": "streamvla.data.experts:find_long_expert",
     },
 )
 """Each entry is a function from what follows the scheme to a `FoundPolicy`."""

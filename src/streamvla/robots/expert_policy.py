@@ -87,15 +87,18 @@ class ExpertPolicy:
     def generate(self, context: _Context, start: FlowStart) -> Iterator[np.ndarray]:
         world = _World(self._robot, context)
         self._present = world
+        if start.executed is not None:
+            world.acted(start.executed[: start.in_force])  # the truth has them
         between = self._between(start)
         for command in between:
             world.act(command)
         if self._timed:
             for _ in range(start.delay - _rows(start.prefix)):
                 world.stand()
-        over = between[: self._spec.horizon] if self._timed and start.from_capture else ()
-        yield from over  # actions for instants that are over when they come
-        for _ in range(start.index + len(over), self._spec.horizon):
+        elapsed = min(start.elapsed, self._spec.horizon) if self._timed else 0
+        for _ in range(elapsed):
+            yield world.hold()  # for an instant that is over when it comes
+        for _ in range(start.index + elapsed, self._spec.horizon):
             action = self._teacher.act()
             truth = self._robot.truth()
             yield action
@@ -110,8 +113,8 @@ class ExpertPolicy:
         nothing = np.empty((0, self._spec.action_space.dim))
         if not self._timed and start.age == 0 and start.index == 0:
             return nothing
-        known = [rows for rows in (start.executed, start.prefix) if rows is not None]
-        return np.concatenate([nothing, *known])
+        executed = nothing if start.executed is None else start.executed[start.in_force :]
+        return np.concatenate([executed, nothing if start.prefix is None else start.prefix])
 
 
 class _World:
@@ -134,9 +137,19 @@ class _World:
         self._robot.advance_to(self._now_ns)
         self._state = spec.action_space.advance(self._state, spec.action_space.clip(command))
 
+    def acted(self, commands: np.ndarray) -> None:
+        """Those (k, d) are in the truth that was taken over, and not in the action state."""
+        space = self._robot.spec.action_space
+        for command in commands:
+            self._state = space.advance(self._state, space.clip(command))
+
     def stand(self) -> None:
         """Let a control period pass in which the robot holds."""
-        self.act(self._robot.spec.action_space.hold(self._state))
+        self.act(self.hold())
+
+    def hold(self) -> np.ndarray:
+        """(d,) the command that holds it."""
+        return self._robot.spec.action_space.hold(self._state)
 
 
 def _rows(actions: np.ndarray | None) -> int:

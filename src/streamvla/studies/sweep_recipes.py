@@ -14,7 +14,8 @@ _WORDS = {
     "expert-chunks/synchronous": "synchronous",
     "expert-timed-chunks/synchronous": "synchronous, given its delay",
     "expert-timed-chunks/async-chunks:5": "asynchronous chunks, given their delay",
-    "expert-chunks/action-flow:up-to-9": "chunks, early observation",
+    "expert-timed-chunks/action-flow:up-to-9": "chunks, early observation, given their delay",
+    "expert-long-chunks/async-chunks": "asynchronous chunks of a second, given their delay",
     "expert/action-flow": "action flow, no early observation",
     "expert/action-flow:up-to-9": "action flow, early observation",
     "expert/action-flow:up-to-9,replan=as-fast-as-possible": "action flow, as fast as possible",
@@ -65,7 +66,7 @@ def _task_rows(figures: Row, at: dict[str, Any]) -> list[Row]:
 
 
 def _tempo_rows(figures: dict[str, Row]) -> list[Row]:
-    one = figures["one accelerator"]
+    (one,) = figures.values()
     at = {"profile": "paper-20hz", "accelerators": 1}
     return [
         *(row for each in figures.values() for row in _overall_rows("", each)),
@@ -173,10 +174,7 @@ SWEEPS: dict[str, Recipe] = {
     "tempo": Recipe(
         commands={
             "one accelerator": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {' '.join(_WORDS)} "
-            "--profiles paper-20hz@0 paper-20hz@0.5 paper-20hz paper-20hz@2",
-            "two accelerators": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors "
-            f"{next(iter(_WORDS))} {' '.join(_OVERLAP)} "
-            "--profiles paper-20hz@0.5 paper-20hz paper-20hz@2 --accelerators 2",
+            "--profiles paper-20hz@0 paper-20hz@0.5 paper-20hz paper-20hz@2"
         },
         gather=_tempo_rows,
         tuning_seeds=tuning_seeds(),
@@ -190,6 +188,17 @@ SWEEPS: dict[str, Recipe] = {
             "tasks": ("run", *_by_executor(tuple(_WORDS), "success", "")),
             "scores": ("run", *_by_executor(tuple(_WORDS), "score", "")),
         },
+    ),
+    "tempo-two": Recipe(
+        commands={
+            "two accelerators": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors "
+            f"{next(iter(_WORDS))} {' '.join(_OVERLAP)} "
+            "--profiles paper-20hz@0.5 paper-20hz paper-20hz@2 --accelerators 2",
+        },
+        rows=_overall_rows,
+        tuning_seeds=tuning_seeds(),
+        columns=_FIGURES,
+        tables={"main": tuple(_FIGURES)},
     ),
     "stress": Recipe(
         commands={

@@ -125,9 +125,10 @@ class _Decisions(Decisions):
         self._sent_at_capture = capture.actions_sent
         delay = self._delay.ticks(plan, now_ns)
         if delay is None:
-            return FlowStart(capture.action_state, from_capture=True)
+            return FlowStart(capture.action_state)
         prefix = prefix_of(plan, delay)
-        return FlowStart(capture.action_state, prefix=prefix, delay=delay, from_capture=True)
+        elapsed = plan.actions_sent - capture.actions_sent + len(prefix)
+        return FlowStart(capture.action_state, prefix=prefix, delay=delay, elapsed=elapsed)
 
     def made(self, generation: Generation, started_ns: int, now_ns: int) -> None:
         self._delay.made(generation, now_ns)

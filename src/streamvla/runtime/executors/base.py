@@ -72,6 +72,7 @@ class Capture:
     actions_sent: int  # of the policy
     pending: int
     sent: int = 0  # commands, the governor's own included
+    in_force: int = 0  # commands that left at the same instant, before the capture
 
 
 @dataclass(slots=True)

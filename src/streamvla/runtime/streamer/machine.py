@@ -276,6 +276,7 @@ class Streamer:
             if action is not None:
                 self._plan.drop(event.now_ns, action, "refused")
             send = self._send_governed(ruling, event.now_ns, event.due_ns, event.tick)
+        self._note_in_force(observe)
         self._supplied = ruling.source == "policy"
         self._note_health(event, supplied=self._supplied, skipped=skipped)
         if self._failure is not None:
@@ -323,7 +324,16 @@ class Streamer:
         if self._failure is not None:
             return self._stop_at_once(event.now_ns, event.due_ns)
         observe = self._observe_if_wanted(event.now_ns)
-        return [*self._send_if_free(event.now_ns), *observe]
+        send = self._send_if_free(event.now_ns)
+        self._note_in_force(observe)
+        return [*send, *observe]
+
+    def _note_in_force(self, commands: list[Command]) -> None:
+        """The command of a control instant reaches the robot before the capture it asks for."""
+        for command in commands:
+            if isinstance(command, StartObserve):
+                capture = self._captures[command.observation]
+                capture.in_force = self._execution.sent - capture.sent
 
     def _send_if_free(self, now_ns: int) -> list[Command]:
         execution = self._execution
@@ -453,7 +463,8 @@ class Streamer:
         observation, self._ready = self._ready, None
         capture = self._captures.pop(observation)
         start = self._decisions.start(self._plan, capture, now_ns)
-        start = replace(start, executed=self._execution.since(capture.sent))
+        executed = self._execution.since(capture.sent)
+        start = replace(start, executed=executed, in_force=capture.in_force)
         number = self._plan.begin(capture, start, now_ns).number
         depth = len(self._plan)
         self._trace.record(GenerateRequested(now_ns, number, observation, start.index, depth))
