@@ -193,3 +193,9 @@ def test_a_difficulty_reaches_the_task():
     """A tempo task is made at the difficulty that was asked for, and refuses an impossible one."""
     with pytest.raises(ConfigError, match=r"difficulty 0\.0 of task"):
         gymnasium.make(f"streamvla/{TEMPO.tasks[0]}-v0", difficulty=0.0)
+
+
+def test_an_environment_lasts_as_long_as_an_episode():
+    """15 seconds of the robot's time, whatever its control rate."""
+    for task, steps in (("reach", 300), ("balance-pole", 300), ("meet-in-time", 750)):
+        assert gymnasium.spec(f"streamvla/{task}-v0").max_episode_steps == steps

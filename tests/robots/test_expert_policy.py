@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamvla.core.clock import ms_to_ns
+from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.policy.sources import find_policy
@@ -13,8 +13,15 @@ from streamvla.robots.expert_policy import ExpertPolicy
 from streamvla.robots.point import REACH_M
 from streamvla.robots.registry import make_robot
 from streamvla.robots.truth import TruthView
+from streamvla.runtime import EpisodeLimits, run_simulated
+from streamvla.runtime.drivers.settings import EpisodeSettings
+from streamvla.runtime.executors.action_flow import ActionFlow
+from streamvla.runtime.executors.async_chunks import AsyncChunks
+from streamvla.runtime.executors.synchronous import Synchronous
+from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.testing.fakes import StillRobot, unit_space
 from streamvla.testing.policy_contract import PolicyContract
+from streamvla.trace import MemoryTrace, Sent
 
 PERIOD_NS = ms_to_ns(50)
 
@@ -110,3 +117,69 @@ def test_a_timed_expert_considers_what_no_executor_compensates(view):
     assert np.allclose(after[0][:2], expected)
     whole = list(policy.generate(context, FlowStart(np.zeros(3), elapsed=3, **known)))
     assert np.allclose(whole[3:], after[:2])
+
+
+class Imagining(ExpertPolicy):
+    """Keeps where its world stands whenever it makes an action: (generation, index) → (2,)."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.stands: dict[tuple[int, int], np.ndarray] = {}
+        self._count = 0
+        self._teacher = self
+
+    def act(self):
+        """Never stands still, and depends on where it is."""
+        x, y = self._robot.capture()["position"]
+        return np.array([np.cos(40 * y), np.sin(40 * x), 0.0])
+
+    def generate(self, context, start):
+        number, self._count = self._count, self._count + 1
+        for index, action in enumerate(super().generate(context, start), start.index):
+            self.stands[number, index] = self._robot.capture()["position"]
+            yield action
+
+
+@pytest.mark.parametrize("pacing", ["grid", "event"])
+@pytest.mark.parametrize(
+    ("executor", "settings"),
+    [
+        (ActionFlow(3), {}),
+        (ActionFlow(lead="auto", replan="as-fast-as-possible"), {}),
+        (ActionFlow(5), {"chunk_passes": 10, "timed": True}),
+        (AsyncChunks(0.0, 5), {"chunk_passes": 10, "timed": True}),
+        (Synchronous(), {"chunk_passes": 10, "timed": True}),
+    ],
+)
+def test_its_world_is_the_true_one_when_its_action_is_sent(executor, settings, pacing):
+    """Wherever the executor says what is executed meanwhile, an action is made for the place where
+    the robot is when it leaves, once the delay was measured."""
+    if pacing == "event" and settings.get("timed"):
+        return  # what halts between two commands is no whole number of periods
+    policy = Imagining("point", horizon=10, **settings)
+    robot, trace = make_robot("point", sees_truth=True), MemoryTrace()
+    profile = profile_ms("near", 60, 12, 50)
+    robot.reset(3, 0, PERIOD_NS)
+    stood: dict[int, np.ndarray] = {}
+    episode = EpisodeSettings(
+        robot.spec.action_space,
+        10,
+        executor.fitted(policy.spec, profile),
+        profile,
+        pacing,
+        EpisodeLimits(6 * NS_PER_S, stop_on_success=False),
+    ).episode(
+        policy,
+        robot,
+        trace,
+        lambda now_ns: stood.__setitem__(now_ns, robot.capture()["position"]),
+    )
+    run_simulated(episode, ConstantLatency(profile))
+    robot.close()
+    sent = [e for e in trace.events if isinstance(e, Sent) and e.source == "policy"]
+    late = [e for e in sent if e.generation >= 3 and e.t_ns in stood]
+    assert len(late) > 5
+    assert np.ptp([stood[event.t_ns] for event in late], axis=0).max() > 0.05
+    for event in late:
+        imagined = policy.stands[event.generation, event.index]
+        assert np.allclose(imagined, stood[event.t_ns], atol=1e-6), event

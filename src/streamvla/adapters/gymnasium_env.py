@@ -113,10 +113,17 @@ def _at(task: str, difficulty: float | None) -> str:
     return f"{task}@{difficulty}"
 
 
+def _steps_of(task: str) -> int:
+    """15 seconds of the robot's time."""
+    if is_robot(task):
+        return MAX_STEPS
+    return round(15 * NS_PER_S / suite_of(task).spec_of(task).control_period_ns)
+
+
 for _task in task_names():
     gymnasium.register(
         id=f"streamvla/{_task}-v0",
         entry_point="streamvla.adapters.gymnasium_env:RobotEnv",
         kwargs={"task": _task},
-        max_episode_steps=MAX_STEPS,
+        max_episode_steps=_steps_of(_task),
     )
