@@ -5,9 +5,9 @@
     expert policy    its own robot: assume the truth, roll the pending commands, ask the teacher
 
 A `TruthRobot` tells everything that its simulator needs to go on from this instant, and can take
-such a state over from another robot of its task. It names the episode's seed, for what was laid out
-in the beginning; what nobody could know at that instant (a goal that will jump, a push, a turn) does
-not happen in an assumed world.
+such a state over from another robot of its task. It names the episode's seed, for what was laid
+out in the beginning; what nobody could know at that instant (a goal that will jump, a push, a turn)
+does not happen in an assumed world.
 """
 
 from __future__ import annotations

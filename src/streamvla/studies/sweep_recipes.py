@@ -174,7 +174,7 @@ SWEEPS: dict[str, Recipe] = {
     "tempo": Recipe(
         commands={
             "one accelerator": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {' '.join(_WORDS)} "
-            "--profiles paper-20hz@0 paper-20hz@0.5 paper-20hz paper-20hz@2"
+            "--profiles paper-20hz@0.5 paper-20hz"
         },
         gather=_tempo_rows,
         tuning_seeds=tuning_seeds(),
@@ -188,6 +188,16 @@ SWEEPS: dict[str, Recipe] = {
             "tasks": ("run", *_by_executor(tuple(_WORDS), "success", "")),
             "scores": ("run", *_by_executor(tuple(_WORDS), "score", "")),
         },
+    ),
+    "tempo-scales": Recipe(
+        commands={
+            "one accelerator": f"{_TEMPO} {_ON_FRESH_SEEDS} --executors {' '.join(_WORDS)} "
+            "--profiles paper-20hz@0 paper-20hz@2"
+        },
+        rows=_overall_rows,
+        tuning_seeds=tuning_seeds(),
+        columns=_FIGURES,
+        tables={"main": tuple(_FIGURES)},
     ),
     "tempo-two": Recipe(
         commands={
