@@ -24,7 +24,7 @@ import numpy as np
 from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.engine import Engine, LocalEngine
 from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError, WorkerError
-from streamvla.core.files import replacing, require_writable
+from streamvla.core.files import FileError, replacing, require_writable
 from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
@@ -369,7 +369,10 @@ def _make_shard(shard: _Shard) -> _Made:
         robot.close()
     with TemporaryDirectory() as folder:
         path = Path(folder) / shard.path.name
-        write_shard(path, episodes, attempts)
+        try:
+            write_shard(path, episodes, attempts)
+        except FileError as error:
+            raise FileError(f"shard {shard.path}: {error}") from error
         content = path.read_bytes()
     return _Made(len(episodes), attempts, sum(len(episode) for episode in episodes), content)
 
