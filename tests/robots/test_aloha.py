@@ -1,6 +1,6 @@
 """Two arms: gym-aloha's model as a robot that starts where it stands, and its tempo tasks."""
 
-from importlib.util import find_spec
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from streamvla.robots.tempo.aloha.robot import ACTION_SPACE, ALOHA_SPEC, LIMITS
 from streamvla.robots.tempo.suite import ALOHA_TASKS, TEMPO
 from streamvla.testing.robot_contract import SuiteContract, TruthRobotContract
 
-needs_aloha = pytest.mark.skipif(find_spec("gym_aloha") is None, reason="gym-aloha is missing")
+needs_aloha = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="gym-aloha has no packages for this Python"
+)
 TASKS = list(ALOHA_TASKS)
 PERIOD_NS = ALOHA_SPEC.control_period_ns
 
