@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import stimulus_of
@@ -201,6 +202,28 @@ def test_a_delayed_command_cannot_be_changed_by_its_sender():
     robot.advance_to(2 * PERIOD_NS)
     expected = _plain().capture()["position"] + ACTION[:2] * REACH_M
     assert np.allclose(robot.capture()["position"], expected)
+
+
+def test_command_noise_grows_with_the_change_and_stays_within_the_limits():
+    """A command without change is exact; of others the error has the stated spread and no mean."""
+    space = ActionSpace(("x", "joint"), ("delta", "absolute"), (-1.0, -2.0), (1.0, 2.0))
+    kept = StillRobot(space, PERIOD_NS)
+    robot = stressed_robot(kept, parse_stress("command-noise:1"))
+    robot.reset(7, 0, PERIOD_NS)
+    sent = [np.array([0.2, 0.5 if tick % 2 else 1.0]) for tick in range(4000)]
+    for tick, values in enumerate(sent):
+        robot.command(values, tick * PERIOD_NS)
+    done = np.array([values for _, values in kept.commands])
+    assert done[0, 1] == 1.0  # nothing is known before
+    changes = np.array([0.2, 0.5])
+    errors = (done[1:] - sent[1:]) / changes
+    assert np.allclose(errors.mean(axis=0), 0, atol=0.02)
+    assert np.allclose(errors.std(axis=0), 0.2, atol=0.02)
+    robot.command(np.array([0.0, sent[-1][1]]), 4000 * PERIOD_NS)
+    assert np.array_equal(kept.commands[-1][1], [0.0, sent[-1][1]])
+    for tick in range(100):
+        robot.command(np.array([1.0, 2.0 * (-1) ** tick]), (4001 + tick) * PERIOD_NS)
+    assert np.abs([values for _, values in kept.commands[-100:]]).max(axis=0) == pytest.approx([1.0, 2.0])
 
 
 @pytest.mark.parametrize("name", ["control-rate", "clock-drift"])
@@ -483,7 +506,7 @@ def test_the_arm_is_not_drawn_twice_for_two_instants(reach):
 
 
 CONTRACTS = (
-    "camera-delay:2+camera-noise:2+actuation-delay:1+clock-drift:3+proprioception-noise:1",
+    "camera-delay:2+camera-noise:2+actuation-delay:1+command-noise:1+clock-drift:3+proprioception-noise:1",
     "camera-drop:3+camera-freeze:1+control-rate:2+camera-exposure:1+camera-blur:1",
     "camera-state-skew:2",
 )

@@ -132,6 +132,14 @@ FACTORS: dict[str, StressFactor] = {
             "actuation:delayed_commands",
             "a command takes effect so much later",
         ),
+        _of_robot(
+            "command-noise",
+            "%",
+            (20.0, 50.0, 100.0),
+            "actuation:noisy_commands",
+            "standard deviation of Gaussian noise on every change that a command makes, in shares "
+            "of that change",
+        ),
         # Sensors, from the lens to the picture that arrives.
         _of_robot(
             "camera-pose",
@@ -316,6 +324,10 @@ class Stress:
             for factor in factors
             if factor.wraps == wraps
         )
+
+    def only(self, wraps: Wrapped) -> Stress:
+        """Without the factors that wrap something else."""
+        return Stress(tuple(part for part in self.parts if factor_named(part[0]).wraps == wraps))
 
 
 NO_STRESS = Stress()

@@ -143,7 +143,7 @@ def render_table(results: Results, table: str, runs: Sequence[str] = ()) -> str:
     """A table of the results in Markdown; figures are set flush right.
 
     Args:
-        runs: only these rows, in this order; default all.
+        runs: only these rows, in this order; default all that have a figure in the table.
 
     Raises:
         ConfigError: there is no such table or row.
@@ -152,7 +152,9 @@ def render_table(results: Results, table: str, runs: Sequence[str] = ()) -> str:
         raise did_you_mean(f"table of results {results.name!r}", table, results.tables)
     keys = results.tables[table]
     columns = [_column(results, key) for key in keys]
-    rows = [_row(results, run) for run in runs] or results.rows
+    rows = [_row(results, run) for run in runs] or [
+        row for row in results.rows if any(_reach(row, key) is not None for key in keys[1:])
+    ]
     numeric = [_is_numeric(results.rows, key) for key in keys]
     head = [column.title for column in columns]
     rule = ["---:" if right else "---" for right in numeric]

@@ -300,14 +300,14 @@ def _require_all(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> No
     """Raise unless every policy fits every task, every row can be made, and each of its options
     changes something; before any worker starts."""
     at = next(plan.settings_of_cells())
+    stresses = [parse_stress(each) for each in plan.stress if each != NO_STRESS]
     for entry in entries:
         assert entry.policy is not None  # entries_of
         evaluation = command.evaluation(entry, at)
         for number, task in enumerate(plan.tasks):
             policy = policy_of(for_task(entry.policy, task))
             require_robots(policy, (task,), "train", "own")
-            for stress in plan.stress:
-                require_stressable(policy, task, command.evaluation(entry, (*at[:2], stress)))
+            require_stressable(policy, task, evaluation, stresses)
             if number == 0:
 
                 def build(early: Any, evaluation: Eval = evaluation, policy: Any = policy) -> Any:
@@ -352,7 +352,8 @@ def run_trials(
     """
     if not missing:
         return None
-    of, batches = {trial.key: trial for trial in missing}, list(batches_of(missing))
+    of = {trial.key: trial for trial in missing}
+    batches = list(batches_of(_by_robot(missing)))
     with (
         SweepProgress("compare", total, total - len(missing)) as progress,
         closing(engine.map_unordered(drive_batch, batches, start_worker)) as done,
@@ -365,6 +366,15 @@ def run_trials(
                 store.add(key, record)
             progress.advance(len(driven))
         return progress.per_minute
+
+
+def _by_robot(trials: list[Trial]) -> list[Trial]:
+    """In order of the tasks, and of each all of one stress together: a robot for all of them."""
+    tasks = list(dict.fromkeys(trial.place.task for trial in trials))
+    stresses = list(dict.fromkeys(trial.place.stress for trial in trials))
+    return sorted(
+        trials, key=lambda trial: (tasks.index(trial.place.task), stresses.index(trial.place.stress))
+    )
 
 
 def batches_of(trials: Sequence[Trial]) -> Iterator[tuple[Trial, ...]]:

@@ -221,7 +221,8 @@ def evaluate(command: Eval) -> None:
     _require_settings(source, command)
     policy = policy_of(for_task(source, tasks[0]), command.method, command.policy_settings())
     require_robots(policy, tasks, command.instructions, command.asked)
-    require_stressable(policy, tasks[0], command)
+    for task in tasks:
+        require_stressable(policy, task, command, [command.stresses()])
     if source not in EXPERTS:
         warn_of_unseen_tasks(source, tasks, command.method)
     folder = command.out / _folder(command, for_task(source, tasks[0]))
@@ -324,16 +325,19 @@ def require_robots(policy: Policy, tasks: tuple[str, ...], split: Split, asked: 
                 check_fit(policy.spec, robot.spec)
 
 
-def require_stressable(policy: Policy, task: str, command: Eval) -> None:
-    """Raise `ConfigError` unless the robot of a task can have the stress; before any worker
+def require_stressable(
+    policy: Policy, task: str, command: Eval, stresses: Iterable[Stress]
+) -> None:
+    """Raise `ConfigError` unless the robot of a task can have each of these; before any worker
     starts."""
-    stress = command.stresses()
-    if stress.of("robot"):
+    on_robot = [stress for stress in stresses if stress.of("robot")]
+    if on_robot:
         robot = make_robot(
             task, command.instructions, command.asked, sees_truth=policy.spec.sees_truth
         )
         with closing(robot):
-            stressed_robot(robot, stress)
+            for stress in on_robot:
+                stressed_robot(robot, stress)
 
 
 def with_measured_times(command: Eval, source: str, tasks: tuple[str, ...], folder: Path) -> Eval:
@@ -558,11 +562,12 @@ def _policy_for(job: Job) -> Policy:
 
 
 def _robot(task: str, split: Split, asked: Asked, sees_truth: bool, stress: Stress) -> Any:
-    key = (task, split, asked, sees_truth, stress)
+    on_robot = stress.only("robot")
+    key = (task, split, asked, sees_truth, on_robot)
     if key not in _robots:
         close_robots()
         robot = make_robot(task, split, asked, sees_truth=sees_truth)
-        _robots[key] = stressed_robot(robot, stress)
+        _robots[key] = stressed_robot(robot, on_robot)
     return _robots[key]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from streamvla.core.seeds import FIRST_EVALUATION_SEED, FIRST_REPORT_SEED, tuning_seeds
-from streamvla.core.stress import FACTORS
+from streamvla.core.stress import FACTORS, parse_stress
 from streamvla.evaluation.comparison import row_label
 from streamvla.evaluation.results import Column
+from streamvla.runtime.timing.latency import named_profile
 from streamvla.studies.recipe import Recipe, Row
 
 _WORDS = {
@@ -138,6 +139,33 @@ def _stress_rows(name: str, figures: Row) -> list[Row]:
     return sorted(rows.values(), key=lambda row: -row["streaming lost"]["success"])
 
 
+_LOSSES = ("none", *(f"command-noise:{severity}" for severity in (1, 2, 3)))
+_SCALES = (1.0, 0.5, 0.25)
+_LOSSY = ("expert-chunks/synchronous", "expert/action-flow:up-to-9")
+_LOSS_SWEEP = (
+    f" --executors {' '.join(_LOSSY)} --profiles "
+    + " ".join(named_profile(f"paper-20hz@{scale:g}").name for scale in _SCALES)
+    + f" --stress {' '.join(_LOSSES)} --episodes 10 --seed {FIRST_REPORT_SEED} --no-report --json"
+)
+
+
+def _at(scale: float) -> str:
+    """A key without dots."""
+    return f"at {scale:.0%}"
+
+
+def _speed_and_loss_rows(name: str, figures: Row) -> list[Row]:
+    """One row an executor and loss: success, or the time of successes, by the stage times."""
+    rows: dict[tuple[str, str], Row] = {}
+    for cell in figures["overall"]:
+        label, loss = row_label(cell), cell["stress"]
+        share = 0.0 if loss == "none" else parse_stress(loss).sizes()["command-noise"]
+        words = f"{name}, {_WORDS[label]}, {share:.0f} % noise"
+        row = rows.setdefault((label, loss), {"run": words})
+        row[_at(float(cell["profile"].partition("@")[2] or 1))] = cell
+    return list(rows.values())
+
+
 SWEEPS: dict[str, Recipe] = {
     "tempo-difficulty": Recipe(
         commands={
@@ -210,12 +238,45 @@ SWEEPS: dict[str, Recipe] = {
         columns=_FIGURES,
         tables={"main": tuple(_FIGURES)},
     ),
+    "speed-and-loss": Recipe(
+        commands={
+            "moving": "compare --suite tempo --out runs/results/speed-and-loss/moving"
+            + _LOSS_SWEEP,
+            "still": f"compare --tasks {' '.join(STRESSED_TASKS[:12])} "
+            "--out runs/results/speed-and-loss/still" + _LOSS_SWEEP,
+        },
+        rows=_speed_and_loss_rows,
+        tuning_seeds=tuning_seeds(),
+        columns={
+            "run": Column("tasks, executor, noise of the actions"),
+            **{
+                f"{_at(scale)}.success": Column(
+                    f"{scale:g}× the stage times",
+                    0,
+                    percent=True,
+                    interval=f"{_at(scale)}.success_ci",
+                )
+                for scale in _SCALES
+            },
+            **{
+                f"{_at(scale)}.completion_time_s": Column(f"time of successes at {scale:g}× (s)", 2)
+                for scale in _SCALES
+            },
+        },
+        tables={
+            "main": (
+                "run",
+                *(f"{_at(scale)}.success" for scale in _SCALES),
+                *(f"{_at(scale)}.completion_time_s" for scale in _SCALES),
+            )
+        },
+    ),
     "stress": Recipe(
         commands={
             "shipped": f"compare --tasks {' '.join(STRESSED_TASKS)} --policies shipped "
             "--executors synchronous action-flow:auto,early=always --stress none "
             + " ".join(_LEVELS)
-            + f" --episodes 2 --seed {FIRST_REPORT_SEED} --no-report "
+            + f" --episodes 3 --seed {FIRST_REPORT_SEED} --no-report "
             "--out runs/results/stress --json"
         },
         rows=_stress_rows,

@@ -1,4 +1,4 @@
-"""Actuation: commands that take effect late, last too long, or on a clock that runs otherwise."""
+"""Actuation: commands that are late, last too long, are off, or on a clock that runs otherwise."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def drifting_clock(robot: Robot, percent: float, name: str) -> Robot:
 def delayed_commands(robot: Robot, delay_ms: float, name: str) -> Robot:
     """A command reaches the robot so much later than it is sent."""
     return _DelayedCommands(robot, ms_to_ns(delay_ms), name)
+
+
+def noisy_commands(robot: Robot, percent: float, name: str) -> Robot:
+    """The robot does `c + (a − c)(1 + ε)` instead of `a`, within its limits, `ε` of this standard
+    deviation for every number alone; `c` is zero for deltas and the command before for absolute
+    dimensions, whose first command is exact.
+
+    Noise that grows with the motion is that of muscles (Harris and Wolpert 1998,
+    doi:10.1038/29528); here it also stands for a policy whose actions are worse.
+    """
+    return _NoisyCommands(robot, percent / 100, name)
 
 
 class _MismatchedRate(StressedRobot):
@@ -96,3 +107,24 @@ class _DelayedCommands(StressedRobot):
             arrives_ns, values = self._on_the_way.popleft()
             self._robot.command(values, arrives_ns)
         super().advance_to(now_ns)
+
+
+class _NoisyCommands(StressedRobot):
+    def __init__(self, robot: Robot, share: float, name: str) -> None:
+        super().__init__(robot, name)
+        self._share = share
+        self._stream = stream_of(name, 0)
+        self._before: np.ndarray | None = None
+
+    def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
+        super().reset(seed, now_ns, command_duration_ns)
+        self._stream = stream_of(self._name, seed)
+        self._before = None
+
+    def command(self, values: np.ndarray, now_ns: int) -> None:
+        space = self._spec.action_space
+        command = require_command(space, values)
+        still = space.hold(command if self._before is None else self._before)
+        factors = 1 + self._share * self._stream.standard_normal(space.dim)
+        super().command(space.clip(still + (command - still) * factors), now_ns)
+        self._before = command.copy()
