@@ -373,7 +373,8 @@ def _by_robot(trials: list[Trial]) -> list[Trial]:
     tasks = list(dict.fromkeys(trial.place.task for trial in trials))
     stresses = list(dict.fromkeys(trial.place.stress for trial in trials))
     return sorted(
-        trials, key=lambda trial: (tasks.index(trial.place.task), stresses.index(trial.place.stress))
+        trials,
+        key=lambda trial: (tasks.index(trial.place.task), stresses.index(trial.place.stress)),
     )
 
 
