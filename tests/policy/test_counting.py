@@ -108,7 +108,7 @@ def test_the_shipped_policy_costs_what_the_documents_say():
 
 def test_a_cost_survives_as_numbers():
     """`from_row(to_row)` is the same cost."""
-    cost = ObservationCost(78, 39, 5, 2, 1, 10**15, 7, 3, 2, 0.25, 0.5)
+    cost = ObservationCost(78, 39, 5, 2, 1, 10**15, 7, 3, 2, 10**9, 0.25, 0.5)
     assert ObservationCost.from_row(cost.to_row()) == cost
 
 

@@ -26,6 +26,8 @@ class ObservationCost:
         look_flops, context_flops: of the two parts.
         predict_flops: of one prediction of what a motion changes; 0 without such a predictor.
         action_flops: of one action that is made from the context.
+        frames_old_ns: how much older than the capture the frames are that the context was made of;
+            0 unless a context was used again.
         look_time, context_time: how long each part takes, as a share of what it takes the same
             policy on whole frames, by a measurement. Emulated stage times are scaled by them
             (`LatencyProfile.sighting_ns`).
@@ -40,6 +42,7 @@ class ObservationCost:
     context_flops: int = 0
     predict_flops: int = 0
     action_flops: int = 0
+    frames_old_ns: int = 0
     look_time: float = 1.0
     context_time: float = 1.0
 

@@ -285,6 +285,7 @@ class PolicySpec:
         settings: those of its method that need no training to change, with their values.
         vocabulary: the words it knows; None where there is no list of them.
         counts: whether it is a `CountingPolicy`.
+        remembers: whether it is a `RememberingPolicy`.
         sees_truth: whether its state is the whole state of a simulated world instead of what a
             robot measures (`robots.truth`), as an expert's that drives is.
     """
@@ -303,6 +304,7 @@ class PolicySpec:
     settings: Mapping[str, float] = field(default_factory=dict[str, float])
     vocabulary: frozenset[str] | None = None
     counts: bool = False
+    remembers: bool = False
     sees_truth: bool = False
 
 
@@ -386,6 +388,20 @@ class CountingPolicy(Policy, Protocol):
 def cost_of(policy: Policy, made: Any) -> ObservationCost | None:
     """What a `CountingPolicy` counted for a context or a sight; None of other policies."""
     return cast(CountingPolicy, policy).cost(made) if policy.spec.counts else None
+
+
+class RememberingPolicy(Policy, Protocol):
+    """A policy whose contexts depend on the observations before."""
+
+    def begin(self) -> None:
+        """An episode begins: nothing that was seen before counts."""
+        ...
+
+
+def begin_episode(policy: Policy) -> None:
+    """Let a `RememberingPolicy` forget."""
+    if policy.spec.remembers:
+        cast(RememberingPolicy, policy).begin()
 
 
 class GoalPolicy(Policy, Protocol):

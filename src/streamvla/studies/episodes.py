@@ -69,6 +69,8 @@ class Eval:
         noise_scale: of chunk flow: the noise it starts from, 1 as in training, 0 none; default the
             policy's own.
         euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
+        most_skips: observations in a row that are not encoded, where the actions from the context
+            before are as good (docs/how-to/focus.md); 0 encodes every one.
         suite: evaluate on all tasks of a suite: metaworld, language, all, point, or one of a
             package that is installed.
         tasks: default all the policy was trained on.
@@ -103,6 +105,7 @@ class Eval:
     method: str | None = None
     noise_scale: float | None = None
     euler_steps: int | None = None
+    most_skips: int = 0
     suite: str | None = None
     tasks: tuple[str, ...] = ()
     robot: str | None = None
@@ -141,6 +144,8 @@ class Eval:
         said = [f"{what} {name}" for what, name in named.items() if name]
         if len(said) > 1:
             raise ConfigError(f"{' and '.join(said)}: expected one of the two")
+        if self.most_skips < 0:
+            raise ConfigError(f"most_skips {self.most_skips}: expected 0 or more observations")
         self.stresses()
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
@@ -170,7 +175,11 @@ class Eval:
 
     def policy_settings(self) -> dict[str, float]:
         """What shall be changed of the policy's own settings."""
-        asked = {"noise_scale": self.noise_scale, "euler_steps": self.euler_steps}
+        asked: dict[str, float | None] = {
+            "noise_scale": self.noise_scale,
+            "euler_steps": self.euler_steps,
+            MOST_SKIPS: self.most_skips or None,
+        }
         return {name: value for name, value in asked.items() if value is not None}
 
 
@@ -190,7 +199,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress"}
+        left_out |= {"engine", "stress", MOST_SKIPS}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -305,7 +314,7 @@ def _require_settings(source: str, command: Eval) -> None:
     method = None if source in EXPERTS else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
-            if name not in method_named(method).tunable:
+            if name != MOST_SKIPS and name not in method_named(method).tunable:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {value:g}: a policy by {method} has no such "
                     "setting; leave it out, or use a policy of another method"
@@ -487,6 +496,7 @@ def run_missing(every: list[Job], engine: Engine) -> float | None:
     return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
+MOST_SKIPS = "most_skips"
 _MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], Policy] = {}
 _robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
@@ -553,7 +563,13 @@ def policy_of(
     if key not in _policies:
         while len(_policies) >= _MOST_POLICIES:
             del _policies[next(iter(_policies))]  # the oldest
-        _policies[key] = find_policy(source, method).load(settings or {})
+        own = {name: value for name, value in (settings or {}).items() if name != MOST_SKIPS}
+        policy = find_policy(source, method).load(own)
+        if settings and MOST_SKIPS in settings:
+            from streamvla.policy.skipping import SkippingPolicy, SkipRule
+
+            policy = SkippingPolicy(policy, SkipRule(most=int(settings[MOST_SKIPS])))
+        _policies[key] = policy
     return _policies[key]
 
 

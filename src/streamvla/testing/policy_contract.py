@@ -22,6 +22,7 @@ from streamvla.core.interfaces import (
     FlowStart,
     Observation,
     Policy,
+    begin_episode,
     cost_of,
     goal_of,
 )
@@ -132,6 +133,19 @@ class PolicyContract:
         assert policy.spec.tells_goal == callable(getattr(policy, "goal", None))
         goal = goal_of(policy, policy.encode(self.observation(policy)))
         assert goal is None or np.isfinite(goal).all()
+
+    def test_memory_is_declared_and_ends_with_the_episode(self) -> None:
+        """A policy with a method `begin` says so in its spec; after it an observation gives the
+        actions that it gave in the episode before."""
+        policy = self.policy()
+        assert policy.spec.remembers == callable(getattr(policy, "begin", None))
+        observation, start = self.observation(policy), self.start(policy)
+
+        def actions() -> np.ndarray:
+            begin_episode(policy)
+            return np.array(list(policy.generate(policy.encode(observation), start)))
+
+        assert np.array_equal(actions(), actions())
 
     def test_costs_are_declared_and_counted(self) -> None:
         """A policy with a method `cost` says so in its spec, and counts every context."""

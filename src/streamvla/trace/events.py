@@ -36,7 +36,8 @@ class ObserveStarted(NamedTuple):
 
 
 class ObserveReady(NamedTuple):
-    """The context is ready; the frames behind it were captured at `captured_ns`."""
+    """The context is ready; the frames behind it were captured at `captured_ns`: the request's
+    instant, or earlier where a context was used again (`ObserveCost.frames_old_ns`)."""
 
     t_ns: int
     observation: int
@@ -59,6 +60,7 @@ class ObserveCost(NamedTuple):
     look_flops: int
     context_flops: int
     action_flops: int
+    frames_old_ns: int
     look_time: float
     context_time: float
 

@@ -33,6 +33,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    begin_episode,
     goal_of,
     places_of,
     require_anticipation,
@@ -206,6 +207,9 @@ class FaultyPolicy:
 
     def goal(self, context: Any) -> np.ndarray | None:
         return goal_of(self._policy, context)
+
+    def begin(self) -> None:
+        begin_episode(self._policy)
 
     def cost(self, made: Any) -> ObservationCost:
         return cast(CountingPolicy, self._policy).cost(made)

@@ -23,6 +23,7 @@ from streamvla.core.interfaces import (
     FlowStart,
     Policy,
     Robot,
+    begin_episode,
     cost_of,
     goal_of,
     require_anticipation,
@@ -129,6 +130,7 @@ def measure_once(
 
     A policy that anticipates does so once, whether or not the executor will ask for it.
     """
+    begin_episode(policy)
     state = policy.spec.action_space.initial_state()
     marks = [clock.now_ns()]
     observation = observation_of(robot, capture, state, instruction, marks[0])
@@ -178,6 +180,7 @@ class StageWork:
     becomes a result."""
 
     def __init__(self, policy: Policy) -> None:
+        begin_episode(policy)
         self._policy = policy
         self._contexts: dict[int, Any] = {}
         self._cancelled: set[int] = set()

@@ -64,7 +64,8 @@ class Foresee:
 
 @dataclass(slots=True)
 class Capture:
-    """An observation: when it was captured, after which commands, with how much pending."""
+    """An observation: when it was captured, after which commands, with how much pending; and when
+    the frames behind its context were, which is earlier where a context was used again."""
 
     number: int
     now_ns: int
@@ -73,6 +74,7 @@ class Capture:
     pending: int
     sent: int = 0  # commands, the governor's own included
     in_force: int = 0  # commands that left at the same instant, before the capture
+    frames_ns: int = 0
 
 
 @dataclass(slots=True)

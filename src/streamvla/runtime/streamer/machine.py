@@ -399,7 +399,9 @@ class Streamer:
         state, sent = self._execution.action_state, self._execution.actions_sent
         self._plan.next_observation += 1
         self._encoding = number
-        self._captures[number] = Capture(number, now_ns, state, sent, pending, self._execution.sent)
+        self._captures[number] = Capture(
+            number, now_ns, state, sent, pending, self._execution.sent, frames_ns=now_ns
+        )
         self._decisions.looked(self._plan)
         self._trace.record(ObserveRequested(now_ns, number, pending, look.again))
         return [*stop, StartObserve(number, state, look.foresee)]
@@ -419,7 +421,8 @@ class Streamer:
             del self._captures[event.observation]
         if event.refused:
             return self._on_refused(event, capture, outdated)
-        self._trace.record(ObserveReady(event.now_ns, event.observation, capture.now_ns))
+        capture.frames_ns = capture.now_ns - max(event.frames_old_ns, 0)
+        self._trace.record(ObserveReady(event.now_ns, event.observation, capture.frames_ns))
         if outdated:
             return self._observe_if_wanted(event.now_ns)
         takeover = self._decisions.observed(self._plan, capture, event.saliency, event.now_ns)

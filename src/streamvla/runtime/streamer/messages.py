@@ -58,6 +58,7 @@ class Observed:
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
     `frozen` names the views whose camera is frozen (`runtime.drivers.cameras`).
     `saliency` is that of `drivers.observing.Sighting`.
+    `frames_old_ns`: how much older than the capture the frames are that the context was made of.
     """
 
     now_ns: int
@@ -66,6 +67,7 @@ class Observed:
     frozen: tuple[str, ...] = ()
     saliency: tuple[Saliency, ...] = ()
     refused: bool = False
+    frames_old_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

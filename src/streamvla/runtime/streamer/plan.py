@@ -132,7 +132,7 @@ class RollingPlan:
         self.generation = Generation(
             self.generations,
             capture.number,
-            capture.now_ns,
+            capture.frames_ns,
             now_ns,
             start,
             start.index,

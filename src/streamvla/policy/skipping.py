@@ -1,0 +1,168 @@
+"""Observations that are not encoded: the context before is used again, with its age.
+
+    observation    0          1          2          3
+    encoded        yes        no         yes        no
+    context of     0          0          2          2
+    its age        n          n + k      n          n + k      k actions from 0 to 1, n pending
+
+A context that is used again starts from the action state of now, as always, and says how many
+actions its frames are old. So it is as good as the policy was trained for such ages
+(`SamplingConfig.max_offset`, `GenerationConfig.max_age`).
+
+What decides is whether the *actions* would be others, not whether the pictures are: the rule here
+encodes whenever the gripper has moved or was told to, for that is when a task enters another phase.
+It cannot see what moves by itself; `most` bounds how long that stays unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from streamvla.core.compute import ObservationCost
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import FlowStart, Observation, Policy, PolicySpec, cost_of
+
+
+@dataclass(frozen=True)
+class SkipRule:
+    """When an observation need not be encoded.
+
+    Attributes:
+        most: how often in a row.
+        oldest: actions that frames may be old at a capture; older ones are made anew.
+        opening: dimensions of the state that must not have changed, such as a gripper's opening.
+        tolerance: by how much they may have, and absolute dimensions of the action state too.
+        time_share: what a skipped observation takes of the time of an encoded one, as measured.
+    """
+
+    most: int = 1
+    oldest: int = 20
+    opening: tuple[int, ...] = (-1,)
+    tolerance: float = 0.02
+    time_share: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or self.oldest < 1:
+            raise ConfigError(
+                f"skipping: at most {self.most} in a row, frames up to {self.oldest} actions old; "
+                "expected at least 1 of each"
+            )
+        if not (self.tolerance >= 0 and 0 <= self.time_share <= 1):
+            raise ConfigError(
+                f"skipping: tolerance {self.tolerance}, share of the time {self.time_share}; "
+                "expected a number ≥ 0 and a share from 0 to 1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The context of an observation, for its own generation or for later ones.
+
+    Attributes:
+        context: of the policy inside.
+        encoded: the observation behind it.
+        age: actions from its capture to that of the observation it stands for now.
+        old_ns: the same as time.
+        skips: observations in a row that were not encoded, this one included.
+    """
+
+    context: Any
+    encoded: Observation
+    age: int = 0
+    old_ns: int = 0
+    skips: int = 0
+
+
+class SkippingPolicy:
+    """A policy that does not encode every observation. Implements `Policy`.
+
+    Args:
+        policy: that encodes and generates.
+        rule: when it need not encode.
+
+    Raises:
+        ConfigError: a state dimension that the policy does not have.
+    """
+
+    def __init__(self, policy: Policy, rule: SkipRule) -> None:
+        states = policy.spec.state_dim
+        for index in rule.opening:
+            if not -states <= index < states:
+                raise ConfigError(
+                    f"skipping: state dimension {index} of {states}; expected {-states} to "
+                    f"{states - 1}"
+                )
+        settings = {**policy.spec.settings, "most_skips": float(rule.most)}
+        self.spec: PolicySpec = replace(
+            policy.spec,
+            anticipates=False,
+            tells_goal=False,
+            remembers=True,
+            counts=True,
+            settings=settings,
+        )
+        self._policy = policy
+        self._rule = rule
+        self._kept: Kept | None = None
+
+    def begin(self) -> None:
+        """A new episode: nothing that was seen before counts."""
+        self._kept = None
+
+    def encode(self, observation: Observation) -> Kept:
+        """The context of an observation; the one before with its age, if the rule allows that."""
+        kept = self._again(observation)
+        self._kept = kept or Kept(self._policy.encode(observation), observation)
+        return self._kept
+
+    def generate(self, context: Kept, start: FlowStart) -> Iterator[np.ndarray]:
+        """As the policy inside, from frames that are so much older.
+
+        Raises:
+            ConfigError: the flow starts at a later step (the clock shift of early observation),
+                and the context is one that was used before.
+        """
+        if context.age and start.index:
+            raise ConfigError(
+                "skipping cannot be combined with the clock shift: use the compensation 'state'"
+            )
+        return self._policy.generate(context.context, replace(start, age=start.age + context.age))
+
+    def cost(self, made: Kept) -> ObservationCost:
+        """Of an observation: as the policy inside counts it, or that of a skipped one."""
+        cost = cost_of(self._policy, made.context) or ObservationCost()
+        if not made.skips:
+            return cost
+        share = self._rule.time_share
+        return replace(
+            cost,
+            encodes=0,
+            cache_hits=cost.encodes + 1,  # every view, and the instruction
+            look_flops=0,
+            context_flops=0,
+            look_time=share,
+            context_time=share,
+            frames_old_ns=made.old_ns,
+        )
+
+    def _again(self, observation: Observation) -> Kept | None:
+        """The context before, as that of this observation; None: it has to be encoded."""
+        kept, rule = self._kept, self._rule
+        if kept is None or kept.skips >= rule.most:
+            return None
+        encoded = kept.encoded
+        old_ns = observation.captured_ns - encoded.captured_ns
+        age = round(old_ns / self.spec.control_period_ns)
+        if not 0 < age <= rule.oldest or observation.instruction != encoded.instruction:
+            return None
+        absolute = ~self.spec.action_space.is_delta()
+        opening = list(rule.opening)
+        told = np.abs(observation.action_state - encoded.action_state)[absolute]
+        moved = np.abs(observation.state - encoded.state)[opening]
+        if max(*told, *moved, 0.0) > rule.tolerance:
+            return None
+        return replace(kept, age=age, old_ns=old_ns, skips=kept.skips + 1)
