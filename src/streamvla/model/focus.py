@@ -136,8 +136,11 @@ class _Logits:
 
     def log_mass(self) -> Tensor:
         """Logarithm of the sum of exponentials of each part: (3, b, n, m·t, 1)."""
-        parts = (self.vision, self.told, self.own)
-        return torch.stack([part.float().logsumexp(-1, keepdim=True) for part in parts])
+        vision, told, own = (part.float() for part in (self.vision, self.told, self.own))
+        if own.shape[-1] > 1:
+            own = own.logsumexp(-1, keepdim=True)
+        vision, told = (part.logsumexp(-1, keepdim=True) for part in (vision, told))
+        return torch.stack([vision, told, own])
 
 
 class Focus(nn.Module):
@@ -171,7 +174,8 @@ class Focus(nn.Module):
         vision, told, own = self._softmax(logits)
         seen = (vision @ cache.values[:, :, : cache.vision]).view(asked.v.shape)
         heard = (told @ cache.values[:, :, cache.vision :]).view(asked.v.shape)
-        done = own.unflatten(2, asked.groups) @ asked.v
+        own = own.unflatten(2, asked.groups)  # (b, n, m, t, t)
+        done = own @ asked.v if own.shape[-1] > 1 else own * asked.v
         if self.gate is not None:
             seen = seen * self._factors(self.gate(asked.tokens))
         if not self.cascaded:
@@ -194,7 +198,9 @@ class Focus(nn.Module):
 
     def _logits(self, asked: Asked, cache: LayerCache, keep: int | None = None) -> _Logits:
         q = asked.q * asked.q.shape[-1] ** -0.5
-        own = (q @ asked.k.transpose(-1, -2)).flatten(2, 3)  # (b, n, m·t, t)
+        alone = asked.groups[1] == 1
+        own = (q * asked.k).sum(-1, keepdim=True) if alone else q @ asked.k.transpose(-1, -2)
+        own = own.flatten(2, 3)  # (b, n, m·t, t)
         queries = q.flatten(2, 3)  # (b, n, m·t, k)
         if self.cascaded:
             queries = torch.cat([queries, self._score_queries(asked)], 2)  # (b, n, 2·m·t, k)
