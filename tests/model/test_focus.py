@@ -404,3 +404,5 @@ def test_the_hottest_cell_is_drawn_hottest():
     for wrong, cells in ((frame[..., 0], heat), (frame, -heat), (frame.astype(float), heat)):
         with pytest.raises(ConfigError):
             overlay(wrong, cells)
+    with pytest.raises(ConfigError, match="expected a hottest above the coldest"):
+        overlay(frame, heat, coldest=0.5, hottest=0.5)
