@@ -25,7 +25,7 @@ def test_focus_is_learned_from_a_policy_without_it(tmp_path, autocast):
     mixed = replace(
         small_config(write_toy_dataset(tmp_path / "toy"), tmp_path / "mixed"), methods=methods
     )
-    mixed = replace(mixed, steps=6, autocast=autocast)
+    mixed = replace(mixed, steps=4, autocast=autocast)
     train(mixed)
     focus = FocusConfig("cascaded", 0.5, "element")
     cascaded = replace(
