@@ -37,6 +37,21 @@ class LayerCache:
     values: Tensor
     bias: Tensor
     rotary: Rotary | None = None
+    vision: int = 0
+
+    def only(self, chosen: Tensor) -> LayerCache:
+        """Of the vision tokens just these, (b, K) indices; and all others."""
+        others = torch.arange(self.vision, self.keys.shape[2], device=chosen.device)
+        index = torch.cat([chosen, others.expand(len(chosen), -1)], 1)  # (b, K + l − l_v)
+        by_key = self.keys.transpose(-1, -2)  # (b, n, k, l), as it lies in memory
+        if len(index) == 1:  # three times as fast
+            keys, values = by_key.index_select(-1, index[0]), self.values.index_select(2, index[0])
+        else:
+            keys = by_key.take_along_dim(index[:, None, None], -1)
+            values = self.values.take_along_dim(index[:, None, :, None], 2)
+        kept = chosen.shape[1]
+        bias = self.bias[..., self.vision - kept :]
+        return LayerCache(keys.transpose(-1, -2), values, bias, self.rotary, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +66,17 @@ class PrefixCache:
             as they are said to: so every reader's matrix products take them without a copy.
         bias: (b, 1, 1, l) added to attention scores: 0 for tokens, −inf for padding.
         rotary: how to rotate queries, where the keys are rotated by position; None: they are not.
+        vision: how many of the tokens are of vision, those of all views: the first ones, all
+            present; 0 where it is not said.
+        chosen: these are all that an expert has chosen; it attends to each of them.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor
     rotary: Rotary | None = None
+    vision: int = 0
+    chosen: bool = False
 
     @property
     def batch(self) -> int:
@@ -71,7 +91,7 @@ class PrefixCache:
     def layers(self) -> Iterator[LayerCache]:
         """Layer by layer, in the order in which an expert reads them."""
         for keys, values in zip(self.keys, self.values, strict=True):
-            yield LayerCache(keys, values, self.bias, self.rotary)
+            yield LayerCache(keys, values, self.bias, self.rotary, self.vision)
 
 
 def attention_bias(present: Tensor, dtype: torch.dtype) -> Tensor:
@@ -140,8 +160,8 @@ class Backbone(nn.Module):
         )
         self.last: Final = KeysAndValues(width, heads, head_dim)
 
-    def forward(self, tokens: Tensor, present: Tensor) -> PrefixCache:
-        """(b, l, w), (b, l) bool → a cache of `layers` layers."""
+    def forward(self, tokens: Tensor, present: Tensor, vision: int = 0) -> PrefixCache:
+        """(b, l, w), (b, l) bool, of them so many first ones of vision → a cache of `layers`."""
         bias = attention_bias(present, tokens.dtype)
         keys, values = [], []
         x = tokens
@@ -150,4 +170,4 @@ class Backbone(nn.Module):
             keys.append(k)
             values.append(v)
         k, v = self.last(x)
-        return PrefixCache((*keys, k), (*values, v), bias)
+        return PrefixCache((*keys, k), (*values, v), bias, vision=vision)

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import LayerCache, PrefixCache
+from streamvla.model.focus import Asked, Focus, FocusConfig, best_only
 from streamvla.model.layers import AdaptiveRMSNorm, FeedForward, fourier_features
 
 STATE_WAVELENGTH = 32.0  # in action scales: beyond any sum of one horizon plus a lead
@@ -37,6 +39,7 @@ class ExpertSize:
     Attributes:
         future_dim, places_dim: of what the read-outs say; 0 for no places.
         max_age: largest age of an observation that is embedded; 0 where none is.
+        focus: how it attends to vision.
     """
 
     action_dim: int
@@ -49,6 +52,7 @@ class ExpertSize:
     future_dim: int = 0
     places_dim: int = 0
     max_age: int = 0
+    focus: FocusConfig = field(default_factory=FocusConfig)
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ class Readouts:
     places: Tensor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, keep: int | None = None) -> Tensor:
     """Each token to the prefix and to its own group, in one softmax: (b, n, m, t, k) → same.
+
+    Of the vision tokens only the best `keep` of each group take part; None: all.
 
     All suffix tokens stand at one position, the first after the prefix. Rotating them therefore
     changes nothing among themselves, only what they see of a prefix with rotated keys.
@@ -75,6 +81,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
     flat = q.flatten(2, 3)  # (b, n, m·t, k)
     towards = flat if cache.rotary is None else cache.rotary.turn(flat)
     to_prefix = towards @ cache.keys.transpose(-1, -2) + cache.bias.to(q.dtype)
+    if keep is not None:
+        vision, told = to_prefix.tensor_split([cache.vision], dim=-1)
+        to_prefix = torch.cat([best_only(vision, q.shape[2:4], keep), told], dim=-1)
     to_group = q @ k.transpose(-1, -2) if t > 1 else (q * k).sum(-1, keepdim=True)
     scores = torch.cat([to_prefix, to_group.flatten(2, 3)], dim=-1)  # (b, n, m·t, l+t)
     of_prefix, of_group = scores.softmax(-1).split([cache.keys.shape[-2], t], dim=-1)
@@ -95,13 +104,54 @@ class ExpertBlock(nn.Module):
         self.out: Final = nn.Linear(inner, size.width, bias=False)
         self.feed_norm: Final = AdaptiveRMSNorm(size.width, size.condition_width)
         self.feed: Final = FeedForward(size.width, size.expansion)
+        self.focus: Final = Focus(size)
 
-    def forward(self, x: Tensor, modulation: Modulation, cache: LayerCache) -> Tensor:
-        """(b, m, t, w), of both norms (b, m, 1, 3w), this layer's cache → (b, m, t, w)."""
+    def forward(
+        self, x: Tensor, modulation: Modulation, cache: LayerCache, keep: int | None = None
+    ) -> Tensor:
+        """(b, m, t, w), of both norms (b, m, 1, 3w), this layer's cache → (b, m, t, w).
+
+        Args:
+            keep: how many vision tokens each group attends to; None: to all.
+        """
+        asked, gate = self._ask(x, modulation)
+        return self._go_on(x, modulation, cache, keep, asked, gate)
+
+    def choose(
+        self, x: Tensor, modulation: Modulation, cache: LayerCache, keep: int
+    ) -> tuple[Tensor, LayerCache]:
+        """`forward` of one group an observation, and the cache with what it has chosen."""
+        asked, gate = self._ask(x, modulation)
+        cache = cache.only(self.focus.choose(asked, cache, keep))
+        return self._go_on(x, modulation, cache, None, asked, gate), cache
+
+    def mass(
+        self, x: Tensor, modulation: Modulation, cache: LayerCache, keep: int | None = None
+    ) -> Tensor:
+        """Of `forward`, how much each vision token is attended to (`Focus.mass`)."""
+        return self.focus.mass(self._ask(x, modulation)[0], cache, keep)
+
+    def _ask(self, x: Tensor, modulation: Modulation) -> tuple[Asked, Tensor]:
+        """What it asks the layer, and the gate of the answer."""
         normed, gate = self.attention_norm.modulate(x, modulation[0])
         q, k, v = (self._split(part) for part in self.qkv(normed).chunk(3, dim=-1))
-        mixed = attend(q, k, v, cache).permute(0, 2, 3, 1, 4).flatten(-2)  # (b, m, t, n·k)
-        x = x + gate * self.out(mixed)
+        return Asked(normed, q, k, v), gate
+
+    def _go_on(
+        self,
+        x: Tensor,
+        modulation: Modulation,
+        cache: LayerCache,
+        keep: int | None,
+        asked: Asked,
+        gate: Tensor,
+    ) -> Tensor:
+        if self.focus.has_weights:
+            attended = self.focus(asked, cache, keep, self.out)
+        else:
+            mixed = attend(asked.q, asked.k, asked.v, cache, keep)
+            attended = self.out(mixed.permute(0, 2, 3, 1, 4).flatten(-2))  # (b, m, t, w)
+        x = x + gate * attended
         normed, gate = self.feed_norm.modulate(x, modulation[1])
         return x + gate * self.feed(normed)
 
@@ -111,10 +161,15 @@ class ExpertBlock(nn.Module):
 
 
 class Expert(nn.Module):
-    """The trunk and its heads. A subclass makes the suffix tokens, one method's own."""
+    """The trunk and its heads. A subclass makes the suffix tokens, one method's own.
+
+    Attributes:
+        focus: how it attends to vision; what is `TUNABLE` in it may be replaced at any time.
+    """
 
     def __init__(self, size: ExpertSize) -> None:
         super().__init__()
+        self.focus: FocusConfig = size.focus
         self.from_state: Final = nn.Linear(size.action_dim * (1 + 2 * STATE_OCTAVES), size.width)
         self.from_tau: Final = nn.Sequential(
             nn.Linear(2 * TAU_OCTAVES, size.condition_width),
@@ -177,10 +232,45 @@ class Expert(nn.Module):
 
     def read(self, suffix: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
         """(b, m, t, w) suffix tokens, `modulations(tau)`, cache of b → (b, m, t, w)."""
+        keep = self._keep(prefix)
         for i, (block, cache) in enumerate(zip(self.blocks, prefix.layers(), strict=True)):
-            suffix = block(suffix, modulations[2 * i : 2 * i + 2], cache)
+            suffix = block(suffix, modulations[2 * i : 2 * i + 2], cache, keep)
         normed, _ = self.final_norm.modulate(suffix, modulations[-1])
         return normed
+
+    def read_and_choose(
+        self, suffix: Tensor, modulations: Modulation, prefix: PrefixCache
+    ) -> tuple[Tensor, PrefixCache]:
+        """`read` of one group an observation, m = 1, and the cache that is left of the prefix when
+        further reads shall attend to the vision tokens of this one, layer by layer."""
+        keep = self._keep(prefix)
+        if keep is None:
+            return self.read(suffix, modulations, prefix), prefix
+        chosen: list[LayerCache] = []
+        blocks: list[Any] = list(self.blocks)
+        for i, (block, cache) in enumerate(zip(blocks, prefix.layers(), strict=True)):
+            suffix, left = block.choose(suffix, modulations[2 * i : 2 * i + 2], cache, keep)
+            chosen.append(left)
+        normed, _ = self.final_norm.modulate(suffix, modulations[-1])
+        keys, values = zip(*((each.keys, each.values) for each in chosen), strict=True)
+        bias = chosen[0].bias
+        return normed, PrefixCache(keys, values, bias, prefix.rotary, keep, chosen=True)
+
+    def _keep(self, prefix: PrefixCache) -> int | None:
+        """How many vision tokens to choose; None: none needs to be.
+
+        Raises:
+            ConfigError: the focus is on vision, and the prefix does not say what is.
+        """
+        if prefix.chosen:
+            return None
+        if not prefix.vision and self.focus != FocusConfig():
+            raise ConfigError(
+                "an expert with focus reads a prefix without vision tokens; make the PrefixCache "
+                "with vision, the number of its leading vision tokens"
+            )
+        keep = self.focus.kept(prefix.vision)
+        return keep if keep < prefix.vision else None
 
     def _modulators(self) -> Iterator[Any]:
         for module in self.blocks:

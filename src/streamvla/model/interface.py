@@ -79,6 +79,12 @@ class Model(nn.Module, ABC):
 
     # --- context
 
+    @property
+    def token_grid(self) -> tuple[int, int] | None:
+        """(rows, cols) of the first tokens of every view, each of one cell of the image; None: it
+        does not say which cell a token is of."""
+        return None
+
     @abstractmethod
     def look(self, images: Tensor, words: Tensor) -> Tensor:
         """(b, v, 3, y, x) in [−1, 1], (b, l) of `tokenise` → (b, v, l', w) tokens of every view."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import PrefixCache, Rotary, attention_bias
 from streamvla.model.expert import Expert, ExpertSize
+from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import Model, Trained
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
@@ -68,7 +69,7 @@ class PretrainedConfig:
         expert_width, condition_width, expansion: sizes of the expert; its layers and heads follow
             from the language model.
         train: "all", or "expert" to leave the vision-language model as it is.
-        future_steps, places_dim, proprioception: as in `VLAConfig`.
+        future_steps, places_dim, proprioception, focus: as in `VLAConfig`.
     """
 
     action_dim: int
@@ -83,6 +84,7 @@ class PretrainedConfig:
     future_steps: tuple[int, ...] = (5, 10, 15, 20, 25)
     places_dim: int = 0
     proprioception: bool = True
+    focus: FocusConfig = field(default_factory=FocusConfig)
 
     def __post_init__(self) -> None:
         kind = self.vlm.get("model_type", "none")
@@ -115,6 +117,7 @@ class PretrainedConfig:
             expansion=self.expansion,
             future_dim=len(self.future_steps) * self.state_dim,
             places_dim=self.places_dim,
+            focus=self.focus,
         )
 
 
@@ -171,7 +174,7 @@ class PretrainedVLA(Model):
         tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         present[:, seen.shape[1] : seen.shape[1] + words.shape[1]] = words != ABSENT
-        return self._read(tokens, present)
+        return self._read(tokens, present, seen.shape[1])
 
     def train_only(self, trained: Trained) -> None:
         """Of "all" and "expert" its configuration says which (`PretrainedConfig.train`)."""
@@ -196,8 +199,9 @@ class PretrainedVLA(Model):
             features = torch.stack(list(features))  # of each observation (v·l, w)
         return features.reshape(b, -1, features.shape[-1])
 
-    def _read(self, tokens: Tensor, present: Tensor) -> PrefixCache:
-        """Run the language model over (b, l, w) tokens, (b, l) of them present; keep its cache."""
+    def _read(self, tokens: Tensor, present: Tensor, vision: int) -> PrefixCache:
+        """Run the language model over (b, l, w) tokens, (b, l) of them present, the first ones of
+        vision; keep its cache."""
         transformers = _require_transformers()
         bias = attention_bias(present, tokens.dtype)  # (b, 1, 1, l)
         positions = present.cumsum(1) - 1  # padding takes no position
@@ -216,6 +220,7 @@ class PretrainedVLA(Model):
             values=tuple(self._per_head(layer.values) for layer in cache.layers),
             bias=bias,
             rotary=Rotary(cos.unsqueeze(1), sin.unsqueeze(1)),
+            vision=vision,
         )
 
     def _per_head(self, shared: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ expert, at a size that trains on a CPU.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import Expert, ExpertSize
+from streamvla.model.focus import FocusConfig
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
 from streamvla.model.interface import Model, Trained
 from streamvla.model.keypoints import seed_keypoints
@@ -57,6 +58,7 @@ class VLAConfig:
         places_token: whether the places read out are a token of every view, so that the context
             says them as coordinates (docs/decisions/0016).
         proprioception: whether measured state enters the context; False hides it (ablation).
+        focus: how the expert attends to vision.
     """
 
     action_dim: int
@@ -77,9 +79,11 @@ class VLAConfig:
     places_hidden: int = 0
     places_token: bool = False
     proprioception: bool = True
+    focus: FocusConfig = field(default_factory=FocusConfig)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        sizes = {name: value for name, value in vars(self).items() if name != "focus"}
+        for name, value in sizes.items():
             smallest = min(value) if isinstance(value, tuple) else value
             least = 0 if name in _MAY_BE_NONE else 1
             if smallest < least:
@@ -112,6 +116,7 @@ class VLAConfig:
             expansion=self.expansion,
             future_dim=len(self.future_steps) * self.state_dim,
             places_dim=self.places_dim,
+            focus=self.focus,
         )
 
 
@@ -142,6 +147,11 @@ class StreamingVLA(Model):
     def vocabulary(self) -> frozenset[str] | None:
         """The words it knows; None if there is no list of them."""
         return self.instruction.vocabulary
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """(rows, cols) of the first tokens of every view."""
+        return self.vision.token_grid
 
     def tokenise(self, instructions: Sequence[str]) -> Tensor:
         """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""
@@ -212,7 +222,7 @@ class StreamingVLA(Model):
         tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)  # (b, l, w)
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
-        return self.backbone(tokens, present)
+        return self.backbone(tokens, present, vision=seen.shape[1])
 
     def hear_only(self, instructions: Iterable[str]) -> None:
         self.instruction.hear_only(instructions)

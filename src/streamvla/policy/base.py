@@ -21,6 +21,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
 )
 from streamvla.model.flops import FlopCounts
+from streamvla.model.focus import TUNABLE, FocusConfig
 from streamvla.model.interface import Model
 from streamvla.model.methods.base import Context, Method, Units
 from streamvla.model.normalisation import Normalisation
@@ -78,7 +79,10 @@ class ModelPolicy:
                 f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
             )
         self.spec: PolicySpec = replace(
-            spec, settings=method.settings, vocabulary=model.vocabulary, counts=True
+            spec,
+            settings={**method.settings, **model.expert.focus.settings},
+            vocabulary=model.vocabulary,
+            counts=True,
         )
         self.method = method
         self.normalisation = normalisation
@@ -113,6 +117,23 @@ class ModelPolicy:
                 thresholds=calibration.threshold,
                 longest_lead=calibration.longest_lead,
             )
+
+    def focus_on(self, focus: FocusConfig) -> None:
+        """From now on attend to vision so; what is in `model.focus.TUNABLE` may differ from what
+        was trained.
+
+        Raises:
+            ConfigError: something else differs.
+        """
+        expert = self.model.expert
+        changes = {name: getattr(focus, name) for name in TUNABLE}
+        if replace(expert.focus, **changes) != focus:
+            raise ConfigError(
+                f"{focus} needs other weights than those of a policy with {expert.focus}; only "
+                f"{' and '.join(TUNABLE)} can change without training"
+            )
+        expert.focus = focus
+        self.spec = replace(self.spec, settings={**self.method.settings, **focus.settings})
 
     def sight_digest(self) -> str:
         """What tells its tokens from those of another policy: SHA-256 of all that `look` is made

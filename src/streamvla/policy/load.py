@@ -12,6 +12,7 @@ import torch
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
 from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.focus import TUNABLE
 from streamvla.model.methods.base import Method
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.saliency import load_saliency, saliency_path
@@ -28,7 +29,8 @@ def load_policy(
     Args:
         action_space: of the robot it shall drive; None to accept any.
         settings: of its method, instead of its own: those in `Method.tunable`, such as
-            `{"noise_scale": 0.5, "euler_steps": 5}` of chunk flow.
+            `{"noise_scale": 0.5, "euler_steps": 5}` of chunk flow; or of its focus, those in
+            `model.focus.TUNABLE`: `{"patch_k": 0.5}`.
 
     Raises:
         ConfigError: a setting that its method does not have, or out of range.
@@ -37,9 +39,14 @@ def load_policy(
         SpecMismatchError: it was trained for another action space.
     """
     found = load_checkpoint(path, action_space)
-    method = _tuned(found.method, settings or {})
+    settings = settings or {}
+    of_focus = {name: value for name, value in settings.items() if name in TUNABLE}
+    rest = {name: value for name, value in settings.items() if name not in of_focus}
+    method = _tuned(found.method, rest)
     spec = replace(found.spec, chunk_passes=method.chunk_passes)
     policy = ModelPolicy(found.build_model(), spec, method, found.normalisation, device)
+    if of_focus:
+        policy.focus_on(replace(policy.model.expert.focus, **of_focus))
     beside = saliency_path(Path(path))
     if beside.is_file():
         saliency = load_saliency(beside, policy)

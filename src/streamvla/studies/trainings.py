@@ -26,6 +26,11 @@ class Train:
             passes (π0); regression in one. Several train together, on one encoding of each image.
         backbone: small, trained from scratch; or a vision-language model to fine-tune: a folder
             with config.json, tokenizer.json and weights, or a name on the hub (extra `vlm`).
+        attention: of the expert: mixed, one softmax over vision, words and actions; or cascaded,
+            one for each, which may start from a policy with mixed attention (--init).
+        patch_k: share of the vision tokens that each layer of the expert attends to, the best ones.
+        gate: what vision gives the expert is scaled by one factor a token (scalar), a head or an
+            element.
         horizon: H, actions per observation.
         ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them. May grow with --resume.
@@ -67,6 +72,9 @@ class Train:
     out: Path = Path("runs/train")
     method: tuple[str, ...] = ("action-flow",)
     backbone: str = "small"
+    attention: Literal["mixed", "cascaded"] = "mixed"
+    patch_k: float = 1.0
+    gate: Literal["none", "scalar", "head", "element"] = "none"
     horizon: int = 10
     ablation: str | None = None
     steps: int = 30_000
@@ -105,12 +113,15 @@ def train_config(command: Train) -> TrainConfig:
     Raises:
         ConfigError: an unknown ablation, or a setting that the method does not have.
     """
+    from streamvla.model.focus import FocusConfig
     from streamvla.model.methods.registry import method_named
     from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
     from streamvla.training.config import ModelSize, PretrainedSize, TrainConfig
     from streamvla.training.optimiser import OptimiserConfig
 
+    focus = FocusConfig(command.attention, command.patch_k, command.gate)
+    small = command.backbone == "small"
     config = TrainConfig(
         dataset=command.dataset,
         more=command.more,
@@ -118,7 +129,7 @@ def train_config(command: Train) -> TrainConfig:
         steps=command.steps,
         seed=command.seed,
         tasks=command.tasks or None,
-        model=ModelSize() if command.backbone == "small" else PretrainedSize(command.backbone),
+        model=ModelSize(focus=focus) if small else PretrainedSize(command.backbone, focus=focus),
         methods=tuple(
             method_named(name)(
                 horizon=command.horizon,

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from streamvla.core.errors import ConfigError
 from streamvla.data.demonstrations import DatasetMeta
+from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import ModelConfig, Trained
 from streamvla.model.methods.base import GenerationConfig, Method, require_option
 from streamvla.model.methods.registry import default_method
@@ -68,6 +69,7 @@ class ModelSize:
     places_hidden: int = 256
     places_token: bool = True
     proprioception: bool = True
+    focus: FocusConfig = field(default_factory=FocusConfig)
 
     @property
     def source(self) -> None:
@@ -92,6 +94,7 @@ class PretrainedSize:
     condition_width: int = 128
     expansion: int = 4
     proprioception: bool = True
+    focus: FocusConfig = field(default_factory=FocusConfig)
 
     def model_config(self, robot: DatasetMeta, trained: Trained) -> PretrainedConfig:
         return pretrained_config(**_dimensions(robot), train=trained, **vars(self))

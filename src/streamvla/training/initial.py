@@ -18,6 +18,7 @@ _MAY_BE_FRESH = (
     "to_places.",
     "from_places.",
 )
+_OF_FOCUS = ".focus."
 
 
 def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None:
@@ -25,7 +26,7 @@ def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None
     of its expert for the model of the same method, if there is one.
 
     What tells of places, of what is to come or of the observation's age, if it is of another shape
-    or the policy has none, stays fresh.
+    or the policy has none, stays fresh; so does focus (`model.focus`), if the policy has none.
 
     Args:
         models: method → model.
@@ -54,6 +55,8 @@ def _take(model: Model, weights: Mapping[str, Tensor], who: str) -> None:
         here, there = own.get(name), weights.get(name)
         if here is not None and there is not None and here.shape == there.shape:
             taken[name] = there
+        elif there is None and _OF_FOCUS in name:
+            continue
         elif not name.startswith(_MAY_BE_FRESH):
             raise ConfigError(
                 f"{who} is of another size: {name} has shape {_shape(there)}, in this training "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
 from streamvla.model.checkpoint import SCHEMA_VERSION
+from streamvla.model.focus import FocusConfig
 from streamvla.model.methods.registry import method_from_json
 from streamvla.model.normalisation import Normalisation
 from streamvla.training.schedule import Schedules
@@ -112,7 +113,9 @@ class StateHeader:
 
 
 def _up_to_date(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe whose methods have the settings, and the names of settings, of today."""
+    """A recipe whose methods and model have the settings, and the names of settings, of today."""
+    if "model" in recipe:
+        recipe = {**recipe, "model": {"focus": asdict(FocusConfig()), **recipe["model"]}}
     methods = [method_from_json(each).to_json() for each in recipe.get("methods", ())]
     return {**recipe, "methods": methods} if methods else dict(recipe)
 

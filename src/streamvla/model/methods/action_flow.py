@@ -260,6 +260,17 @@ class ActionExpert(Expert):
         """As `forward`, with `modulations(tau)` made before: → (b, m, d)."""
         return self.answer(self._gather(x, modulations, prefix))
 
+    def first_step(
+        self, x: Tensor, modulations: Modulation, prefix: PrefixCache
+    ) -> tuple[Tensor, PrefixCache]:
+        """As `step` with m = 1, and the cache for the steps after it: where the first one chooses
+        the vision tokens for all (`FocusConfig.once`), without the others."""
+        if not self.focus.once:
+            return self.step(x, modulations, prefix), prefix
+        suffix = self.embed_state(x).unsqueeze(2)
+        gathered, prefix = self.read_and_choose(suffix, modulations, prefix)
+        return self.answer(gathered), prefix
+
     def _gather(self, x: Tensor, modulations: Modulation, prefix: PrefixCache) -> Tensor:
         return self.read(self.embed_state(x).unsqueeze(2), modulations, prefix)
 
@@ -292,16 +303,24 @@ class ActionFlowReader:
     ) -> Iterator[np.ndarray]:
         space, x = self._units.space, start
         is_delta = space.is_delta()
+        prefix: PrefixCache | None = None  # of the steps after the first
         for i in range(index, self._horizon):
-            step = self._step(context, x, age + i)  # (b, d): v/H
+            step, prefix = self._step(context, x, age + i, prefix)  # (b, d): v/H
             action = space.clip(np.where(is_delta, step, x + step))
             x = space.advance(x, action)
             yield action
 
-    def _step(self, context: Context, x: np.ndarray, elapsed: int) -> np.ndarray:
-        """v/H so many actions after the observation: (b, d) → (b, d), robot units."""
+    def _step(
+        self, context: Context, x: np.ndarray, elapsed: int, prefix: PrefixCache | None
+    ) -> tuple[np.ndarray, PrefixCache]:
+        """v/H so many actions after the observation: (b, d) → (b, d), robot units; and what the
+        next step reads."""
         with torch.inference_mode():
             suffix = self._units.relative(context, x)  # (b, 1, d)
-            output = self._expert.step(suffix, self._modulations[elapsed], context.prefix)
+            modulations = self._modulations[elapsed]
+            if prefix is None:
+                output, prefix = self._expert.first_step(suffix, modulations, context.prefix)
+            else:
+                output = self._expert.step(suffix, modulations, prefix)
             step = step_of(output, suffix, self._is_delta).squeeze(1)  # (b, d)
-        return self._units.actions(step)
+        return self._units.actions(step), prefix
