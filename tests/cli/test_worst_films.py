@@ -32,12 +32,12 @@ def test_the_trials_of_a_result_file_are_its_episodes() -> None:
     """As many as the sample file has, at its seeds and under its executors."""
     trials = trials_of_result(read_comparison(SAMPLE))
     assert len(trials) == 48
-    assert {trial.place.executor for trial in trials} == {
+    assert {trial.episode.executor for trial in trials} == {
         "synchronous",
         "action-flow:auto",
         "async-chunks",
     }
-    assert {trial.place.seed for trial in trials} == {1_000_000, 1_000_001}
+    assert {trial.episode.seed for trial in trials} == {1_000_000, 1_000_001}
 
 
 def test_a_failure_is_filmed_and_a_changed_one_left_out(

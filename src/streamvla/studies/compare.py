@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +23,12 @@ from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.core.stress import parse_stress
 from streamvla.data.experts import for_task
 from streamvla.evaluation.comparison import (
-    Place,
+    EpisodeKey,
     Plan,
     Record,
     comparison,
+    episode_keys,
     episodes_csv,
-    places,
     read_comparison,
     row_label,
 )
@@ -167,7 +167,7 @@ class Compare:
 class Trial:
     """One episode of a sweep: everything a worker needs."""
 
-    place: Place
+    episode: EpisodeKey
     job: Job
     key: str
     keeps_trace: bool
@@ -192,7 +192,7 @@ def compare(command: Compare) -> None:
                 require_ours(command.out / name, MARK)
         missing = [trial for trial in trials if not _is_done(trial, store)]
         pace = run_trials(missing, len(trials), store, engine)
-        records = [{**store[trial.key], **_place_fields(trial.place)} for trial in trials]
+        records = [{**store[trial.key], **asdict(trial.episode)} for trial in trials]
     run = {
         "commit": commit(),
         "driven_at": sorted({record["commit"] for record in records}),
@@ -229,7 +229,7 @@ def entries_of(command: Compare) -> tuple[Entry, ...]:
         for entry in parsed
         for policy in ([entry.policy] if entry.policy else command.policies)
     )
-    rows = [entry.place for entry in entries]
+    rows = [entry.row for entry in entries]
     for row in rows:
         if rows.count(row) > 1:
             raise ConfigError(f"executor {'/'.join(row)} is named twice; name it once")
@@ -258,7 +258,7 @@ def plan_of(command: Compare, tasks: tuple[str, ...], entries: tuple[Entry, ...]
     times = {name: named_profile(name) for name in profiles}
     return Plan(
         tasks=tasks,
-        rows=tuple(entry.place for entry in entries),
+        rows=tuple(entry.row for entry in entries),
         profiles=profiles,
         accelerators=tuple(command.accelerators),
         stress=stress,
@@ -318,14 +318,17 @@ def _require_all(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> No
 
 def trials_of(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> list[Trial]:
     """Every episode, in the order of the plan."""
-    of: dict[Place, Job] = {}
+    of: dict[EpisodeKey, Job] = {}
     for task in plan.tasks:
         for entry in entries:
             for at in plan.settings_of_cells():
                 assert entry.policy is not None  # entries_of
                 for job in episode_jobs(command.evaluation(entry, at), entry.policy, (task,)):
-                    of[Place(task, *entry.place, *at, job.seed)] = job
-    return [Trial(place, of[place], _key(of[place]), command.traces) for place in places(plan)]
+                    of[EpisodeKey(task, *entry.row, *at, job.seed)] = job
+    return [
+        Trial(episode, of[episode], _key(of[episode]), command.traces)
+        for episode in episode_keys(plan)
+    ]
 
 
 def _key(job: Job) -> str:
@@ -370,11 +373,11 @@ def run_trials(
 
 def _by_robot(trials: list[Trial]) -> list[Trial]:
     """In order of the tasks, and of each all of one stress together: a robot for all of them."""
-    tasks = list(dict.fromkeys(trial.place.task for trial in trials))
-    stresses = list(dict.fromkeys(trial.place.stress for trial in trials))
+    tasks = list(dict.fromkeys(trial.episode.task for trial in trials))
+    stresses = list(dict.fromkeys(trial.episode.stress for trial in trials))
     return sorted(
         trials,
-        key=lambda trial: (tasks.index(trial.place.task), stresses.index(trial.place.stress)),
+        key=lambda trial: (tasks.index(trial.episode.task), stresses.index(trial.episode.stress)),
     )
 
 
@@ -383,7 +386,7 @@ def batches_of(trials: Sequence[Trial]) -> Iterator[tuple[Trial, ...]]:
     most = max(1, min(_MOST_IN_BATCH, len(trials) // _BATCHES))
     batch: list[Trial] = []
     for trial in trials:
-        if batch and (len(batch) == most or batch[0].place.task != trial.place.task):
+        if batch and (len(batch) == most or batch[0].episode.task != trial.episode.task):
             yield tuple(batch)
             batch = []
         batch.append(trial)
@@ -417,7 +420,7 @@ def _driven(trial: Trial) -> tuple[Record, bytes | None]:
     }
     at = driven_commit()
     record = {
-        **_place_fields(trial.place),
+        **asdict(trial.episode),
         "driven": job.executor,
         "commit": at,
         "figures": figures,
@@ -435,10 +438,6 @@ def measured_of(events: Sequence[TraceEvent]) -> dict[str, dict[str, float]]:
                 before = found.get(name, {"max": value})
                 found[name] = {"last": value, "max": max(before["max"], value)}
     return found
-
-
-def _place_fields(place: Place) -> dict[str, Any]:
-    return {each.name: getattr(place, each.name) for each in fields(place)}
 
 
 # --- figures ---------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Entry:
     label: str
 
     @property
-    def place(self) -> tuple[str, str]:
+    def row(self) -> tuple[str, str]:
         """(policy, executor) as a result names them: without the folders of this machine."""
         return without_folders(self.policy or ""), self.label
 

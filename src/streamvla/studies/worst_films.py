@@ -15,7 +15,7 @@ from typing import Any
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.core.interfaces import Robot, picture_of
-from streamvla.evaluation.comparison import Place
+from streamvla.evaluation.comparison import EpisodeKey
 from streamvla.evaluation.report.sweep import Cell, Sweep
 from streamvla.evaluation.report.sweep_file import NO_STRESS
 from streamvla.evaluation.report.sweep_report import MOST_WORST, Filmed, worst_episodes
@@ -37,14 +37,14 @@ def film_worst(
     said on stderr: an episode that ends otherwise than before, because policy or code have changed
     since; a package for videos that is missing; a video that cannot be written.
     """
-    of = {trial.place: trial for trial in trials}
+    of = {trial.episode: trial for trial in trials}
     films: list[Filmed] = []
     try:
         for cell, seed in worst_episodes(sweep, per_task):
-            place = _place(cell, seed)
-            path = folder / f"{_name(place)}.mp4"
+            episode = _episode_key(cell, seed)
+            path = folder / f"{_name(episode)}.mp4"
             try:
-                if place in of and _film(of[place], cell, path):
+                if episode in of and _film(of[episode], cell, path):
                     films.append(Filmed(cell, seed, path))
             except StreamVLAError as error:
                 print(f"No video: {error}", file=sys.stderr)
@@ -81,11 +81,11 @@ def _film(trial: Trial, cell: Cell, path: Path) -> bool:
     trace, captures = MemoryTrace(), Captures()
     robot = drive(trial.job, trace, captures)
     ends = [event.success for event in trace.events if isinstance(event, Ended)]
-    before = cell.outcomes[trial.place.seed].solved
+    before = cell.outcomes[trial.episode.seed].solved
     if bool(ends and ends[-1]) != bool(before):
         raise ConfigError(
-            f"{trial.place.task}, seed {trial.place.seed}: driven again it ends otherwise than the "
-            "result says, so code or policy have changed since; run the sweep anew in another --out"
+            f"{trial.episode.task}, seed {trial.episode.seed}: driven again it ends otherwise than "
+            "the result says, so code or policy have changed since; run the sweep anew in another --out"
         )
     if not robot.spec.draws_captures or not captures:
         return False
@@ -108,12 +108,14 @@ def _write(trial: Trial, robot: Robot, trace: MemoryTrace, captures: Captures, p
     write_video(path, frames, NS_PER_S / period_ns)
 
 
-def _place(cell: Cell, seed: int) -> Place:
+def _episode_key(cell: Cell, seed: int) -> EpisodeKey:
     profile = cell.profile if cell.scale == 1 else f"{cell.profile}@{cell.scale:g}"
     stress = cell.stress or NO_STRESS
-    return Place(cell.task, cell.policy, cell.executor, profile, cell.accelerators, stress, seed)
+    return EpisodeKey(
+        cell.task, cell.policy, cell.executor, profile, cell.accelerators, stress, seed
+    )
 
 
-def _name(place: Place) -> str:
-    words = (place.task, place.policy, place.executor, place.profile, place.stress, place.seed)
+def _name(key: EpisodeKey) -> str:
+    words = (key.task, key.policy, key.executor, key.profile, key.stress, key.seed)
     return re.sub(r"[^\w.@-]+", "-", file_name("-".join(map(str, words))))
