@@ -20,7 +20,7 @@ from streamvla.core.files import replacing, require_writable, write_text
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seals import sealed_json
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
-from streamvla.core.stress import parse_stress
+from streamvla.core.stress import NOMINAL, parse_stress
 from streamvla.data.experts import for_task
 from streamvla.evaluation.comparison import (
     EpisodeKey,
@@ -59,7 +59,6 @@ from streamvla.trace import Measured, MemoryTrace, TraceEvent, is_complete
 from streamvla.trace.spans import Pacing
 from streamvla.trace.store import trace_bytes
 
-NO_STRESS = "none"
 REPORT, BESIDE = "report.html", "beside.html"
 _BATCHES = 64
 """At least so many, if there are enough episodes: the last worker is soon done."""
@@ -110,7 +109,7 @@ class Compare:
     executors: tuple[str, ...] = ("synchronous", "action-flow:auto")
     profiles: tuple[str, ...] = ("paper-20hz",)
     accelerators: tuple[Literal[1, 2], ...] = (1,)
-    stress: tuple[str, ...] = (NO_STRESS,)
+    stress: tuple[str, ...] = (NOMINAL,)
     episodes: int = 20
     seed: int = FIRST_EVALUATION_SEED
     seconds: float = 15.0
@@ -159,7 +158,7 @@ class Compare:
             seconds=self.seconds,
             seed=self.seed,
             out=self.out / "traces",
-            stress=None if stress == NO_STRESS else stress,
+            stress=None if stress == NOMINAL else stress,
         )
 
 
@@ -250,9 +249,7 @@ def plan_of(command: Compare, tasks: tuple[str, ...], entries: tuple[Entry, ...]
     profiles = tuple(named_profile(text).name for text in command.profiles)
     if len(set(profiles)) < len(profiles):
         raise ConfigError(f"--profiles {', '.join(command.profiles)}: one is named twice")
-    stress = tuple(
-        each if each == NO_STRESS else str(parse_stress(each)) for each in command.stress
-    )
+    stress = tuple(each if each == NOMINAL else str(parse_stress(each)) for each in command.stress)
     if len(set(stress)) < len(stress):
         raise ConfigError(f"--stress {', '.join(command.stress)}: one is named twice")
     times = {name: named_profile(name) for name in profiles}
@@ -300,7 +297,7 @@ def _require_all(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> No
     """Raise unless every policy fits every task, every row can be made, and each of its options
     changes something; before any worker starts."""
     at = next(plan.settings_of_cells())
-    stresses = [parse_stress(each) for each in plan.stress if each != NO_STRESS]
+    stresses = [parse_stress(each) for each in plan.stress if each != NOMINAL]
     for entry in entries:
         assert entry.policy is not None  # entries_of
         evaluation = command.evaluation(entry, at)
@@ -503,7 +500,7 @@ def _conditions(cell: dict[str, Any]) -> str:
     words = [cell["profile"]]
     if cell["accelerators"] > 1:
         words.append(f"{cell['accelerators']} accelerators")
-    if cell["stress"] != NO_STRESS:
+    if cell["stress"] != NOMINAL:
         words.append(cell["stress"])
     return ", ".join(words)
 

@@ -20,6 +20,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.files import reason, write_text
 from streamvla.core.seals import open_json, sealed_json
 from streamvla.core.seeds import FIRST_LEADERBOARD_SEED
+from streamvla.core.stress import NOMINAL
 from streamvla.evaluation.comparison import read_comparison
 from streamvla.evaluation.report.sweep import SCORE, SUCCESS, Cell, Figure, Outcome, overall
 from streamvla.robots.registry import suite_tasks
@@ -79,7 +80,7 @@ def protocol() -> Protocol:
         tasks=suite_tasks("tempo-arm"),
         profiles=("paper-20hz",),
         accelerators=(1,),
-        stress=("none",),
+        stress=(NOMINAL,),
         seeds=tuple(range(FIRST_LEADERBOARD_SEED, FIRST_LEADERBOARD_SEED + 50)),
         seconds=15.0,
         pacing="grid",

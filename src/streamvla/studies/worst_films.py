@@ -15,9 +15,9 @@ from typing import Any
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.core.interfaces import Robot, picture_of
+from streamvla.core.stress import NOMINAL
 from streamvla.evaluation.comparison import EpisodeKey
 from streamvla.evaluation.report.sweep import Cell, Sweep
-from streamvla.evaluation.report.sweep_file import NO_STRESS
 from streamvla.evaluation.report.sweep_report import MOST_WORST, Filmed, worst_episodes
 from streamvla.evaluation.report.video import annotate, frame_statuses, write_video
 from streamvla.runtime.drivers.film import Captures, evenly
@@ -85,7 +85,8 @@ def _film(trial: Trial, cell: Cell, path: Path) -> bool:
     if bool(ends and ends[-1]) != bool(before):
         raise ConfigError(
             f"{trial.episode.task}, seed {trial.episode.seed}: driven again it ends otherwise than "
-            "the result says, so code or policy have changed since; run the sweep anew in another --out"
+            "the result says, so code or policy have changed since; run the sweep anew in another "
+            "--out"
         )
     if not robot.spec.draws_captures or not captures:
         return False
@@ -110,7 +111,7 @@ def _write(trial: Trial, robot: Robot, trace: MemoryTrace, captures: Captures, p
 
 def _episode_key(cell: Cell, seed: int) -> EpisodeKey:
     profile = cell.profile if cell.scale == 1 else f"{cell.profile}@{cell.scale:g}"
-    stress = cell.stress or NO_STRESS
+    stress = cell.stress or NOMINAL
     return EpisodeKey(
         cell.task, cell.policy, cell.executor, profile, cell.accelerators, stress, seed
     )
