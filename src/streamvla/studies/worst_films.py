@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StreamVLAError
@@ -21,7 +20,7 @@ from streamvla.evaluation.report.sweep import Cell, Sweep
 from streamvla.evaluation.report.sweep_report import MOST_WORST, Filmed, worst_episodes
 from streamvla.evaluation.report.video import annotate, frame_statuses, write_video
 from streamvla.runtime.drivers.film import Captures, evenly
-from streamvla.studies.compare import Compare, Trial, entries_of, plan_of, trials_of
+from streamvla.studies.compare import Trial
 from streamvla.studies.episodes import close_robots, drive, file_name, policy_of
 from streamvla.trace import Ended, MemoryTrace
 
@@ -51,29 +50,6 @@ def film_worst(
     finally:
         close_robots()
     return films
-
-
-def trials_of_result(result: Mapping[str, Any]) -> list[Trial]:
-    """The episodes of a result file, to be driven again.
-
-    Raises:
-        ConfigError: a policy or task is not here; policies in files stand without their folders.
-    """
-    plan = result["plan"]
-    command = Compare(
-        tasks=tuple(plan["tasks"]),
-        executors=tuple(f"{row['policy']}/{row['executor']}" for row in plan["rows"]),
-        profiles=tuple(plan["profiles"]),
-        accelerators=tuple(plan["accelerators"]),
-        stress=tuple(plan["stress"]),
-        episodes=len(plan["seeds"]),
-        seed=plan["seeds"][0],
-        seconds=plan["seconds"],
-        pacing=plan["pacing"],
-        jitter=plan["jitter"],
-    )
-    entries = entries_of(command)
-    return trials_of(command, plan_of(command, command.tasks, entries), entries)
 
 
 def _film(trial: Trial, cell: Cell, path: Path) -> bool:
