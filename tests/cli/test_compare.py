@@ -17,6 +17,7 @@ import pytest
 
 from streamvla.cli.main import execute
 from streamvla.evaluation.comparison import comparison_schema, read_comparison
+from streamvla.studies.compare import Compare, entries_of, plan_of, trials_of
 from streamvla.trace import is_complete, read_header
 from tests.evaluation.json_schema import violations
 
@@ -200,6 +201,26 @@ def test_the_table_holds_every_episode(undisturbed):
     episodes = read_comparison(undisturbed / "result.json")["episodes"]
     assert [int(row["seed"]) for row in rows] == [each["seed"] for each in episodes]
     assert [int(row["actions"]) for row in rows] == [e["figures"]["actions"] for e in episodes]
+
+
+@pytest.mark.parametrize(
+    ("executors", "profiles"),
+    [
+        (("action-flow:2,early=action-norm,norm=0.123456789", 0.12345678), ("paper-20hz",)),
+        (("action-flow:2,early=random,rate=0.123456789", 0.12345678), ("paper-20hz",)),
+        (("synchronous",), ("paper-20hz@0.123456789", "paper-20hz@0.12345678")),
+    ],
+)
+def test_settings_that_differ_in_the_last_digit_are_two(tmp_path, executors, profiles):
+    """Each has episodes, key and trace folder of its own."""
+    text, *others = executors
+    rows = (text, *(text.replace("0.123456789", str(each)) for each in others))
+    command = Compare(tasks=("point",), executors=rows, profiles=profiles, episodes=1, out=tmp_path)
+    entries = entries_of(command)
+    trials = trials_of(command, plan_of(command, command.tasks, entries), entries)
+    assert len({trial.episode for trial in trials}) == 2
+    assert len({trial.key for trial in trials}) == 2
+    assert len({trial.job.path for trial in trials}) == 2
 
 
 def test_the_control_period_is_the_robots(tmp_path):

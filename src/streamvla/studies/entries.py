@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.numbers import exact
 from streamvla.core.provenance import without_folders
 from streamvla.runtime.executors.options import EarlyOptions, Refused, Replan, RuleName
 from streamvla.runtime.executors.registry import executor_named
@@ -116,5 +117,5 @@ _EXPECTED = {
 
 def _word(value: Any) -> str:
     if isinstance(value, tuple):
-        return "+".join(f"{each:g}" for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return "+".join(map(exact, value))
+    return exact(value) if isinstance(value, float) else str(value)

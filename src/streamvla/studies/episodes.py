@@ -15,6 +15,7 @@ from streamvla.core.engine import Engine
 from streamvla.core.errors import ConfigError
 from streamvla.core.files import replacing, require_writable
 from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit
+from streamvla.core.numbers import exact
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.core.stress import NO_STRESS, Stress, parse_stress
@@ -413,7 +414,7 @@ def _folder(command: Eval, source: str) -> str:
     found = _found(source, command.method)
     spec = policy_of(source, command.method, command.policy_settings()).spec
     digest = identity_of(found, spec).get("sha256", "")[:8]
-    settings = (f"{key}-{value:g}" for key, value in spec.settings.items())
+    settings = (f"{key}-{exact(value)}" for key, value in spec.settings.items())
     return "-".join([found.name, *filter(None, [digest]), *settings])
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.core.interfaces import Robot, picture_of
+from streamvla.core.numbers import exact
 from streamvla.core.stress import NOMINAL
 from streamvla.evaluation.comparison import EpisodeKey
 from streamvla.evaluation.report.sweep import Cell, Sweep
@@ -86,7 +87,7 @@ def _write(trial: Trial, robot: Robot, trace: MemoryTrace, captures: Captures, p
 
 
 def _episode_key(cell: Cell, seed: int) -> EpisodeKey:
-    profile = cell.profile if cell.scale == 1 else f"{cell.profile}@{cell.scale:g}"
+    profile = cell.profile if cell.scale == 1 else f"{cell.profile}@{exact(cell.scale)}"
     stress = cell.stress or NOMINAL
     return EpisodeKey(
         cell.task, cell.policy, cell.executor, profile, cell.accelerators, stress, seed

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from streamvla.core.numbers import exact
 from streamvla.evaluation.stats import bootstrap_paired, compare_paired, wilson_interval
 
 _RESAMPLES = 2000
@@ -253,7 +254,7 @@ class Sweep:
 
     def latency(self, cell: Cell) -> str:
         """ "×2", with the profile's name where there are several."""
-        scale = f"×{cell.scale:g}"
+        scale = f"×{exact(cell.scale)}"
         return f"{cell.profile} {scale}" if self._profiles > 1 else scale
 
     def cell(self, task: str, way: str, latency: str, stress: str = "") -> Cell | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, PolicySpec
+from streamvla.core.numbers import exact
 from streamvla.runtime.buffer import LateRule, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -107,7 +108,7 @@ class AsyncChunks:
         return f"asynchronous chunks, {self.left(horizon)} of {horizon} left"
 
     def slug(self) -> str:
-        return f"{self.name}-{self.request_share:g}-{self.least_left}"
+        return f"{self.name}-{exact(self.request_share)}-{self.least_left}"
 
 
 class _Decisions(Decisions):
