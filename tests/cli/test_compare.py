@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,13 @@ from typing import Any
 import pytest
 
 from streamvla.cli.main import execute
+from streamvla.core.errors import CheckpointError
 from streamvla.evaluation.comparison import comparison_schema, read_comparison
+from streamvla.model.defaults import sha256_of
+from streamvla.policy.shipped import SHIPPED
+from streamvla.studies import episodes
 from streamvla.studies.compare import Compare, entries_of, plan_of, trials_of
+from streamvla.studies.episodes import Eval, episode_jobs, traced
 from streamvla.trace import is_complete, read_header
 from tests.evaluation.json_schema import violations
 
@@ -221,6 +227,20 @@ def test_settings_that_differ_in_the_last_digit_are_two(tmp_path, executors, pro
     assert len({trial.episode for trial in trials}) == 2
     assert len({trial.key for trial in trials}) == 2
     assert len({trial.job.path for trial in trials}) == 2
+
+
+def test_a_policy_file_that_was_replaced_is_not_driven(tmp_path, monkeypatch):
+    """A worker that finds another file than the job was made for says both SHA-256."""
+    monkeypatch.setattr("streamvla.studies.episodes._policies", {})
+    file = tmp_path / "policy.safetensors"
+    shutil.copy(SHIPPED / "action-flow.safetensors", file)
+    command = Eval(policy=str(file), tasks=("reach",), episodes=1, period="robot")
+    (job,) = episode_jobs(command, str(file), ("reach",))
+    shutil.copy(SHIPPED / "regression.safetensors", file)
+    episodes._policies.clear()  # as in a process of its own
+    here = sha256_of(file)
+    with pytest.raises(CheckpointError, match=f"sha256 {here} .*, expected {job.policy['sha256']}"):
+        traced(job)
 
 
 def test_the_control_period_is_the_robots(tmp_path):
