@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from streamvla.model.defaults import sha256_of
 from streamvla.policy.shipped import SHIPPED
 from streamvla.studies import episodes
 from streamvla.studies.compare import Compare, entries_of, plan_of, trials_of
+from streamvla.studies.episode_store import EpisodeStore
 from streamvla.studies.episodes import Eval, episode_jobs, traced
 from streamvla.trace import is_complete, read_header
 from tests.evaluation.json_schema import violations
@@ -278,6 +280,39 @@ def test_kept_traces_are_made_up_for(tmp_path):
     assert driven_now(tmp_path) == 2
     assert timeless(tmp_path) == before
     assert len(list((tmp_path / "traces").rglob("*.jsonl"))) == 2
+
+
+def test_record_and_trace_are_of_the_same_drive(tmp_path):
+    """A record that other code drove is replaced once its trace is wanted; a trace that other code
+    drove is made anew."""
+    command = [*shlex.split("compare --tasks point --executors synchronous --episodes 1")]
+    command += ["--workers", "1", "--no-report", "--out", str(tmp_path)]
+    assert execute(command) == 0
+    fresh = timeless(tmp_path)
+    rewrite_record(tmp_path, commit="older", actions=7)
+    assert execute(command) == 0
+    assert driven_now(tmp_path) == 0
+    assert timeless(tmp_path)["cells"][0]["actions"] == 7
+    for driven in (1, 0):
+        assert execute([*command, "--traces"]) == 0
+        assert driven_now(tmp_path) == driven
+        assert timeless(tmp_path) == fresh
+    rewrite_record(tmp_path, commit="older", actions=7)
+    assert execute([*command, "--traces"]) == 0
+    assert driven_now(tmp_path) == 1
+    (trace,) = (tmp_path / "traces").rglob("*.jsonl")
+    run = read_comparison(tmp_path / "result.json")["run"]
+    assert run["driven_at"] == [read_header(trace)["commit"]]
+    assert timeless(tmp_path) == fresh
+
+
+def rewrite_record(out: Path, commit: str, actions: int) -> None:
+    """As if other code had driven the only episode."""
+    with closing(EpisodeStore(out / "episodes.jsonl")) as store:
+        key = json.loads(episode_lines(out)[0])["key"]
+        record = store[key]
+        figures = {**record["figures"], "actions": actions}
+        store.add(key, {**record, "commit": commit, "figures": figures})
 
 
 def test_the_figures_are_those_of_eval(undisturbed, tmp_path, capsys):

@@ -93,7 +93,8 @@ class Compare:
         engine: local: processes of this machine; ray: a Ray cluster, that of RAY_ADDRESS or one
             found or started here; ray:HOST:PORT.
         workers: processes of the local engine.
-        traces: keep the trace of every episode too.
+        traces: keep the trace of every episode too; one without is driven again, and its figures
+            replaced.
         report: also write report.html, a page with charts and paired differences.
         videos: on the page, of every task so many of the worst failures, driven again and filmed.
         beside: result.json of another sweep, such as one of an earlier commit: also write
@@ -335,8 +336,11 @@ def _key(job: Job) -> str:
 
 
 def _is_done(trial: Trial, store: EpisodeStore) -> bool:
-    job = trial.job
-    return trial.key in store and (not trial.keeps_trace or is_complete(job.path, job.header()))
+    """Whether its record is there, and, if wanted, the trace of the same drive."""
+    if trial.key not in store:
+        return False
+    driven = {**trial.job.header(), "commit": store[trial.key]["commit"]}
+    return not trial.keeps_trace or is_complete(trial.job.path, driven)
 
 
 # --- driving ---------------------------------------------------------------------------------
