@@ -411,6 +411,20 @@ def test_without_the_package_ray_is_refused(monkeypatch, tmp_path, capsys, comma
     assert "pip install 'streamvla[ray]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://127.0.0.1:8265"])
+def test_addresses_of_rays_client_and_dashboard_are_refused(monkeypatch, tmp_path, capsys, address):
+    """RAY_ADDRESS or --engine: one line with what is expected, and nothing is driven."""
+    command = ["compare", "--tasks", "point", "--out", str(tmp_path / "out"), "--engine"]
+    assert execute([*command, f"ray:{address}"]) == 2
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert execute([*command, "ray"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second
+    assert f"Ray address {address}" in first
+    assert "expected HOST:PORT" in first
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_results_are_compared_on_one_page(undisturbed, tmp_path, capsys):
     """A sweep beside another one has a page with both; beside a file that is no result it is
     refused before anything is driven."""
