@@ -291,7 +291,7 @@ def _table(rows: Sequence[Row]) -> str:
         [
             f"[{_plain(row.name)}]({row.link})",
             _plain(row.sees),
-            f"`{_plain(row.executor)}`",
+            _code(row.executor),
             _with_interval(row, SCORE),
             _with_interval(row, SUCCESS),
             "–" if row.halt_ms is None else f"{row.halt_ms:.0f}",
@@ -308,6 +308,20 @@ def _with_interval(row: Row, figure: Figure) -> str:
     number = "–" if estimate is None else figure.number(estimate.value)
     unit = " %" if figure is SUCCESS and estimate is not None else ""
     return f"{number}{unit} ({interval})" if interval else f"{number}{unit}"
+
+
+def _code(text: str) -> str:
+    r"""A code span in a cell of a table, as GitHub reads it: `\|` is a pipe, all else stands for
+    itself, and more backticks are around it than inside.
+
+    >>> _code("a|b"), _code(r"a\b_c"), _code("a`b")
+    ('`a\\|b`', '`a\\b_c`', '``a`b``')
+    """
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    marks = "`" * (longest + 1)
+    apart = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
+    escaped = text.replace("|", r"\|")
+    return f"{marks}{apart}{escaped}{apart}{marks}"
 
 
 def _plain(text: str) -> str:
