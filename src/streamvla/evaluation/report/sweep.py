@@ -160,7 +160,14 @@ OTHERS = (
         "How often the contact force rose above what is allowed, per episode.",
         digits=2,
     ),
-    Figure("missed", "Missed objects", "", "Objects out of reach for good, per episode.", digits=2),
+    Figure(
+        "missed",
+        "Missed",
+        "",
+        "Blocks, balls, lights or rounds that were lost for good, per episode; what counts as one "
+        "depends on the task (docs/tempo.md).",
+        digits=2,
+    ),
     Figure("completion_time_s", "Completion time", "s", "Of solved episodes alone, mean."),
     Figure("mean_hand_jerk", "Jerk", "m/s³", "Norm of the hand's jerk, mean."),
 )
