@@ -6,17 +6,26 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamvla.cli.main import execute
+from streamvla.core.errors import CheckpointError
 from streamvla.evaluation.comparison import comparison_schema, read_comparison
+from streamvla.model.defaults import sha256_of
+from streamvla.policy.shipped import SHIPPED
+from streamvla.studies import episodes
+from streamvla.studies.compare import Compare, entries_of, plan_of, trials_of
+from streamvla.studies.episode_store import EpisodeStore
+from streamvla.studies.episodes import Eval, episode_jobs, traced
 from streamvla.trace import is_complete, read_header
 from tests.evaluation.json_schema import violations
 
@@ -202,6 +211,40 @@ def test_the_table_holds_every_episode(undisturbed):
     assert [int(row["actions"]) for row in rows] == [e["figures"]["actions"] for e in episodes]
 
 
+@pytest.mark.parametrize(
+    ("executors", "profiles"),
+    [
+        (("action-flow:2,early=action-norm,norm=0.123456789", 0.12345678), ("paper-20hz",)),
+        (("action-flow:2,early=random,rate=0.123456789", 0.12345678), ("paper-20hz",)),
+        (("synchronous",), ("paper-20hz@0.123456789", "paper-20hz@0.12345678")),
+    ],
+)
+def test_settings_that_differ_in_the_last_digit_are_two(tmp_path, executors, profiles):
+    """Each has episodes, key and trace folder of its own."""
+    text, *others = executors
+    rows = (text, *(text.replace("0.123456789", str(each)) for each in others))
+    command = Compare(tasks=("point",), executors=rows, profiles=profiles, episodes=1, out=tmp_path)
+    entries = entries_of(command)
+    trials = trials_of(command, plan_of(command, command.tasks, entries), entries)
+    assert len({trial.episode for trial in trials}) == 2
+    assert len({trial.key for trial in trials}) == 2
+    assert len({trial.job.path for trial in trials}) == 2
+
+
+def test_a_policy_file_that_was_replaced_is_not_driven(tmp_path, monkeypatch):
+    """A worker that finds another file than the job was made for says both SHA-256."""
+    monkeypatch.setattr("streamvla.studies.episodes._policies", {})
+    file = tmp_path / "policy.safetensors"
+    shutil.copy(SHIPPED / "action-flow.safetensors", file)
+    command = Eval(policy=str(file), tasks=("reach",), episodes=1, period="robot")
+    (job,) = episode_jobs(command, str(file), ("reach",))
+    shutil.copy(SHIPPED / "regression.safetensors", file)
+    episodes._policies.clear()  # as in a process of its own
+    here = sha256_of(file)
+    with pytest.raises(CheckpointError, match=f"sha256 {here} .*, expected {job.policy['sha256']}"):
+        traced(job)
+
+
 def test_the_control_period_is_the_robots(tmp_path):
     """`paper-a800` executes in 27 ms; the point's own period is 50 ms, and that is driven."""
     command = "compare --tasks point-moved --profiles paper-a800 --executors action-flow:auto"
@@ -237,6 +280,39 @@ def test_kept_traces_are_made_up_for(tmp_path):
     assert driven_now(tmp_path) == 2
     assert timeless(tmp_path) == before
     assert len(list((tmp_path / "traces").rglob("*.jsonl"))) == 2
+
+
+def test_record_and_trace_are_of_the_same_drive(tmp_path):
+    """A record that other code drove is replaced once its trace is wanted; a trace that other code
+    drove is made anew."""
+    command = [*shlex.split("compare --tasks point --executors synchronous --episodes 1")]
+    command += ["--workers", "1", "--no-report", "--out", str(tmp_path)]
+    assert execute(command) == 0
+    fresh = timeless(tmp_path)
+    rewrite_record(tmp_path, commit="older", actions=7)
+    assert execute(command) == 0
+    assert driven_now(tmp_path) == 0
+    assert timeless(tmp_path)["cells"][0]["actions"] == 7
+    for driven in (1, 0):
+        assert execute([*command, "--traces"]) == 0
+        assert driven_now(tmp_path) == driven
+        assert timeless(tmp_path) == fresh
+    rewrite_record(tmp_path, commit="older", actions=7)
+    assert execute([*command, "--traces"]) == 0
+    assert driven_now(tmp_path) == 1
+    (trace,) = (tmp_path / "traces").rglob("*.jsonl")
+    run = read_comparison(tmp_path / "result.json")["run"]
+    assert run["driven_at"] == [read_header(trace)["commit"]]
+    assert timeless(tmp_path) == fresh
+
+
+def rewrite_record(out: Path, commit: str, actions: int) -> None:
+    """As if other code had driven the only episode."""
+    with closing(EpisodeStore(out / "episodes.jsonl")) as store:
+        key = json.loads(episode_lines(out)[0])["key"]
+        record = store[key]
+        figures = {**record["figures"], "actions": actions}
+        store.add(key, {**record, "commit": commit, "figures": figures})
 
 
 def test_the_figures_are_those_of_eval(undisturbed, tmp_path, capsys):
@@ -333,6 +409,20 @@ def test_without_the_package_ray_is_refused(monkeypatch, tmp_path, capsys, comma
     monkeypatch.chdir(tmp_path)
     assert execute([command, "--tasks", "point", "--engine", "ray"]) == 2
     assert "pip install 'streamvla[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://127.0.0.1:8265"])
+def test_addresses_of_rays_client_and_dashboard_are_refused(monkeypatch, tmp_path, capsys, address):
+    """RAY_ADDRESS or --engine: one line with what is expected, and nothing is driven."""
+    command = ["compare", "--tasks", "point", "--out", str(tmp_path / "out"), "--engine"]
+    assert execute([*command, f"ray:{address}"]) == 2
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert execute([*command, "ray"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second
+    assert f"Ray address {address}" in first
+    assert "expected HOST:PORT" in first
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_results_are_compared_on_one_page(undisturbed, tmp_path, capsys):

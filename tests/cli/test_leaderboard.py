@@ -134,6 +134,20 @@ def test_names_cannot_break_the_table(tmp_path: Path) -> None:
     assert r"[a\|b &lt;i&gt; \[c\]](https" in page
 
 
+def test_executors_are_shown_as_they_are(tmp_path: Path) -> None:
+    """In code only a pipe is escaped: GitHub shows every other backslash and entity there."""
+    path = entered(tmp_path)
+    fields = json.loads(path.read_text())
+    fields.pop("crc32")
+    shown = {"a*b_[c]": "`a*b_[c]`", r"a\b<c>&": r"`a\b<c>&`", "a|b": r"`a\|b`", "a`b": "``a`b``"}
+    for name, code in shown.items():
+        for part in (fields["plan"]["rows"], fields["cells"]):
+            part[0]["executor"] = name
+        path.write_text(sealed_json(fields))
+        page = fresh_page(EMPTY, read_entries(tmp_path / "entries", ON), ON)
+        assert f"| two cameras | {code} |" in page
+
+
 def test_the_best_comes_first_and_experts_apart(tmp_path: Path) -> None:
     """Sorted by score, then success; who sees the truth stands in a table of its own."""
     low = entered(tmp_path, "Low")

@@ -59,7 +59,7 @@ def test_the_header_without_stress_is_as_it_was(tmp_path):
         ("camera-dely:1", "did you mean 'camera-delay'"),
         ("camera-delay", "such as camera-delay:2"),
         ("camera-delay:0", "severity of 1, 2 or 3"),
-        ("friction:1", "shows none (a property `physics`)"),
+        ("friction:1", "has none (a property `physics`)"),
     ],
 )
 def test_a_stress_that_cannot_be_is_refused(capsys, tmp_path, monkeypatch, stress, why):

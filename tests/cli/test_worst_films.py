@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from streamvla.cli.main import execute
-from streamvla.evaluation.comparison import comparison, read_comparison
+from streamvla.evaluation.comparison import comparison
 from streamvla.evaluation.report.sweep import Outcome, Sweep
 from streamvla.evaluation.report.sweep_file import sweep_of
 from streamvla.studies.compare import Compare, Trial, drive_batch, entries_of, plan_of, trials_of
 from streamvla.studies.episodes import close_robots
-from streamvla.studies.worst_films import film_worst, trials_of_result
+from streamvla.studies.worst_films import film_worst
 
-SAMPLE = Path(__file__).parents[1] / "evaluation" / "compare_sample.json"
 RUN = {"commit": "abc", "driven_at": ["abc"], "machine": {}}
 
 
@@ -26,18 +25,6 @@ def driven(command: Compare) -> tuple[Sweep, list[Trial]]:
     trials = trials_of(command, plan, entries)
     records = [record for _, record, _ in drive_batch(tuple(trials))]
     return sweep_of(comparison(plan, records, RUN)), trials
-
-
-def test_the_trials_of_a_result_file_are_its_episodes() -> None:
-    """As many as the sample file has, at its seeds and under its executors."""
-    trials = trials_of_result(read_comparison(SAMPLE))
-    assert len(trials) == 48
-    assert {trial.place.executor for trial in trials} == {
-        "synchronous",
-        "action-flow:auto",
-        "async-chunks",
-    }
-    assert {trial.place.seed for trial in trials} == {1_000_000, 1_000_001}
 
 
 def test_a_failure_is_filmed_and_a_changed_one_left_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def raise_what_cannot_be_sent(_: int) -> None:
         pass
 
     raise LocalError("only here")
+
+
+def give_a_lock(_: int) -> dict[str, object]:
+    return {"lock": threading.Lock()}
+
+
+class OnlyAtHome:
+    def __reduce__(self) -> tuple[object, ...]:
+        return refuse_three, (3,)
 
 
 def process_of(_: int) -> int:
@@ -113,6 +123,18 @@ def test_an_error_that_cannot_be_sent_keeps_its_words():
     """Its text arrives in a `RuntimeError`."""
     with pytest.raises(RuntimeError, match="only here"):
         list(LocalEngine(1).map_unordered(raise_what_cannot_be_sent, [0]))
+
+
+def test_a_result_that_cannot_be_sent_is_named():
+    """The error says the function, the type and why, and no worker counts as dead."""
+    with pytest.raises(TypeError, match=r"give_a_lock gave dict, which cannot be pickled \(.*lock"):
+        list(LocalEngine(1).map_unordered(give_a_lock, [0]))
+
+
+def test_a_job_that_cannot_be_received_is_named():
+    """What unpickling a job raises in the worker arrives as it is."""
+    with pytest.raises(ConfigError, match="no three"):
+        list(LocalEngine(1).map_unordered(process_of, [OnlyAtHome()]))
 
 
 def test_closing_ends_the_workers():

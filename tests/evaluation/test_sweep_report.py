@@ -154,6 +154,72 @@ def test_names_are_escaped() -> None:
     assert "&lt;b&gt;&amp;" in html
 
 
+@pytest.mark.parametrize(
+    ("cells", "heading"),
+    [
+        ([WAIT], "Score of synchronous, follow"),
+        ([WAIT, FLOW], "Score by executor, follow"),
+        (BOTH.cells, "Score by executor and latency (×1 to ×2), follow"),
+        (
+            [WAIT, replace(WAIT, stress="light", task="press", policy="other")],
+            "Score by policy and stress, 2 tasks",
+        ),
+        (
+            [replace(WAIT, profile=f"delay-{ms}ms") for ms in (0, 150)],
+            "Score by latency (delay-0ms ×1 to delay-150ms ×1), follow",
+        ),
+    ],
+)
+def test_the_heading_names_what_was_varied(cells: list[Cell], heading: str) -> None:
+    """Policies, executors, latencies and stresses of which there is one are left out."""
+    assert f"<h1>{heading}</h1>" in sweep_html(sweep(*cells))
+
+
+def test_executors_are_compared_at_a_latency_that_is_not_zero() -> None:
+    """Without latency all do equally well: another profile or scale is the reference."""
+    delays = [replace(WAIT, profile=f"delay-{ms}ms") for ms in (0, 150, 450)]
+    assert sweep(*delays).reference == "delay-150ms ×1"
+    assert sweep(*(replace(WAIT, scale=scale) for scale in (0.0, 0.5))).reference == "×0.5"
+    assert sweep(*(replace(WAIT, scale=scale) for scale in (0.0, 0.5, 1.0))).reference == "×1"
+
+
+LIGHT = [replace(WAIT, stress="light:2"), replace(FLOW, stress="light:2")]
+HEAVY = [replace(cell("synchronous", [0.0, 1.0]), stress="heavy:1")]
+
+
+def test_a_sweep_under_stress_alone_says_so() -> None:
+    """Ways of driving are compared under its first stress, no loss is claimed, and every stress has
+    a column of what was reached."""
+    html = sweep_html(sweep(*LIGHT, *HEAVY))
+    assert "there is no nominal condition to compare with" in html
+    assert "At latency ×1 under light:2, action-flow:3 reaches 9.5 of 10" in html
+    assert "Difference on the same 2 episodes: +6.5" in html
+    assert "At latency ×1, under stress light:2, over the episodes" in html
+    assert "What stress costs" not in html
+    assert "without stress minus" not in html
+    under = section(html, "Score under each stress")
+    assert re.findall(r'data-label="([^"]+)">([^<]+)<', under) == [
+        ("light:2", "3.0 of 10"),
+        ("heavy:1", "0.5 of 10"),
+        ("light:2", "9.5 of 10"),
+        ("heavy:1", "–"),
+    ]
+    chosen = [(cell.stress, seed) for cell, seed in worst_episodes(sweep(*LIGHT, *HEAVY))]
+    assert chosen == [("light:2", 0), ("light:2", 1)]
+    panels = task_panels(sweep(*LIGHT), SCORE)
+    assert "3.0 of 10 at ×1" in panels[0]
+
+
+def test_two_files_are_compared_under_a_stress_that_both_have() -> None:
+    """None where both have it, else a common one; without a common one they are refused."""
+    both = two_files_html(sweep(WAIT, *LIGHT), sweep(WAIT, *HEAVY), ("a", "b"))
+    assert "without stress" in section(both, "What drives in both")
+    light = two_files_html(sweep(WAIT, *LIGHT), sweep(*HEAVY, *LIGHT), ("a", "b"))
+    assert "under stress light:2" in section(light, "What drives in both")
+    with pytest.raises(ConfigError, match=r"no stress in common \(none; heavy:1\)"):
+        two_files_html(sweep(WAIT), sweep(*HEAVY), ("a", "b"))
+
+
 def test_what_was_not_measured_is_a_dash() -> None:
     """A cell without figures, one that was not driven, and episodes that nobody judged."""
     unjudged = cell("action-flow:3", [None, None], task="press")

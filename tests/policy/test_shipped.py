@@ -18,7 +18,7 @@ from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.registry import Method
 from streamvla.model.normalisation import Normalisation
-from streamvla.policy import load_policy, resolve_checkpoint
+from streamvla.policy import find_policy, load_policy, resolve_checkpoint
 from streamvla.policy.shipped import SHIPPED
 from tests.model.tiny import TINY, tiny_model
 
@@ -106,3 +106,13 @@ def test_what_ships_is_listed_and_loads_without_a_warning(caplog):
     with caplog.at_level(logging.WARNING, "streamvla"):
         load_policy(resolve_checkpoint())
     assert not caplog.records
+
+
+def test_a_file_that_is_replaced_before_it_is_loaded_is_refused(tmp_path):
+    """What was found and what is loaded have the same SHA-256, or it is an error."""
+    file = tmp_path / "policy.safetensors"
+    file.write_bytes((SHIPPED / "action-flow.safetensors").read_bytes())
+    found = find_policy(str(file))
+    file.write_bytes((SHIPPED / "regression.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="was replaced before it was loaded"):
+        found.load({})

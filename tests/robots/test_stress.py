@@ -287,6 +287,20 @@ def test_delayed_pictures_are_old_and_the_state_is_new(severity, substeps):
         assert np.array_equal(state, plain[i][1])
 
 
+@pytest.mark.parametrize("aside_ns", [0, 5_000_000])
+def test_a_capture_behind_a_command_has_the_state_of_now_and_an_old_picture(aside_ns):
+    """On a tick or between two: the picture is that of the latest sub-step that is 50 ms old, the
+    state that of the capture; the command at the same instant is in neither."""
+    plain = moving(_plain(), 12 * SUBSTEP_NS)
+    robot = stressed("camera-delay:1")
+    moving(robot, 12 * SUBSTEP_NS)
+    robot.advance_to(12 * SUBSTEP_NS + aside_ns)
+    robot.command(ACTION, 12 * SUBSTEP_NS + aside_ns)
+    picture, state = shown(robot)
+    assert np.array_equal(picture, plain[12 - 4 - 1][0])
+    assert np.array_equal(state, plain[12 - 1][1])
+
+
 def test_a_skewed_state_is_old_and_pictures_are_new():
     """100 ms are 8 sub-steps."""
     plain = moving(_plain(), 30 * SUBSTEP_NS)

@@ -10,10 +10,11 @@ import pytest
 from streamvla.core.errors import ConfigError
 from streamvla.runtime.buffer import Replace
 from streamvla.runtime.executors.async_chunks import AsyncChunks
+from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import parse_executor
 from streamvla.runtime.executors.synchronous import Synchronous
 from streamvla.runtime.timing.latency import profile_ms
-from streamvla.trace import Dropped
+from streamvla.trace import ActionReady, Dropped, ObserveStarted
 
 from .scenario import PAPER, Run, Scenario
 
@@ -75,12 +76,29 @@ def test_a_late_chunk_does_not_empty_the_robot_for_good():
     assert {e.generation for e in sent} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("pacing", ["grid", "event"])
+def test_replanning_looks_as_soon_as_a_chunk_has_come(pacing):
+    """At most a control period after each chunk; a fifth more chunks come in the same time than
+    with half of the actions left."""
+    executor = AsyncChunks(replan="as-fast-as-possible")
+    run = drive(executor, pacing=pacing, observations=None, duration_ns=10**10)
+    made = [e.t_ns for e in run.events if isinstance(e, ActionReady) and e.index == 9]
+    looks = [e.t_ns for e in run.events if isinstance(e, ObserveStarted)]
+    assert all(0 <= look - t <= EDGE.execute_ns for t, look in zip(made, looks[1:], strict=False))
+    other = drive(pacing=pacing, observations=None, duration_ns=10**10)
+    half = sum(isinstance(e, ActionReady) and e.index == 9 for e in other.events)
+    assert len(made) > 1.2 * half
+
+
 def test_settings_that_make_no_sense_are_refused():
     """A share or a number out of range, and a rule for late actions that would drop them twice."""
     with pytest.raises(ConfigError, match="request_share 1"):
         AsyncChunks(1.0)
     with pytest.raises(ConfigError, match="least_left -1"):
         AsyncChunks(0.5, -1)
+    replanning = EarlyOptions(replan="as-fast-as-possible")
+    with pytest.raises(ConfigError, match="expected one of the two"):
+        parse_executor("async-chunks:4", PAPER, 10, replanning)
     with pytest.raises(ConfigError, match="needs a horizon above that, the policy's is 4"):
         parse_executor("async-chunks:4", PAPER, 4)
     with pytest.raises(ConfigError, match="use Shift"):

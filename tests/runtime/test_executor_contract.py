@@ -19,6 +19,7 @@ VARIETIES = {
     "random": ("action-flow:3", EarlyOptions("random")),
     "replanning": ("action-flow:auto", EarlyOptions(replan="as-fast-as-possible")),
     "async-chunks:3": ("async-chunks:3", EarlyOptions()),
+    "async-chunks, replanning": ("async-chunks", EarlyOptions(replan="as-fast-as-possible")),
 }
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol, TypeVar
 
 from streamvla.core.errors import ConfigError, WorkerError
@@ -43,7 +44,8 @@ class Engine(Protocol):
         """Run every job once; close the generator to end early, which drops the jobs in hand.
 
         Args:
-            function: job → result; a function of a module, as is `start`.
+            function: job → result, both of which can be pickled; a function of a module, as is
+                `start`.
             start: called once in every process, before its first job.
 
         Yields:
@@ -51,6 +53,7 @@ class Engine(Protocol):
 
         Raises:
             WorkerError: the workers of one job died `TRIES` times; what else could be done is.
+            TypeError: a result cannot be pickled.
             Exception: what `function` or `start` raised.
         """
         ...
@@ -213,15 +216,31 @@ def _serve(
     started = start is None
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            job = answers.recv()
+            received = answers.recv_bytes()
             try:
+                job = pickle.loads(received)
                 if start is not None and not started:
                     start()
                     started = True
-                answer = _Done(function(job))
+                answer = _pickled(function(job), function)
             except Exception as error:
-                answer = _Raised(_portable(error))
-            answers.send(answer)
+                answer = pickle.dumps(_Raised(_portable(error)))
+            answers.send_bytes(answer)
+
+
+def _pickled(result: Any, function: Callable[[Any], Any]) -> bytes:
+    """The answer to a job, as it is sent.
+
+    Raises:
+        TypeError: the result cannot be pickled.
+    """
+    try:
+        return ForkingPickler.dumps(_Done(result)).tobytes()
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise TypeError(
+            f"{function.__module__}.{function.__qualname__} gave {type(result).__name__}, which "
+            f"cannot be pickled ({error}): return plain data from a job"
+        ) from error
 
 
 def _portable(error: Exception) -> Exception:

@@ -331,6 +331,8 @@ class Stress:
 
 
 NO_STRESS = Stress()
+NOMINAL = "none"
+"""How a sweep and its result file write `NO_STRESS`."""
 
 
 def parse_stress(text: str) -> Stress:

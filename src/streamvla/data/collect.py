@@ -26,6 +26,7 @@ from streamvla.core.engine import Engine, LocalEngine
 from streamvla.core.errors import ConfigError, DatasetError, InterruptedRunError, WorkerError
 from streamvla.core.files import FileError, replacing, require_writable
 from streamvla.core.interfaces import Capture, RobotSpec, places_of, standing_at
+from streamvla.core.numbers import exact
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.data.demonstrations import DatasetMeta, Episode
@@ -324,7 +325,7 @@ def _identify(source: str, most_lead: int) -> dict[str, str]:
     from streamvla.policy import find_policy
 
     found = find_policy(source)
-    settings = {name: f"{value:g}" for name, value in found.load({}).spec.settings.items()}
+    settings = {name: exact(value) for name, value in found.load({}).spec.settings.items()}
     driven = {"most_lead": str(most_lead)} if most_lead else {}
     return {**found.identity, **settings, **driven}
 

@@ -1,7 +1,8 @@
 """The result of a sweep: figures of every episode, cells with intervals, paired differences.
 
 A cell is all seeds of one task under one row (a policy under an executor), profile, number of
-accelerators and stress. Differences are to the first row in the same place, over the same seeds.
+accelerators and stress. Differences are to the first row under the same conditions, over the same
+seeds.
 The schema is in `compare.schema.json`; all that depends on when and where a sweep ran stands in
 `run`, and everything else is the same however often the sweep was interrupted.
 """
@@ -32,12 +33,12 @@ from streamvla.evaluation.task_metrics import TaskMetrics, pooled_figure
 SCHEMA = "streamvla-compare/1"
 
 Record = dict[str, Any]
-"""One episode: the fields of `Place`, `driven` (the executor as it was made), `commit`, `figures`
-(as `RunMetrics.to_json`, and `window`, `score`, `completion_time_s`, `measured`)."""
+"""One episode: the fields of `EpisodeKey`, `driven` (the executor as it was made), `commit`,
+`figures` (as `RunMetrics.to_json`, and `window`, `score`, `completion_time_s`, `measured`)."""
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class EpisodeKey:
     """What tells one episode of a sweep from all others."""
 
     task: str
@@ -49,7 +50,7 @@ class Place:
     seed: int
 
 
-KEY = tuple(each.name for each in fields(Place))
+KEY = tuple(each.name for each in fields(EpisodeKey))
 _CELL = KEY[:-1]
 
 _COUNTED = (
@@ -119,10 +120,10 @@ def comparison(plan: Plan, records: Iterable[Record], run: dict[str, Any]) -> di
     """The result of a sweep (`compare.schema.json`).
 
     Args:
-        records: of every place of the plan, one.
+        records: one for every episode of the plan.
         run: when and where.
     """
-    of = {Place(**{name: record[name] for name in KEY}): record for record in records}
+    of = {EpisodeKey(**{name: record[name] for name in KEY}): record for record in records}
     return {
         "schema": SCHEMA,
         "plan": {
@@ -140,18 +141,18 @@ def comparison(plan: Plan, records: Iterable[Record], run: dict[str, Any]) -> di
         ],
         "episodes": [
             {name: record[name] for name in KEY} | {"figures": episode_figures(record["figures"])}
-            for record in (of[place] for place in places(plan))
+            for record in (of[key] for key in episode_keys(plan))
         ],
         "run": run,
     }
 
 
-def places(plan: Plan) -> Iterator[Place]:
+def episode_keys(plan: Plan) -> Iterator[EpisodeKey]:
     """Every episode, all of one seed of a task together."""
     for task in plan.tasks:
         for seed in plan.seeds:
             for (policy, executor), at in _cells(plan):
-                yield Place(task, policy, executor, *at, seed)
+                yield EpisodeKey(task, policy, executor, *at, seed)
 
 
 def _cells(plan: Plan) -> Iterator[tuple[tuple[str, str], tuple[str, int, str]]]:
@@ -175,7 +176,7 @@ def episode_figures(figures: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(
     plan: Plan,
-    of: dict[Place, Record],
+    of: dict[EpisodeKey, Record],
     tasks: Sequence[str],
     row: tuple[str, str],
     at: tuple[str, int, str],
@@ -183,7 +184,7 @@ def _cell(
     """One cell, or the same over all tasks (then its task is None)."""
 
     def taken(one: tuple[str, str]) -> list[Record]:
-        return [of[Place(task, *one, *at, seed)] for task in tasks for seed in plan.seeds]
+        return [of[EpisodeKey(task, *one, *at, seed)] for task in tasks for seed in plan.seeds]
 
     records = taken(row)
     first = None if row == plan.rows[0] else taken(plan.rows[0])

@@ -8,7 +8,8 @@ a robot that does not measure what a figure needs, the figure is None.
 - `completion_time_s`: from the first observation request (or command) to success, on the robot's
   clock, model and waiting included; None for an episode that did not end by success. Its mean is
   therefore over successes only: read it beside the success rate.
-- `missed`: objects out of reach for good; over episodes their sum.
+- `missed`: what was lost for good, such as blocks, balls or lights; each task says what it counts
+  (`docs/tempo.md`). Over episodes the sum.
 - `hand_path_m`: how far the hand moved, Σ ‖xᵢ − xᵢ₋₁‖.
 - `trajectory_efficiency`: ‖x_last − x_first‖ / `hand_path_m`, 1 for a straight line, 2/π for a
   semicircle. It compares episodes of one task: a task that must come back has a low one anyway.

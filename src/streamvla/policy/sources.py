@@ -37,7 +37,7 @@ class FoundPolicy:
         name: short, for folders and tables.
         identity: what tells it from every other policy, for the header of a trace.
         load: makes it, with these of its method's settings changed (`PolicySpec.settings`). Raises
-            `ConfigError` for one it does not have.
+            `ConfigError` for one it does not have, `CheckpointError` if a file was replaced since.
         tasks: what it was trained on; empty where that is not known.
         method: how it makes actions, for tables; None where that is not known.
         predictor: what tells its saliency predictor from others; None: it has none.
@@ -94,19 +94,37 @@ def find_file(path: Path, method: str | None = None) -> FoundPolicy:
     """The policy in a file, or the only one (by a method) in a folder; errors as `find_policy`."""
     from streamvla.model.checkpoint import method_of
     from streamvla.policy.load import load_policy
-    from streamvla.policy.saliency import saliency_path
     from streamvla.policy.shipped import identify, known_tasks, resolve_checkpoint
 
     file = resolve_checkpoint(path, method)
-    beside = saliency_path(file)
+    identity, predictor = identify(file), _predictor_beside(file)
+
+    def load(settings: Settings) -> Policy:
+        policy = load_policy(file, settings=settings)
+        if (identify(file), _predictor_beside(file)) != (identity, predictor):
+            raise CheckpointError(
+                f"{file}, or the predictor beside it, was replaced before it was loaded: run the "
+                "command again"
+            )
+        return policy
+
     return FoundPolicy(
         name=file.stem,
-        identity=identify(file),
-        load=lambda settings: load_policy(file, settings=settings),
+        identity=identity,
+        load=load,
         tasks=known_tasks(file),
         method=method_of(file),
-        predictor=identify(beside)["sha256"] if beside.is_file() else None,
+        predictor=predictor,
     )
+
+
+def _predictor_beside(file: Path) -> str | None:
+    """SHA-256 of the saliency predictor of a policy file; None: it has none."""
+    from streamvla.policy.saliency import saliency_path
+    from streamvla.policy.shipped import identify
+
+    beside = saliency_path(file)
+    return identify(beside)["sha256"] if beside.is_file() else None
 
 
 def find_shipped(method: str) -> FoundPolicy:

@@ -13,7 +13,9 @@ that it is there still.
 
 A *timed* expert goes by the clock instead: it lets everything act that is said to be executed
 before its actions are there, and the robot stand for what is left of the stated delay, whatever the
-executor compensates. That is the best a rival could be trained to do that is told its own latency.
+executor compensates. That is the best a rival could be trained to do that is told its own latency,
+from the third chunk of an episode on: of the first two the executor states no delay
+(`runtime.executors.delay`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +20,15 @@ from streamvla.core.files import replacing, require_writable, write_text
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seals import sealed_json
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
-from streamvla.core.stress import parse_stress
+from streamvla.core.stress import NOMINAL, parse_stress
 from streamvla.data.experts import for_task
 from streamvla.evaluation.comparison import (
-    Place,
+    EpisodeKey,
     Plan,
     Record,
     comparison,
+    episode_keys,
     episodes_csv,
-    places,
     read_comparison,
     row_label,
 )
@@ -59,7 +59,6 @@ from streamvla.trace import Measured, MemoryTrace, TraceEvent, is_complete
 from streamvla.trace.spans import Pacing
 from streamvla.trace.store import trace_bytes
 
-NO_STRESS = "none"
 REPORT, BESIDE = "report.html", "beside.html"
 _BATCHES = 64
 """At least so many, if there are enough episodes: the last worker is soon done."""
@@ -94,7 +93,8 @@ class Compare:
         engine: local: processes of this machine; ray: a Ray cluster, that of RAY_ADDRESS or one
             found or started here; ray:HOST:PORT.
         workers: processes of the local engine.
-        traces: keep the trace of every episode too.
+        traces: keep the trace of every episode too; one without is driven again, and its figures
+            replaced.
         report: also write report.html, a page with charts and paired differences.
         videos: on the page, of every task so many of the worst failures, driven again and filmed.
         beside: result.json of another sweep, such as one of an earlier commit: also write
@@ -110,7 +110,7 @@ class Compare:
     executors: tuple[str, ...] = ("synchronous", "action-flow:auto")
     profiles: tuple[str, ...] = ("paper-20hz",)
     accelerators: tuple[Literal[1, 2], ...] = (1,)
-    stress: tuple[str, ...] = (NO_STRESS,)
+    stress: tuple[str, ...] = (NOMINAL,)
     episodes: int = 20
     seed: int = FIRST_EVALUATION_SEED
     seconds: float = 15.0
@@ -159,7 +159,7 @@ class Compare:
             seconds=self.seconds,
             seed=self.seed,
             out=self.out / "traces",
-            stress=None if stress == NO_STRESS else stress,
+            stress=None if stress == NOMINAL else stress,
         )
 
 
@@ -167,7 +167,7 @@ class Compare:
 class Trial:
     """One episode of a sweep: everything a worker needs."""
 
-    place: Place
+    episode: EpisodeKey
     job: Job
     key: str
     keeps_trace: bool
@@ -192,7 +192,7 @@ def compare(command: Compare) -> None:
                 require_ours(command.out / name, MARK)
         missing = [trial for trial in trials if not _is_done(trial, store)]
         pace = run_trials(missing, len(trials), store, engine)
-        records = [{**store[trial.key], **_place_fields(trial.place)} for trial in trials]
+        records = [{**store[trial.key], **asdict(trial.episode)} for trial in trials]
     run = {
         "commit": commit(),
         "driven_at": sorted({record["commit"] for record in records}),
@@ -229,7 +229,7 @@ def entries_of(command: Compare) -> tuple[Entry, ...]:
         for entry in parsed
         for policy in ([entry.policy] if entry.policy else command.policies)
     )
-    rows = [entry.place for entry in entries]
+    rows = [entry.row for entry in entries]
     for row in rows:
         if rows.count(row) > 1:
             raise ConfigError(f"executor {'/'.join(row)} is named twice; name it once")
@@ -250,15 +250,13 @@ def plan_of(command: Compare, tasks: tuple[str, ...], entries: tuple[Entry, ...]
     profiles = tuple(named_profile(text).name for text in command.profiles)
     if len(set(profiles)) < len(profiles):
         raise ConfigError(f"--profiles {', '.join(command.profiles)}: one is named twice")
-    stress = tuple(
-        each if each == NO_STRESS else str(parse_stress(each)) for each in command.stress
-    )
+    stress = tuple(each if each == NOMINAL else str(parse_stress(each)) for each in command.stress)
     if len(set(stress)) < len(stress):
         raise ConfigError(f"--stress {', '.join(command.stress)}: one is named twice")
     times = {name: named_profile(name) for name in profiles}
     return Plan(
         tasks=tasks,
-        rows=tuple(entry.place for entry in entries),
+        rows=tuple(entry.row for entry in entries),
         profiles=profiles,
         accelerators=tuple(command.accelerators),
         stress=stress,
@@ -300,7 +298,7 @@ def _require_all(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> No
     """Raise unless every policy fits every task, every row can be made, and each of its options
     changes something; before any worker starts."""
     at = next(plan.settings_of_cells())
-    stresses = [parse_stress(each) for each in plan.stress if each != NO_STRESS]
+    stresses = [parse_stress(each) for each in plan.stress if each != NOMINAL]
     for entry in entries:
         assert entry.policy is not None  # entries_of
         evaluation = command.evaluation(entry, at)
@@ -318,14 +316,17 @@ def _require_all(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> No
 
 def trials_of(command: Compare, plan: Plan, entries: tuple[Entry, ...]) -> list[Trial]:
     """Every episode, in the order of the plan."""
-    of: dict[Place, Job] = {}
+    of: dict[EpisodeKey, Job] = {}
     for task in plan.tasks:
         for entry in entries:
             for at in plan.settings_of_cells():
                 assert entry.policy is not None  # entries_of
                 for job in episode_jobs(command.evaluation(entry, at), entry.policy, (task,)):
-                    of[Place(task, *entry.place, *at, job.seed)] = job
-    return [Trial(place, of[place], _key(of[place]), command.traces) for place in places(plan)]
+                    of[EpisodeKey(task, *entry.row, *at, job.seed)] = job
+    return [
+        Trial(episode, of[episode], _key(of[episode]), command.traces)
+        for episode in episode_keys(plan)
+    ]
 
 
 def _key(job: Job) -> str:
@@ -335,8 +336,11 @@ def _key(job: Job) -> str:
 
 
 def _is_done(trial: Trial, store: EpisodeStore) -> bool:
-    job = trial.job
-    return trial.key in store and (not trial.keeps_trace or is_complete(job.path, job.header()))
+    """Whether its record is there, and, if wanted, the trace of the same drive."""
+    if trial.key not in store:
+        return False
+    driven = {**trial.job.header(), "commit": store[trial.key]["commit"]}
+    return not trial.keeps_trace or is_complete(trial.job.path, driven)
 
 
 # --- driving ---------------------------------------------------------------------------------
@@ -370,11 +374,11 @@ def run_trials(
 
 def _by_robot(trials: list[Trial]) -> list[Trial]:
     """In order of the tasks, and of each all of one stress together: a robot for all of them."""
-    tasks = list(dict.fromkeys(trial.place.task for trial in trials))
-    stresses = list(dict.fromkeys(trial.place.stress for trial in trials))
+    tasks = list(dict.fromkeys(trial.episode.task for trial in trials))
+    stresses = list(dict.fromkeys(trial.episode.stress for trial in trials))
     return sorted(
         trials,
-        key=lambda trial: (tasks.index(trial.place.task), stresses.index(trial.place.stress)),
+        key=lambda trial: (tasks.index(trial.episode.task), stresses.index(trial.episode.stress)),
     )
 
 
@@ -383,7 +387,7 @@ def batches_of(trials: Sequence[Trial]) -> Iterator[tuple[Trial, ...]]:
     most = max(1, min(_MOST_IN_BATCH, len(trials) // _BATCHES))
     batch: list[Trial] = []
     for trial in trials:
-        if batch and (len(batch) == most or batch[0].place.task != trial.place.task):
+        if batch and (len(batch) == most or batch[0].episode.task != trial.episode.task):
             yield tuple(batch)
             batch = []
         batch.append(trial)
@@ -417,7 +421,7 @@ def _driven(trial: Trial) -> tuple[Record, bytes | None]:
     }
     at = driven_commit()
     record = {
-        **_place_fields(trial.place),
+        **asdict(trial.episode),
         "driven": job.executor,
         "commit": at,
         "figures": figures,
@@ -435,10 +439,6 @@ def measured_of(events: Sequence[TraceEvent]) -> dict[str, dict[str, float]]:
                 before = found.get(name, {"max": value})
                 found[name] = {"last": value, "max": max(before["max"], value)}
     return found
-
-
-def _place_fields(place: Place) -> dict[str, Any]:
-    return {each.name: getattr(place, each.name) for each in fields(place)}
 
 
 # --- figures ---------------------------------------------------------------------------------
@@ -504,7 +504,7 @@ def _conditions(cell: dict[str, Any]) -> str:
     words = [cell["profile"]]
     if cell["accelerators"] > 1:
         words.append(f"{cell['accelerators']} accelerators")
-    if cell["stress"] != NO_STRESS:
+    if cell["stress"] != NOMINAL:
         words.append(cell["stress"])
     return ", ".join(words)
 

@@ -29,10 +29,11 @@ def parse_engine(text: str, workers: int) -> Engine:
         workers: of the local one; Ray takes the cores of the cluster.
 
     Raises:
-        ConfigError: another name, or the package is not installed.
+        ConfigError: another name, an address that is not HOST:PORT, or Ray is not installed.
     """
     name, _, address = text.partition(":")
     if name == "ray":
+        _require_host_and_port(address or os.environ.get("RAY_ADDRESS", ""))
         _import_ray()
         return RayEngine(address or None)
     if text != "local":
@@ -86,6 +87,17 @@ class RayEngine:
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, ours)  # Ray puts one there that only exits
+
+
+def _require_host_and_port(address: str) -> None:
+    """Raise `ConfigError` for the address of Ray's client or dashboard (`ray://`, `http://`)."""
+    scheme, slashes, _ = address.partition("://")
+    if slashes:
+        raise ConfigError(
+            f"Ray address {address}: {scheme}:// is not supported, expected HOST:PORT of the "
+            "cluster: run this command on one of its machines (`ray start --address HOST:6379` "
+            "makes this one join), without an address in --engine and RAY_ADDRESS"
+        )
 
 
 def _require_open(address: str | None) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.numbers import exact
 from streamvla.core.provenance import without_folders
 from streamvla.runtime.executors.options import EarlyOptions, Refused, Replan, RuleName
 from streamvla.runtime.executors.registry import executor_named
@@ -38,7 +39,7 @@ class Entry:
     label: str
 
     @property
-    def place(self) -> tuple[str, str]:
+    def row(self) -> tuple[str, str]:
         """(policy, executor) as a result names them: without the folders of this machine."""
         return without_folders(self.policy or ""), self.label
 
@@ -116,5 +117,5 @@ _EXPECTED = {
 
 def _word(value: Any) -> str:
     if isinstance(value, tuple):
-        return "+".join(f"{each:g}" for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return "+".join(map(exact, value))
+    return exact(value) if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """Episodes of a sweep in one file that grows: a checksummed JSON line each, found by its key.
 
 Readable after any crash: a torn last line is cut off, a damaged line is said and its episode driven
-again, and a key that is there twice counts once.
+again, and of lines with one key the last counts.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ class EpisodeStore:
         return self._records[key]
 
     def add(self, key: str, record: dict[str, Any]) -> None:
-        """Keep a record; one that is there already stays.
+        """Keep a record; it replaces one that is there.
 
         Raises:
             FileError: it cannot be written.
         """
-        if key in self._records:
-            return
         line = sealed_line({"key": key, **record})
-        append_line(self._path, line)
-        self._records[key] = _opened(line.encode())[1]  # as it will be read again
+        _, kept = _opened(line.encode())  # as it will be read again
+        if self._records.get(key) != kept:
+            append_line(self._path, line)
+            self._records[key] = kept
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -92,21 +92,19 @@ class EpisodeStore:
             raise ConfigError(
                 f"{self._path} has another schema than {SCHEMA}: move it, or choose another --out"
             )
-        kept, damaged = [header.encode()], int(lines[0] != header.encode())
+        kept, damaged = dict[str, bytes](), int(lines[0] != header.encode())
         for line in lines[1:-1]:
             try:
                 key, record = _opened(line)
             except (ValueError, KeyError, TypeError):
                 damaged += 1
                 continue
-            if key not in self._records:
-                self._records[key] = record
-                kept.append(line)
+            self._records[key], kept[key] = record, line
         if damaged:
             logging.getLogger("streamvla").warning(
                 "%s: %d damaged lines; their episodes are driven again", self._path, damaged
             )
-        whole = b"".join(line + b"\n" for line in kept)
+        whole = b"".join(line + b"\n" for line in (header.encode(), *kept.values()))
         if whole != self._path.read_bytes():
             with replacing(self._path) as partial:
                 partial.write_bytes(whole)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.files import replacing, require_writable
 from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit
+from streamvla.core.numbers import exact
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.core.stress import NO_STRESS, Stress, parse_stress
@@ -422,7 +423,7 @@ def _folder(command: Eval, source: str) -> str:
     found = _found(source, command.method)
     spec = policy_of(source, command.method, command.policy_settings()).spec
     digest = identity_of(found, spec).get("sha256", "")[:8]
-    settings = (f"{key}-{value:g}" for key, value in spec.settings.items())
+    settings = (f"{key}-{exact(value)}" for key, value in spec.settings.items())
     return "-".join([found.name, *filter(None, [digest]), *settings])
 
 
@@ -498,7 +499,7 @@ def run_missing(every: list[Job], engine: Engine) -> float | None:
 
 MOST_SKIPS = "most_skips"
 _MOST_POLICIES = 8
-_policies: dict[tuple[Any, ...], Policy] = {}
+_policies: dict[tuple[Any, ...], tuple[FoundPolicy, Policy]] = {}
 _robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
 
 
@@ -557,24 +558,49 @@ def policy_of(
     source: str, method: str | None = None, settings: Mapping[str, float] | None = None
 ) -> Policy:
     """The policy with these settings of its method; kept for the next call."""
+    return _loaded(source, method, settings)[1]
+
+
+def _loaded(
+    source: str, method: str | None, settings: Mapping[str, float] | None
+) -> tuple[FoundPolicy, Policy]:
     from streamvla.policy import find_policy
 
     key = (source, method, *(settings or {}).items())
     if key not in _policies:
         while len(_policies) >= _MOST_POLICIES:
             del _policies[next(iter(_policies))]  # the oldest
+        found = find_policy(source, method)
         own = {name: value for name, value in (settings or {}).items() if name != MOST_SKIPS}
-        policy = find_policy(source, method).load(own)
+        policy = found.load(own)
         if settings and MOST_SKIPS in settings:
             from streamvla.policy.skipping import SkippingPolicy, SkipRule
 
             policy = SkippingPolicy(policy, SkipRule(most=int(settings[MOST_SKIPS])))
-        _policies[key] = policy
+        _policies[key] = found, policy
     return _policies[key]
 
 
 def _policy_for(job: Job) -> Policy:
-    return policy_of(job.source, job.settings.method, job.settings.policy_settings())
+    """The policy of a job.
+
+    Raises:
+        CheckpointError: the file here is another one than when the job was made.
+    """
+    from streamvla.policy import identity_of
+
+    found, policy = _loaded(job.source, job.settings.method, job.settings.policy_settings())
+    here = identity_of(found, policy.spec)
+    if "predictor_sha256" in job.policy:
+        here["predictor_sha256"] = found.predictor
+    for name, expected in job.policy.items():
+        if here.get(name) != expected:
+            raise CheckpointError(
+                f"policy {job.source}: {name} {here.get(name)} where it is driven, expected "
+                f"{expected} as when the command started. The file was replaced, or this machine "
+                "has another one: run the command again with the same file everywhere"
+            )
+    return policy
 
 
 def _robot(task: str, split: Split, asked: Asked, sees_truth: bool, stress: Stress) -> Any:

@@ -20,6 +20,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.files import reason, write_text
 from streamvla.core.seals import open_json, sealed_json
 from streamvla.core.seeds import FIRST_LEADERBOARD_SEED
+from streamvla.core.stress import NOMINAL
 from streamvla.evaluation.comparison import read_comparison
 from streamvla.evaluation.report.sweep import SCORE, SUCCESS, Cell, Figure, Outcome, overall
 from streamvla.robots.registry import suite_tasks
@@ -79,7 +80,7 @@ def protocol() -> Protocol:
         tasks=suite_tasks("tempo-arm"),
         profiles=("paper-20hz",),
         accelerators=(1,),
-        stress=("none",),
+        stress=(NOMINAL,),
         seeds=tuple(range(FIRST_LEADERBOARD_SEED, FIRST_LEADERBOARD_SEED + 50)),
         seconds=15.0,
         pacing="grid",
@@ -290,7 +291,7 @@ def _table(rows: Sequence[Row]) -> str:
         [
             f"[{_plain(row.name)}]({row.link})",
             _plain(row.sees),
-            f"`{_plain(row.executor)}`",
+            _code(row.executor),
             _with_interval(row, SCORE),
             _with_interval(row, SUCCESS),
             "–" if row.halt_ms is None else f"{row.halt_ms:.0f}",
@@ -307,6 +308,20 @@ def _with_interval(row: Row, figure: Figure) -> str:
     number = "–" if estimate is None else figure.number(estimate.value)
     unit = " %" if figure is SUCCESS and estimate is not None else ""
     return f"{number}{unit} ({interval})" if interval else f"{number}{unit}"
+
+
+def _code(text: str) -> str:
+    r"""A code span in a cell of a table, as GitHub reads it: `\|` is a pipe, all else stands for
+    itself, and more backticks are around it than inside.
+
+    >>> _code("a|b"), _code(r"a\b_c"), _code("a`b")
+    ('`a\\|b`', '`a\\b_c`', '``a`b``')
+    """
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    marks = "`" * (longest + 1)
+    apart = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
+    escaped = text.replace("|", r"\|")
+    return f"{marks}{apart}{escaped}{apart}{marks}"
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streamvla.core.seeds import FIRST_EVALUATION_SEED, FIRST_REPORT_SEED, tuning_seeds
-from streamvla.core.stress import FACTORS, parse_stress
+from streamvla.core.stress import FACTORS, NOMINAL, parse_stress
 from streamvla.evaluation.comparison import row_label
 from streamvla.evaluation.results import Column
 from streamvla.runtime.timing.latency import named_profile
@@ -130,7 +130,7 @@ def _stress_rows(name: str, figures: Row) -> list[Row]:
         row = rows.setdefault(factor, {"run": factor})
         kind = "synchronous" if cell["executor"] == "synchronous" else "streaming"
         row[f"{kind} {severity or 0}"] = cell
-    plain = rows.pop("none")
+    plain = rows.pop(NOMINAL)
     for row in rows.values():
         for kind in ("synchronous", "streaming"):
             row[f"{kind} 0"] = plain[f"{kind} 0"]
@@ -139,7 +139,7 @@ def _stress_rows(name: str, figures: Row) -> list[Row]:
     return sorted(rows.values(), key=lambda row: -row["streaming lost"]["success"])
 
 
-_LOSSES = ("none", *(f"command-noise:{severity}" for severity in (1, 2, 3)))
+_LOSSES = (NOMINAL, *(f"command-noise:{severity}" for severity in (1, 2, 3)))
 _SCALES = (1.0, 0.5, 0.25)
 _LOSSY = ("expert-chunks/synchronous", "expert/action-flow:up-to-9")
 _LOSS_SWEEP = (
@@ -159,7 +159,7 @@ def _speed_and_loss_rows(name: str, figures: Row) -> list[Row]:
     rows: dict[tuple[str, str], Row] = {}
     for cell in figures["overall"]:
         label, loss = row_label(cell), cell["stress"]
-        share = 0.0 if loss == "none" else parse_stress(loss).sizes()["command-noise"]
+        share = 0.0 if loss == NOMINAL else parse_stress(loss).sizes()["command-noise"]
         words = f"{name}, {_WORDS[label]}, {share:.0f} % noise"
         row = rows.setdefault((label, loss), {"run": words})
         row[_at(float(cell["profile"].partition("@")[2] or 1))] = cell

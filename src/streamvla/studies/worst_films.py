@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, StreamVLAError
 from streamvla.core.interfaces import Robot, picture_of
-from streamvla.evaluation.comparison import Place
+from streamvla.core.numbers import exact
+from streamvla.core.stress import NOMINAL
+from streamvla.evaluation.comparison import EpisodeKey
 from streamvla.evaluation.report.sweep import Cell, Sweep
-from streamvla.evaluation.report.sweep_file import NO_STRESS
 from streamvla.evaluation.report.sweep_report import MOST_WORST, Filmed, worst_episodes
 from streamvla.evaluation.report.video import annotate, frame_statuses, write_video
 from streamvla.runtime.drivers.film import Captures, evenly
-from streamvla.studies.compare import Compare, Trial, entries_of, plan_of, trials_of
+from streamvla.studies.compare import Trial
 from streamvla.studies.episodes import close_robots, drive, file_name, policy_of
 from streamvla.trace import Ended, MemoryTrace
 
@@ -37,14 +37,14 @@ def film_worst(
     said on stderr: an episode that ends otherwise than before, because policy or code have changed
     since; a package for videos that is missing; a video that cannot be written.
     """
-    of = {trial.place: trial for trial in trials}
+    of = {trial.episode: trial for trial in trials}
     films: list[Filmed] = []
     try:
         for cell, seed in worst_episodes(sweep, per_task):
-            place = _place(cell, seed)
-            path = folder / f"{_name(place)}.mp4"
+            episode = _episode_key(cell, seed)
+            path = folder / f"{_name(episode)}.mp4"
             try:
-                if place in of and _film(of[place], cell, path):
+                if episode in of and _film(of[episode], cell, path):
                     films.append(Filmed(cell, seed, path))
             except StreamVLAError as error:
                 print(f"No video: {error}", file=sys.stderr)
@@ -53,39 +53,17 @@ def film_worst(
     return films
 
 
-def trials_of_result(result: Mapping[str, Any]) -> list[Trial]:
-    """The episodes of a result file, to be driven again.
-
-    Raises:
-        ConfigError: a policy or task is not here; policies in files stand without their folders.
-    """
-    plan = result["plan"]
-    command = Compare(
-        tasks=tuple(plan["tasks"]),
-        executors=tuple(f"{row['policy']}/{row['executor']}" for row in plan["rows"]),
-        profiles=tuple(plan["profiles"]),
-        accelerators=tuple(plan["accelerators"]),
-        stress=tuple(plan["stress"]),
-        episodes=len(plan["seeds"]),
-        seed=plan["seeds"][0],
-        seconds=plan["seconds"],
-        pacing=plan["pacing"],
-        jitter=plan["jitter"],
-    )
-    entries = entries_of(command)
-    return trials_of(command, plan_of(command, command.tasks, entries), entries)
-
-
 def _film(trial: Trial, cell: Cell, path: Path) -> bool:
     """Whether there is a film now: the robot draws."""
     trace, captures = MemoryTrace(), Captures()
     robot = drive(trial.job, trace, captures)
     ends = [event.success for event in trace.events if isinstance(event, Ended)]
-    before = cell.outcomes[trial.place.seed].solved
+    before = cell.outcomes[trial.episode.seed].solved
     if bool(ends and ends[-1]) != bool(before):
         raise ConfigError(
-            f"{trial.place.task}, seed {trial.place.seed}: driven again it ends otherwise than the "
-            "result says, so code or policy have changed since; run the sweep anew in another --out"
+            f"{trial.episode.task}, seed {trial.episode.seed}: driven again it ends otherwise than "
+            "the result says, so code or policy have changed since; run the sweep anew in another "
+            "--out"
         )
     if not robot.spec.draws_captures or not captures:
         return False
@@ -108,12 +86,14 @@ def _write(trial: Trial, robot: Robot, trace: MemoryTrace, captures: Captures, p
     write_video(path, frames, NS_PER_S / period_ns)
 
 
-def _place(cell: Cell, seed: int) -> Place:
-    profile = cell.profile if cell.scale == 1 else f"{cell.profile}@{cell.scale:g}"
-    stress = cell.stress or NO_STRESS
-    return Place(cell.task, cell.policy, cell.executor, profile, cell.accelerators, stress, seed)
+def _episode_key(cell: Cell, seed: int) -> EpisodeKey:
+    profile = cell.profile if cell.scale == 1 else f"{cell.profile}@{exact(cell.scale)}"
+    stress = cell.stress or NOMINAL
+    return EpisodeKey(
+        cell.task, cell.policy, cell.executor, profile, cell.accelerators, stress, seed
+    )
 
 
-def _name(place: Place) -> str:
-    words = (place.task, place.policy, place.executor, place.profile, place.stress, place.seed)
+def _name(key: EpisodeKey) -> str:
+    words = (key.task, key.policy, key.executor, key.profile, key.stress, key.seed)
     return re.sub(r"[^\w.@-]+", "-", file_name("-".join(map(str, words))))

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from streamvla.core.numbers import exact
 from streamvla.evaluation.stats import bootstrap_paired, compare_paired, wilson_interval
 
 _RESAMPLES = 2000
+NO_DELAY = "delay-0ms"
+"""The profile without latency (`runtime.timing.latency.named_profile`)."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,14 @@ OTHERS = (
         "How often the contact force rose above what is allowed, per episode.",
         digits=2,
     ),
-    Figure("missed", "Missed objects", "", "Objects out of reach for good, per episode.", digits=2),
+    Figure(
+        "missed",
+        "Missed",
+        "",
+        "Blocks, balls, lights or rounds that were lost for good, per episode; what counts as one "
+        "depends on the task (docs/tempo.md).",
+        digits=2,
+    ),
     Figure("completion_time_s", "Completion time", "s", "Of solved episodes alone, mean."),
     Figure("mean_hand_jerk", "Jerk", "m/s³", "Norm of the hand's jerk, mean."),
 )
@@ -224,14 +234,21 @@ class Sweep:
     @cached_property
     def reference(self) -> str:
         """The latency that stresses and ways are compared at: with the most stresses; of several
-        scale 1, else the first."""
+        one that is not zero, of scale 1, else the first."""
         stresses = {name: set[str]() for name in self.latencies}
-        plain: set[str] = set()
+        known: dict[str, tuple[bool, bool]] = {}
         for cell in self.cells:
             stresses[self.latency(cell)].add(cell.stress)
-            if cell.scale == 1.0:
-                plain.add(self.latency(cell))
-        return max(self.latencies, key=lambda name: (len(stresses[name]), name in plain))
+            zero = cell.scale == 0.0 or cell.profile == NO_DELAY
+            known[self.latency(cell)] = (not zero, cell.scale == 1.0)
+        return max(self.latencies, key=lambda name: (len(stresses[name]), *known[name]))
+
+    @cached_property
+    def base(self) -> str:
+        """The stress that latencies and ways are compared under: empty for none; the first one
+        where everything was driven under stress."""
+        stresses = _distinct(cell.stress for cell in self.cells)
+        return "" if "" in stresses else stresses[0]
 
     @cached_property
     def figures(self) -> list[Figure]:
@@ -253,7 +270,7 @@ class Sweep:
 
     def latency(self, cell: Cell) -> str:
         """ "×2", with the profile's name where there are several."""
-        scale = f"×{cell.scale:g}"
+        scale = f"×{exact(cell.scale)}"
         return f"{cell.profile} {scale}" if self._profiles > 1 else scale
 
     def cell(self, task: str, way: str, latency: str, stress: str = "") -> Cell | None:

@@ -63,7 +63,7 @@ def task_panels(sweep: Sweep, figure: Figure) -> list[str]:
 
 def axis_top(sweep: Sweep, figure: Figure) -> float:
     """Where the axis of a figure ends, for all panels alike."""
-    found = [cell.figures.get(figure.key) for cell in sweep.cells if not cell.stress]
+    found = [cell.figures.get(figure.key) for cell in sweep.cells if cell.stress == sweep.base]
     ends = [max(each.value, each.high or each.value) for each in found if each is not None]
     return figure.top or 1.05 * max(ends, default=0.0) or 1.0
 
@@ -167,7 +167,7 @@ def _in_words(
 
 
 def _of(sweep: Sweep, task: str, way: str, latency: str, figure: Figure) -> Estimate | None:
-    cell = sweep.cell(task, way, latency)
+    cell = sweep.cell(task, way, latency, sweep.base)
     return None if cell is None else cell.figures.get(figure.key)
 
 

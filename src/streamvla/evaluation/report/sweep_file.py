@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamvla.core.errors import ConfigError
+from streamvla.core.stress import NOMINAL
 from streamvla.evaluation.report.sweep import OTHERS, SCORE, SUCCESS, Cell, Estimate, Outcome, Sweep
 
-NO_STRESS = "none"
 _ARMS = ("", "left_", "right_")
 _CELL = ("task", "policy", "executor", "profile", "accelerators", "stress")
 
@@ -102,7 +102,7 @@ def _cell(found: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> Cell:
         profile=profile,
         scale=float(scale) if scale else 1.0,
         accelerators=found["accelerators"],
-        stress="" if found["stress"] == NO_STRESS else found["stress"],
+        stress="" if found["stress"] == NOMINAL else found["stress"],
         episodes=episodes,
         figures=figures,
         outcomes=outcomes,

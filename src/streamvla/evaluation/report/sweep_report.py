@@ -10,6 +10,7 @@ from pathlib import Path
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.files import write_text
+from streamvla.core.stress import NOMINAL
 from streamvla.evaluation.report.report import NONE, page, ranges
 from streamvla.evaluation.report.svg import STYLE
 from streamvla.evaluation.report.sweep import (
@@ -46,12 +47,14 @@ class Filmed:
 
 @dataclass(frozen=True)
 class Side:
-    """One of two that are compared: a way of driving within a sweep at a latency, under a label."""
+    """One of two that are compared: a way of driving within a sweep at a latency and under a stress
+    (empty: none), with a label."""
 
     label: str
     sweep: Sweep
     way: str
     latency: str
+    stress: str = ""
 
     @property
     def number(self) -> int:
@@ -107,18 +110,17 @@ def two_files_html(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
             f"{_names(second)}): measure both under one profile and scale"
         )
     latency = min(latencies, key=lambda pair: first.conditions[pair] != first.reference)
-    pairs = [
-        (
-            Side(_label(first, one[key], names[0]), first, one[key], first.conditions[latency]),
-            Side(_label(second, two[key], names[1]), second, two[key], second.conditions[latency]),
-        )
-        for key in both
-    ]
+    stress = _common_stress(first, second, names)
+
+    def side(sweep: Sweep, way: str, name: str) -> Side:
+        return Side(_label(sweep, way, name), sweep, way, sweep.conditions[latency], stress)
+
+    pairs = [(side(first, one[key], names[0]), side(second, two[key], names[1])) for key in both]
     title, shown = f"{names[0]} and {names[1]}", f"{latency[0]} ×{latency[1]:g}"
     head = (
         f"<header><p>Two result files</p><h1>{escape(title)}</h1>"
-        f'<p class="lead">The same episodes, at {escape(shown)}; the difference is the second '
-        "file to the first.</p></header>"
+        f'<p class="lead">The same episodes, at {escape(shown)}, {escape(_under(stress))}; the '
+        "difference is the second file to the first.</p></header>"
     )
     body = _pairs(pairs, shown, "What drives in both files")
     return page(title, f"<style>{STYLE}</style>{head}{body}{_settings([first, second])}")
@@ -133,6 +135,25 @@ def _driven(sweep: Sweep, other: Sweep) -> dict[tuple[str, str, int], str]:
     }
 
 
+def _common_stress(first: Sweep, second: Sweep, names: tuple[str, str]) -> str:
+    """Empty where both have episodes without stress, else the first stress that both have."""
+    one, two = (
+        sweep.stresses if sweep.base else ["", *sweep.stresses] for sweep in (first, second)
+    )
+    for stress in one:
+        if stress in two:
+            return stress
+    said = "; ".join(", ".join(name or NOMINAL for name in stresses) for stresses in (one, two))
+    raise ConfigError(
+        f"{names[0]} and {names[1]} have no stress in common ({said}): drive both under one, or "
+        f"with --stress {NOMINAL}"
+    )
+
+
+def _under(stress: str) -> str:
+    return f"under stress {stress}" if stress else "without stress"
+
+
 def _label(sweep: Sweep, way: str, name: str) -> str:
     """With the policy, which may differ between files."""
     policy = f"{sweep.policies[0]}/" if len(sweep.policies) == 1 else ""
@@ -145,11 +166,11 @@ def _names(sweep: Sweep) -> str:
 
 def worst_episodes(sweep: Sweep, per_task: int = MOST_WORST) -> list[tuple[Cell, int]]:
     """Of every task the failures that reached the least, as (cell, seed), at the reference latency
-    and without stress; of another way of driving each as long as there is one. Of equal ones the
-    lowest seed."""
+    and under the sweep's base stress; of another way of driving each as long as there is one. Of
+    equal ones the lowest seed."""
     chosen: list[tuple[Cell, int]] = []
     for task in sweep.tasks:
-        every = (sweep.cell(task, way, sweep.reference) for way in sweep.ways)
+        every = (sweep.cell(task, way, sweep.reference, sweep.base) for way in sweep.ways)
         cells = [cell for cell in every if cell is not None]
         judged = sorted(
             (value, seed, number)
@@ -179,33 +200,63 @@ def _header(sweep: Sweep) -> str:
     chips += [_count(len(sweep.stresses), "stress")] if sweep.stresses else []
     chips += [sweep.date] if sweep.date else []
     items = "".join(f"<li>{escape(chip)}</li>" for chip in chips)
-    sentence, lead = _sentence(sweep)
+    lead = " ".join(filter(None, (*_sentences(sweep), _no_nominal(sweep))))
     return (
-        f"<header><p>{escape(sweep.title)}</p><h1>{escape(sentence)}</h1>"
+        f"<header><p>{escape(sweep.title)}</p><h1>{escape(_varied(sweep))}</h1>"
         f'<p class="lead">{escape(lead)}</p><ul class="chips">{items}</ul></header>'
     )
 
 
-def _sentence(sweep: Sweep) -> tuple[str, str]:
+def _varied(sweep: Sweep) -> str:
+    """What was varied: "Score by executor and latency (×0.5 to ×2), 8 tasks"."""
+    names = sweep.latencies
+    counted = {
+        "policy": len(sweep.policies),
+        "executor": len({cell.executor for cell in sweep.cells}),
+        "number of accelerators": len({cell.accelerators for cell in sweep.cells}),
+        f"latency ({names[0]} to {names[-1]})": len(names),
+        "stress": len({cell.stress for cell in sweep.cells}),
+    }
+    *most, last = [name for name, count in counted.items() if count > 1] or [""]
+    varied = f"{', '.join(most)} and {last}" if most else last
+    by = f"by {varied}" if varied else f"of {sweep.ways[0]}"
+    where = _count(len(sweep.tasks), "task") if len(sweep.tasks) > 1 else sweep.tasks[0]
+    return f"{sweep.goal.title} {by}, {where}"
+
+
+def _no_nominal(sweep: Sweep) -> str:
+    """Said where everything was driven under stress."""
+    if not sweep.base:
+        return ""
+    first = f"{sweep.base}, the first of them" if len(sweep.stresses) > 1 else sweep.base
+    return (
+        "No episode was driven without stress, so there is no nominal condition to compare with; "
+        f"executors and latencies are compared under {first}."
+    )
+
+
+def _sentences(sweep: Sweep) -> tuple[str, str]:
     """The best way of driving beside the first, at the reference latency; and their difference."""
-    figure, latency, first = sweep.goal, sweep.reference, sweep.ways[0]
-    reached = {way: overall(sweep.condition(way, latency), figure) for way in sweep.ways}
+    figure, latency, first, base = sweep.goal, sweep.reference, sweep.ways[0], sweep.base
+    at = f"latency {latency} under {base}" if base else f"latency {latency}"
+    reached = {way: overall(sweep.condition(way, latency, base), figure) for way in sweep.ways}
     known = {way: estimate for way, estimate in reached.items() if estimate is not None}
     goal = figure.title.lower()
     if first not in known:
-        return f"{first} has no {goal} at {latency}", ""
+        return f"{first} has no {goal} at {at}.", ""
     best = max(known, key=lambda way: (known[way].value, way == first))
     if len(known) == 1:
-        return f"{first}: {goal} {figure.shown(known[first])} at latency {latency}", ""
+        return f"{first}: {goal} {figure.shown(known[first])} at {at}.", ""
     if best == first:
         others = ", ".join(f"{way} {figure.shown(known[way])}" for way in known if way != first)
-        return f"At latency {latency} nothing exceeds {first}: {figure.shown(known[first])}", others
+        words = f"At {at} nothing exceeds {first}: {figure.shown(known[first])}"
+        return f"{words}; {others}.", ""
     paired, episodes = difference(
-        sweep.condition(first, latency), sweep.condition(best, latency), figure
+        sweep.condition(first, latency, base), sweep.condition(best, latency, base), figure
     )
     words = (
-        f"At latency {latency}, {best} reaches {figure.shown(known[best])}, "
-        f"{first} {figure.shown(known[first])}"
+        f"At {at}, {best} reaches {figure.shown(known[best])}, "
+        f"{first} {figure.shown(known[first])}."
     )
     if paired is None:
         return words, ""
@@ -214,8 +265,7 @@ def _sentence(sweep: Sweep) -> tuple[str, str]:
 
 def _headline(sweep: Sweep) -> str:
     """Rows: ways of driving; columns: latencies; over all tasks; a table for every profile."""
-    figure = sweep.goal
-    other = SUCCESS if figure is SCORE and SUCCESS in sweep.figures else None
+    figure, other = sweep.goal, _second_goal(sweep)
     tables = ""
     for profile, latencies in sweep.latencies_of.items():
         scales = (name.removeprefix(profile).strip() for name in latencies)
@@ -228,13 +278,26 @@ def _headline(sweep: Sweep) -> str:
         tables += title + _table("driven by", heads, rows)
     small = "the 95 % interval" + (", and success" if other else "")
     return (
-        f"<section><h2>{figure.title} over all tasks</h2><p>{escape(figure.meaning)} In small "
-        f"figures: {small}.</p>{tables}</section>"
+        f"<section><h2>{figure.title} over all tasks</h2><p>{escape(figure.meaning)} "
+        f"{_stress_words(sweep)}In small figures: {small}.</p>{tables}</section>"
     )
 
 
-def _reached(sweep: Sweep, way: str, latency: str, figure: Figure, other: Figure | None) -> str:
-    cells = sweep.condition(way, latency)
+def _second_goal(sweep: Sweep) -> Figure | None:
+    """Success beside the score."""
+    return SUCCESS if sweep.goal is SCORE and SUCCESS in sweep.figures else None
+
+
+def _reached(
+    sweep: Sweep,
+    way: str,
+    latency: str,
+    figure: Figure,
+    other: Figure | None,
+    stress: str | None = None,
+) -> str:
+    """Over all tasks, under a stress; None for the one that the page compares under."""
+    cells = sweep.condition(way, latency, sweep.base if stress is None else stress)
     estimate = overall(cells, figure)
     if estimate is None:
         return NONE
@@ -261,7 +324,8 @@ def _charts(sweep: Sweep) -> list[str]:
         grows = "Latency grows to the right; the" if several else "The"
         panels = "".join(f"<div>{picture}</div>" for picture in pictures)
         inner = (
-            f"<p>{escape(figure.meaning)} {grows} axes of all tasks are the same.</p>"
+            f"<p>{escape(figure.meaning)} {_stress_words(sweep)}{grows} axes of all tasks are the "
+            "same.</p>"
             f"{legend_html(sweep.ways)}"
             f'<div class="panels">{panels}</div>'
         )
@@ -276,10 +340,17 @@ def _charts(sweep: Sweep) -> list[str]:
     return parts
 
 
+def _stress_words(sweep: Sweep) -> str:
+    """As HTML; empty where the page compares without stress."""
+    return f"Under stress {escape(sweep.base)}. " if sweep.base else ""
+
+
 def _stress(sweep: Sweep) -> str:
     """What each stress costs, at one latency; empty where none was put in."""
     if not sweep.stresses:
         return ""
+    if sweep.base:
+        return _without_nominal(sweep)
     figure, latency = sweep.goal, sweep.reference
     losses = {way: [_loss(sweep, way, name) for name in sweep.stresses] for way in sweep.ways}
     heads = [(name, "") for name in sweep.stresses]
@@ -291,6 +362,25 @@ def _stress(sweep: Sweep) -> str:
         f"latency {escape(latency)}. Further from the origin is worse; a gain is drawn as no "
         f"loss.</p>{legend_html(sweep.ways)}"
         f'<div class="figure">{picture}</div>{_table("driven by", heads, rows)}</section>'
+    )
+
+
+def _without_nominal(sweep: Sweep) -> str:
+    """What is reached under each stress, where nothing was driven without: no losses."""
+    figure, other = sweep.goal, _second_goal(sweep)
+    heads = [(name, "") for name in sweep.stresses]
+    rows = [
+        (
+            way,
+            [_reached(sweep, way, sweep.reference, figure, other, name) for name in sweep.stresses],
+        )
+        for way in sweep.ways
+    ]
+    return (
+        f"<section><h2>{figure.title} under each stress</h2><p>Over all tasks, at latency "
+        f"{escape(sweep.reference)}. Nothing was driven without stress, so what a stress costs is "
+        f"not known: add <code>{NOMINAL}</code> to <code>--stress</code>.</p>"
+        f"{_table('driven by', heads, rows)}</section>"
     )
 
 
@@ -319,7 +409,7 @@ def _lost(figure: Figure, loss: Estimate | None) -> str:
 
 def _sides(sweep: Sweep) -> str:
     """The first way of driving against each other one; empty where there is only one."""
-    first, *others = (Side(way, sweep, way, sweep.reference) for way in sweep.ways)
+    first, *others = (Side(way, sweep, way, sweep.reference, sweep.base) for way in sweep.ways)
     pairs = [(first, other) for other in others]
     return _pairs(pairs, sweep.reference, "Two beside each other") if pairs else ""
 
@@ -331,7 +421,8 @@ def _pairs(pairs: Sequence[tuple[Side, Side]], latency: str, title: str) -> str:
         for number, (first, second) in enumerate(pairs)
     )
     return (
-        f"<section><h2>{title}</h2><p>At latency {escape(latency)}, without stress, over the "
+        f"<section><h2>{title}</h2><p>At latency {escape(latency)}, "
+        f"{escape(_under(pairs[0][0].stress))}, over the "
         "episodes (task and seed) that both have. Differences are of the second to the first, with "
         f"the interval of pairs.</p>{panels}</section>"
     )
@@ -339,7 +430,9 @@ def _pairs(pairs: Sequence[tuple[Side, Side]], latency: str, title: str) -> str:
 
 def _pair(first: Side, second: Side) -> str:
     figures = [figure for figure in (SCORE, SUCCESS) if figure in first.sweep.figures]
-    one, two = (side.sweep.condition(side.way, side.latency) for side in (first, second))
+    one, two = (
+        side.sweep.condition(side.way, side.latency, side.stress) for side in (first, second)
+    )
     tasks = [cell.task for cell in one if any(cell.task == other.task for other in two)]
     groups = [
         (task, *([c for c in cells if c.task == task] for cells in (one, two))) for task in tasks

@@ -62,23 +62,24 @@ class _DriftingClock(StressedRobot):
 
     @property
     def stimulus_ns(self) -> int | None:
-        """On our clock."""
-        told_ns = self._robot.stimulus_ns
-        if told_ns is None:
+        """On the controller's clock."""
+        robot_ns = self._robot.stimulus_ns
+        if robot_ns is None:
             return None
-        return self._start_ns + round((told_ns - self._start_ns) / self._rate)
+        return self._start_ns + round((robot_ns - self._start_ns) / self._rate)
 
     def reset(self, seed: int, now_ns: int, command_duration_ns: int) -> None:
         self._rate = 1 + self._share * coin(stream_of(self._name, seed))
         super().reset(seed, now_ns, command_duration_ns)
 
     def command(self, values: np.ndarray, now_ns: int) -> None:
-        super().command(values, self._told_ns(now_ns))
+        super().command(values, self._robot_clock_ns(now_ns))
 
     def advance_to(self, now_ns: int) -> None:
-        super().advance_to(self._told_ns(now_ns))
+        super().advance_to(self._robot_clock_ns(now_ns))
 
-    def _told_ns(self, now_ns: int) -> int:
+    def _robot_clock_ns(self, now_ns: int) -> int:
+        """What the robot's clock reads at `now_ns` of the controller's."""
         return self._start_ns + round((now_ns - self._start_ns) * self._rate)
 
 

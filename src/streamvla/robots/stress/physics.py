@@ -1,4 +1,4 @@
-"""Contact dynamics: a MuJoCo model whose constants are not those that everybody believes in.
+"""Contact dynamics: a MuJoCo model with other friction, masses, damping or gains than nominal.
 
 The model is edited after each reset and restored before the next, so that resets find it as built.
 """
@@ -26,18 +26,20 @@ SCALED: dict[str, dict[str, int]] = {
     "damping": {"dof_damping": 1},
     "actuator-gain": {"actuator_gainprm": 1, "actuator_biasprm": 1},
 }
-"""Factor → arrays of the model, and the power of the factor by which each is multiplied."""
+"""Name of the stress → array of `mjModel` → the power of the factor that multiplies it: inertias
+grow with the masses, inverse weights shrink."""
 
 
 def rescaled(robot: Robot, factor: float, name: str) -> Robot:
-    """A robot whose model is off by a factor, or by one over it.
+    """A robot with the arrays `SCALED[name]` of its model scaled by `factor` or by `1 / factor`,
+    drawn with equal chances at every reset.
 
     Raises:
-        ConfigError: the robot shows no model.
+        ConfigError: the robot has no MuJoCo model.
     """
     if not hasattr(robot, "physics"):
         raise ConfigError(
-            f"stress {name!r} edits a MuJoCo model, and robot {robot.spec.name!r} shows none (a "
+            f"stress {name!r} edits a MuJoCo model, and robot {robot.spec.name!r} has none (a "
             "property `physics`): leave it out there"
         )
     return _Rescaled(robot, factor, name)

@@ -51,7 +51,7 @@ class TempoScene(Protocol):
 
     @property
     def missed(self) -> int:
-        """Objects that are out of reach for good, so far."""
+        """What is lost for good so far, such as blocks or lights (docs/tempo.md, by task)."""
         ...
 
     def truth(self) -> np.ndarray:

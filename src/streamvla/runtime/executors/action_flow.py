@@ -21,6 +21,7 @@ from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import NO_ANTICIPATION, FlowStart, Policy, PolicySpec
+from streamvla.core.numbers import exact
 from streamvla.runtime.buffer import LateRule, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -269,11 +270,11 @@ class ActionFlow:
         parts = [self.name, f"asap{self._bridge('-')}" if self.replans else lead]
         match self.early:
             case AtRandom(rate):
-                parts.append(f"random{rate:g}")
+                parts.append(f"random{exact(rate)}")
             case ActionNorm(threshold):
-                parts.append(f"norm{threshold:g}")
+                parts.append(f"norm{exact(threshold)}")
             case Adaptive(threshold, _, second_look):
-                parts.append("adaptive" + "_".join(f"{eta:.4g}" for eta in threshold))
+                parts.append("adaptive" + "_".join(map(exact, threshold)))
                 parts += ["second-look"] * second_look
             case _:
                 pass

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from streamvla.core.action_space import ActionSpace
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.core.interfaces import FlowStart, PolicySpec
+from streamvla.core.numbers import exact
 from streamvla.runtime.buffer import LateRule, Shift
 from streamvla.runtime.executors.base import (
     Capture,
@@ -27,7 +29,7 @@ from streamvla.runtime.executors.base import (
     prefix_of,
 )
 from streamvla.runtime.executors.delay import ChunkDelay
-from streamvla.runtime.executors.options import Request
+from streamvla.runtime.executors.options import Replan, Request
 from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import TraceSink
 
@@ -39,10 +41,13 @@ class AsyncChunks:
     Attributes:
         request_share: look when this share of the H actions, or less, is left.
         least_left: and at the latest when so many are left.
+        replan: "as-fast-as-possible": look on the first control instant after a chunk has come.
+            Share and number play no part.
     """
 
     request_share: float = 0.5
     least_left: int = 1
+    replan: Replan = "when-due"
 
     name = "async-chunks"
     streams = False
@@ -57,18 +62,40 @@ class AsyncChunks:
             )
         if self.least_left < 0:
             raise ConfigError(f"async chunks: least_left {self.least_left} must be at least 0")
+        if self.replan not in get_args(Replan):
+            raise did_you_mean("replan", self.replan, get_args(Replan))
 
     @classmethod
     def configured(cls, request: Request) -> AsyncChunks:
-        """`async-chunks[:n]`: look when n actions are left; default half of them."""
-        return cls(0.0, request.number()) if request.setting else cls()
+        """`async-chunks[:n]`: look when n actions are left; default half of them; with the option
+        replan=as-fast-as-possible whenever no chunk is under way.
+
+        Raises:
+            ConfigError: n is no number, or stated together with replanning.
+        """
+        replan = request.options.replan
+        if request.setting and replan != "when-due":
+            raise ConfigError(
+                f"executor {request.text!r} and replan {replan}: expected one of the two, for the "
+                "number says when to look; leave the number out"
+            )
+        if request.setting:
+            return cls(0.0, request.number())
+        return cls(replan=replan)
+
+    @property
+    def replans(self) -> bool:
+        """Whether it looks again as soon as a chunk has come."""
+        return self.replan == "as-fast-as-possible"
 
     @property
     def lead(self) -> int:
         return self.least_left
 
     def left(self, horizon: int) -> int:
-        """How many actions are left when it looks."""
+        """How many actions are left when it looks, at the most."""
+        if self.replans:
+            return horizon - 1
         return max(self.least_left, math.floor(self.request_share * horizon))
 
     def pending_at_look(self, horizon: int) -> int:
@@ -98,16 +125,20 @@ class AsyncChunks:
 
     def begin(self, space: ActionSpace, horizon: int, trace: TraceSink) -> Decisions:
         self.executed(horizon)
-        return _Decisions(self.left(horizon), horizon)
+        return _Decisions(horizon if self.replans else self.left(horizon), horizon)
 
     def seeded(self, seed: int) -> AsyncChunks:
         return self
 
     def label(self, horizon: int) -> str:
+        if self.replans:
+            return "asynchronous chunks, replanning as fast as possible"
         return f"asynchronous chunks, {self.left(horizon)} of {horizon} left"
 
     def slug(self) -> str:
-        return f"{self.name}-{self.request_share:g}-{self.least_left}"
+        if self.replans:
+            return f"{self.name}-asap"
+        return f"{self.name}-{exact(self.request_share)}-{self.least_left}"
 
 
 class _Decisions(Decisions):

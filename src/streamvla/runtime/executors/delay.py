@@ -12,6 +12,11 @@ class ChunkDelay:
     It is `d` of real-time chunking (arXiv 2506.07339, section 3), by a high quantile instead of the
     largest of the past: warm-up is left out and one spike moves nothing (`WindowQuantile`).
 
+    Of the first two chunks of an episode no delay is known: the first is warm-up, the second the
+    first one measured. An executor's decisions are not given a latency profile, and a profile's
+    nominal times would be wrong under jitter or stress, so a policy that uses the delay starts
+    without it.
+
     Args:
         horizon: H, actions of a chunk.
     """

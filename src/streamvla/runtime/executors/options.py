@@ -18,7 +18,7 @@ Replan = Literal["when-due", "as-fast-as-possible"]
 
 @dataclass(frozen=True)
 class EarlyOptions:
-    """How an action-flow executor observes early.
+    """How an executor observes early: all of it for action flow, `replan` for asynchronous chunks.
 
     Attributes:
         early: the rule: none, always, random, action-norm or adaptive; default always, at the
@@ -30,7 +30,8 @@ class EarlyOptions:
             default state.
         refused: what adaptive does with an early observation it objects to: second-look (act on it,
             and look again at once) or fresh-look (drop it, and wait until less is pending).
-        replan: when-due, or as-fast-as-possible: the newest context takes over at once.
+        replan: when-due, or as-fast-as-possible: the newest context takes over at once; of
+            asynchronous chunks: the next is requested as soon as one has come.
     """
 
     early: RuleName | None = None

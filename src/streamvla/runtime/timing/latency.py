@@ -12,6 +12,7 @@ from typing import Protocol
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError, did_you_mean
+from streamvla.core.numbers import exact
 
 
 class LatencyModel(Protocol):
@@ -103,7 +104,7 @@ class LatencyProfile:
         look_ns = None if self.look_ns is None else round(factor * self.look_ns)
         return replace(
             self,
-            name=f"{self.name}@{factor:g}",
+            name=f"{self.name}@{exact(factor)}",
             observe_ns=round(factor * self.observe_ns),
             generate_ns=round(factor * self.generate_ns),
             look_ns=look_ns,

@@ -127,7 +127,7 @@ class AlohaScene(Protocol):
 
     @property
     def missed(self) -> int:
-        """Chances that are gone for good, so far."""
+        """As `TempoScene.missed`."""
         ...
 
     def truth(self) -> np.ndarray:
