@@ -1,6 +1,6 @@
 """Where a camera shows a point of the robot's world, and where the gripper is looked for.
 
-    state ─ indices ─► hand (m) + offset ─► aim (m) ─ matrix of every view ─► place in its image (px)
+    state ─ indices ─► hand + offset (m) ─► aim (m) ─ matrix of a view ─► place in its image (px)
 
 A pinhole camera is one 3×4 matrix P = K [R | t]: P (x, y, z, 1) = (u·w, v·w, w), with w the depth.
 Pixels count from the image's upper left corner, u to the right and v down; the centre of the first

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamvla.model.crops import CropConfig
 from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
 from streamvla.model.pretrained import PretrainedConfig
@@ -38,4 +39,6 @@ def model_config_from_json(fields: Mapping[str, Any]) -> ModelConfig:
     settings: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()
     }
+    if settings.get("crops") is not None:
+        settings["crops"] = CropConfig.from_json(settings["crops"])
     return PretrainedConfig(**settings) if "vlm" in settings else VLAConfig(**settings)

@@ -26,8 +26,8 @@ from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
-    pixels_to_float,
     stack_pixels,
+    to_images,
 )
 
 
@@ -72,7 +72,10 @@ class ModelPolicy:
                 f"policy horizon {spec.horizon} and chunk passes {spec.chunk_passes} are not those "
                 f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
             )
-        self.spec: PolicySpec = replace(spec, settings=method.settings, vocabulary=model.vocabulary)
+        gaze = None if model.crops is None else model.crops.gaze
+        self.spec: PolicySpec = replace(
+            spec, settings=method.settings, vocabulary=model.vocabulary, gaze=gaze
+        )
         self.method = method
         self.normalisation = normalisation
         self.device: Final = torch.device(device)
@@ -108,6 +111,8 @@ class ModelPolicy:
         """What tells its tokens from those of another policy: SHA-256 of all that `look` is made
         of, and of the scale of motions. Policies on one frozen backbone have the same."""
         digest = hashlib.sha256(repr((self.spec.views, self.normalisation.action_scale)).encode())
+        if self.model.crops is not None:
+            digest.update(repr(self.model.crops).encode())
         for module in self.model.seeing_modules():
             for name, values in sorted(module.state_dict().items()):
                 digest.update(name.encode())
@@ -180,7 +185,7 @@ class ModelPolicy:
             words = self.model.tokenise([each.instruction for each in observations])
             words = words.to(self.device)
             return Sight(
-                self.model.look(pixels_to_float(pixels), words),
+                self.model.look(to_images(pixels, state, self.model.crops), words),
                 words,
                 self._tensor(self.normalisation.normalise_state(state)),
                 self._tensor(self.normalisation.normalise_action_state(captured - origin)),

@@ -10,6 +10,7 @@ from streamvla.core.errors import ConfigError
 
 if TYPE_CHECKING:  # it needs torch
     from streamvla.training import TrainConfig
+    from streamvla.training.config import Size
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Train:
             passes (π0); regression in one. Several train together, on one encoding of each image.
         backbone: small, trained from scratch; or a vision-language model to fine-tune: a folder
             with config.json, tokenizer.json and weights, or a name on the hub (extra `vlm`).
+        crops: look at every view at half its size, and at what is around the gripper at twice its
+            size; for robots whose cameras are known (RobotSpec.gaze).
+        crop_channels: of the crops' encoder; 64 like the other one, fewer cost less.
+        crop_jitter_px: move the crops by up to this many pixels each way in training.
         horizon: H, actions per observation.
         ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them. May grow with --resume.
@@ -67,6 +72,9 @@ class Train:
     out: Path = Path("runs/train")
     method: tuple[str, ...] = ("action-flow",)
     backbone: str = "small"
+    crops: bool = False
+    crop_channels: int = 64
+    crop_jitter_px: int = 8
     horizon: int = 10
     ablation: str | None = None
     steps: int = 30_000
@@ -108,7 +116,7 @@ def train_config(command: Train) -> TrainConfig:
     from streamvla.model.methods.registry import method_named
     from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
-    from streamvla.training.config import ModelSize, PretrainedSize, TrainConfig
+    from streamvla.training.config import TrainConfig
     from streamvla.training.optimiser import OptimiserConfig
 
     config = TrainConfig(
@@ -118,7 +126,7 @@ def train_config(command: Train) -> TrainConfig:
         steps=command.steps,
         seed=command.seed,
         tasks=command.tasks or None,
-        model=ModelSize() if command.backbone == "small" else PretrainedSize(command.backbone),
+        model=_size(command),
         methods=tuple(
             method_named(name)(
                 horizon=command.horizon,
@@ -154,6 +162,20 @@ def train_config(command: Train) -> TrainConfig:
         config, k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling
     )
     return config if command.ablation is None else ablate(config, command.ablation)
+
+
+def _size(command: Train) -> Size:
+    from streamvla.training.config import CropSize, ModelSize, PretrainedSize
+
+    if command.backbone == "small":
+        crops = CropSize(channels=command.crop_channels, jitter_px=command.crop_jitter_px)
+        return ModelSize(crops=crops if command.crops else None)
+    if command.crops:
+        raise ConfigError(
+            f"crops with backbone {command.backbone}: a pretrained model looks at whole views; "
+            "leave crops out, or train the small one"
+        )
+    return PretrainedSize(command.backbone)
 
 
 def _task_weight(text: str) -> tuple[str, float]:
