@@ -59,7 +59,7 @@ class Train:
         train: all; the expert alone on the context of --init or of a pretrained backbone; or only
             vision, to tell the places of things: cheap, and a good --init for all.
         init: start from this policy's weights (of another method: all but the expert's), or from
-            those in the folder of a training of several methods.
+            those in the folder of a training of several methods; `shipped`: from what ships.
         save_every: steps between saves; a kill loses at most these.
         keep: how many policies of past saves stay, apart from the newest and the best.
         track: write TensorBoard's scalars to the folder tensorboard in `out` (extra `track`).
@@ -152,7 +152,7 @@ def train_config(command: Train) -> TrainConfig:
         threads=command.threads,
         seeded_keypoints=command.seeded_keypoints,
         train=command.train,
-        init=command.init,
+        init=_initial(command.init),
         save_every=command.save_every,
         keep=command.keep,
         track=command.track,
@@ -162,6 +162,13 @@ def train_config(command: Train) -> TrainConfig:
         config, k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling
     )
     return config if command.ablation is None else ablate(config, command.ablation)
+
+
+def _initial(init: Path | None) -> Path | None:
+    """`shipped` is the folder of the policies that ship, unless there is a file of that name."""
+    from streamvla.policy.shipped import SHIPPED
+
+    return SHIPPED if init == Path("shipped") and not init.exists() else init
 
 
 def _size(command: Train) -> Size:
