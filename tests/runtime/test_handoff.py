@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError, HandoffError
 from streamvla.runtime.drivers.loop_statistics import LoopStatistics, TickLog
 from streamvla.runtime.drivers.stages import ActionMade, ContextReady, ObserveBegun, StageError
@@ -27,11 +28,14 @@ from streamvla.runtime.processes.privileges import RealtimeSettings, ask
 RECORD = result_record(3)
 WHOLE = st.integers(0, 2**62)
 VECTOR = st.lists(st.floats(), min_size=3, max_size=3).map(np.array)
+COUNT = st.integers(0, 2**53)  # floats hold no larger ones
+COST = st.builds(ObservationCost, COUNT, look_flops=COUNT, context_time=st.floats(0, 100))
 RESULTS = st.one_of(
     st.none(),
     st.builds(ObserveBegun, WHOLE),
     st.builds(ContextReady, WHOLE),
     st.builds(ContextReady, WHOLE, VECTOR),
+    st.builds(ContextReady, WHOLE, cost=COST),
     st.builds(ActionMade, WHOLE, WHOLE, WHOLE, VECTOR),
 )
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.cameras import Gaze
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError, RobotError, SpecMismatchError
 from streamvla.core.limits import MotionLimits
 
@@ -300,6 +301,7 @@ class PolicySpec:
         longest_lead: the longest lead it was calibrated at; None: it was not.
         settings: those of its method that need no training to change, with their values.
         vocabulary: the words it knows; None where there is no list of them.
+        counts: whether it is a `CountingPolicy`.
         sees_truth: whether its state is the whole state of a simulated world instead of what a
             robot measures (`robots.truth`), as an expert's that drives is.
         gaze: where it cuts crops, of a policy that does; the robot's cameras must stand there.
@@ -318,6 +320,7 @@ class PolicySpec:
     longest_lead: int | None = None
     settings: Mapping[str, float] = field(default_factory=dict[str, float])
     vocabulary: frozenset[str] | None = None
+    counts: bool = False
     sees_truth: bool = False
     gaze: Gaze | None = None
 
@@ -389,6 +392,19 @@ NO_ANTICIPATION = (
     "the policy has no saliency predictor, which the adaptive rule and the compensation 'context' "
     "need: train one with `streamvla train-saliency --policy …`, or choose another rule"
 )
+
+
+class CountingPolicy(Policy, Protocol):
+    """A policy that counts what its observations cost."""
+
+    def cost(self, made: Any) -> ObservationCost:
+        """Of the observation behind a context; of one that was only looked at, its sight's."""
+        ...
+
+
+def cost_of(policy: Policy, made: Any) -> ObservationCost | None:
+    """What a `CountingPolicy` counted for a context or a sight; None of other policies."""
+    return cast(CountingPolicy, policy).cost(made) if policy.spec.counts else None
 
 
 class GoalPolicy(Policy, Protocol):

@@ -52,12 +52,14 @@ With fewer than two generations there is no window, and its figures are None.
 - `smoothness`: see `streamvla.evaluation.smoothness`.
 - `task`: score, completion time and what else the robot measured of its task; its figures stand
   beside the others, see `streamvla.evaluation.task_metrics`.
+- `compute`: tokens and floating-point operations, see `streamvla.evaluation.compute_metrics`; their
+  figures stand beside the others too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,11 @@ import numpy as np
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.clock import NS_PER_MS, NS_PER_S
 from streamvla.core.errors import ConfigError
+from streamvla.evaluation.compute_metrics import (
+    ComputeCounts,
+    ComputeMetrics,
+    compute_figures,
+)
 from streamvla.evaluation.motion import CommandedMotion
 from streamvla.evaluation.smoothness import (
     Smoothness,
@@ -81,6 +88,7 @@ from streamvla.trace.events import (
     HealthChanged,
     Intervened,
     Measured,
+    ObserveCost,
     ObserveReady,
     ObserveRequested,
     ObserveStarted,
@@ -157,6 +165,7 @@ class RunMetrics:
     step_jump: Distribution
     smoothness: Smoothness
     task: TaskMetrics
+    compute: ComputeMetrics = field(default_factory=ComputeMetrics)
 
     @property
     def t_action_ms(self) -> float | None:
@@ -270,6 +279,7 @@ class MetricsAccumulator:
         self._steady = _SteadyState()
         self._motion = None if space is None else CommandedMotion(space, period_ns, pacing)
         self._measurements = Measurements()
+        self._compute = ComputeCounts()
         self._samples = {name: Samples() for name in _DISTRIBUTIONS[:-2]}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._dropped: dict[str, int] = {}
@@ -296,6 +306,7 @@ class MetricsAccumulator:
             ObserveRequested: self._on_observe_requested,
             ObserveStarted: self._on_observe_started,
             ObserveReady: self._on_observe_ready,
+            ObserveCost: self._compute.on_cost,
             GenerateRequested: self._on_generate_requested,
             EarlyDecided: self._on_early_decided,
             Stimulus: self._on_stimulus,
@@ -347,6 +358,7 @@ class MetricsAccumulator:
             step_jump=motion.steps.distribution() if motion else Distribution.of([]),
             smoothness=motion.smoothness() if motion else Smoothness(None, None, None, None),
             task=self._measurements.result(self._completion_time_s()),
+            compute=self._compute.result(),
             **measured,
         )
 
@@ -354,6 +366,7 @@ class MetricsAccumulator:
 
     def _on_sent(self, event: Sent) -> None:
         self._mark_begin(event.t_ns)
+        self._compute.on_command()
         if self._last is not None:
             self._sample("command_interval_ms", event.t_ns - self._last.t_ns)
         self._last = event
@@ -408,6 +421,7 @@ class MetricsAccumulator:
             self._sample("observe_wait_ms", event.t_ns - requested_ns)
 
     def _on_observe_ready(self, event: ObserveReady) -> None:
+        self._compute.on_context(event.observation)
         pending = self._pending.pop(event.observation, None)
         if pending is not None:
             self._leads += pending
@@ -421,6 +435,7 @@ class MetricsAccumulator:
         self._counts["objections"] += event.second_look
         if event.accepted or event.second_look or event.observation < 0:
             return
+        self._compute.on_refused(event.observation)
         self._pending.pop(event.observation, None)
         self._requested_ns.pop(event.observation, None)
         self._encoding_since_ns.pop(event.observation, None)
@@ -438,6 +453,7 @@ class MetricsAccumulator:
 
     def _on_action_ready(self, event: ActionReady) -> None:
         self._sample("generate_ms", event.t_ns - event.started_ns)
+        self._compute.on_action(event)
 
     def _on_dropped(self, event: Dropped) -> None:
         self._dropped[event.reason] = self._dropped.get(event.reason, 0) + 1
@@ -555,6 +571,7 @@ def _figures(runs: Sequence[RunMetrics]) -> dict[str, Any]:
         **{name: distribution.to_json() for name, distribution in distributions.items()},
         "seam_ratio": _quotient(distributions["seam_jump"].mean, distributions["step_jump"].mean),
         "smoothness": _mean_smoothness([run.smoothness for run in runs]),
+        **compute_figures([run.compute for run in runs]),
     }
 
 

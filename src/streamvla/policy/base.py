@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 import torch
 
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import (
     NO_ANTICIPATION,
@@ -19,6 +20,7 @@ from streamvla.core.interfaces import (
     Observation,
     PolicySpec,
 )
+from streamvla.model.flops import FlopCounts
 from streamvla.model.interface import Model
 from streamvla.model.methods.base import Context, Method, Units
 from streamvla.model.normalisation import Normalisation
@@ -39,6 +41,7 @@ class Sight:
         seen: (b, v, l, w) vision tokens.
         words, state, command: the rest of what the context is made of.
         captured, origin, seeds: as in `Context`.
+        cost: of the look.
     """
 
     seen: torch.Tensor
@@ -48,10 +51,12 @@ class Sight:
     captured: np.ndarray
     origin: np.ndarray
     seeds: tuple[int, ...]
+    cost: ObservationCost = field(default_factory=ObservationCost)
 
 
 class ModelPolicy:
     """`Policy` with a model behind it; its method reads actions from a context (`Method.reader`).
+    It counts what its observations cost (`CountingPolicy`).
 
     With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too.
 
@@ -74,7 +79,7 @@ class ModelPolicy:
             )
         gaze = None if model.crops is None else model.crops.gaze
         self.spec: PolicySpec = replace(
-            spec, settings=method.settings, vocabulary=model.vocabulary, gaze=gaze
+            spec, settings=method.settings, vocabulary=model.vocabulary, counts=True, gaze=gaze
         )
         self.method = method
         self.normalisation = normalisation
@@ -83,6 +88,9 @@ class ModelPolicy:
         units = Units(spec.action_space, normalisation, self.device)
         self._read = method.reader(self.model.expert, units)
         self.predictor: SaliencyPredictor | None = None
+        self._flops = FlopCounts()
+        self._predict_flops = 0
+        self._words: tuple[tuple[str, ...], torch.Tensor] | None = None
 
     def attach(self, predictor: SaliencyPredictor, calibration: Calibration | None = None) -> None:
         """Anticipate with this predictor from now on; its gate is `calibration`'s, up to its
@@ -155,19 +163,50 @@ class ModelPolicy:
         self, sight: Sight, motions: np.ndarray
     ) -> tuple[np.ndarray, torch.Tensor]:
         """What (b, d) motions would change in b sights: (b, v) saliency, (b, v, l, w) changes."""
-        if self.predictor is None:
+        predictor = self.predictor
+        if predictor is None:
             raise ConfigError(NO_ANTICIPATION)
         with torch.inference_mode():
             motion = self._tensor(self.normalisation.normalise_action_state(motions))
-            changes = self.predictor(sight.seen, motion)
+            shape = tuple(sight.seen.shape)
+            changes, flops = self._flops.run(
+                ("predict", shape), lambda: predictor(sight.seen, motion)
+            )
+            self._predict_flops = flops // shape[0]
             return saliency_of(changes).double().cpu().numpy(), changes
 
     def contextualise(self, sight: Sight, change: torch.Tensor | None = None) -> Context:
         """The context of a sight, or of what it will be after a change (b, v, l, w)."""
         with torch.inference_mode():
             seen = sight.seen if change is None else sight.seen + change
-            prefix = self.model.contextualise(seen, sight.words, sight.state, sight.command)
-        return Context(prefix, sight.captured, sight.origin, sight.seeds)
+            shape = (tuple(seen.shape), tuple(sight.words.shape))
+            prefix, flops = self._flops.run(
+                ("context", shape),
+                lambda: self.model.contextualise(seen, sight.words, sight.state, sight.command),
+            )
+        cost = replace(
+            sight.cost,
+            visual_tokens_attended=sight.cost.visual_tokens,
+            text_tokens=sight.words.shape[1],
+            context_flops=flops // len(sight.seeds),
+        )
+        return Context(prefix, sight.captured, sight.origin, sight.seeds, cost)
+
+    def cost(self, made: Context | Sight) -> ObservationCost:
+        """Of one observation behind a context; of one that was only looked at, its sight's.
+
+        Of a context with another number of tokens than before one action is made to count it.
+        """
+        cost = replace(made.cost, predict_flops=self._predict_flops)
+        if isinstance(made, Sight):
+            return cost
+        key = ("action", made.prefix.batch, made.prefix.tokens)
+        flops = self._flops.once(key, lambda: self._first_action(made))
+        actions = self.spec.horizon if self.spec.chunk_passes else 1
+        return replace(cost, action_flops=flops // made.prefix.batch // actions)
+
+    def _first_action(self, context: Context) -> np.ndarray:
+        return next(self._read(context, context.origin.astype(np.float64), 0, 0))
 
     def encode_batch(self, observations: Sequence[Observation]) -> Context:
         """The context of b observations in one pass (several simulated episodes at once)."""
@@ -182,17 +221,34 @@ class ModelPolicy:
         state = np.stack([each.state for each in observations])  # (b, s)
         with torch.inference_mode():
             pixels = stack_pixels(observations, self.spec).to(self.device)
-            words = self.model.tokenise([each.instruction for each in observations])
-            words = words.to(self.device)
+            words, known = self._tokenised(tuple(each.instruction for each in observations))
+            shape = (tuple(pixels.shape), tuple(words.shape))
+            images = to_images(pixels, state, self.model.crops)
+            seen, flops = self._flops.run(("look", shape), lambda: self.model.look(images, words))
             return Sight(
-                self.model.look(to_images(pixels, state, self.model.crops), words),
+                seen,
                 words,
                 self._tensor(self.normalisation.normalise_state(state)),
                 self._tensor(self.normalisation.normalise_action_state(captured - origin)),
                 captured,
                 origin,
                 tuple(_seed(observation) for observation in observations),
+                ObservationCost(
+                    visual_tokens=seen.shape[1] * seen.shape[2],
+                    encodes=pixels.shape[1],
+                    cache_hits=int(known),
+                    look_flops=flops // len(observations),
+                ),
             )
+
+    def _tokenised(self, instructions: tuple[str, ...]) -> tuple[torch.Tensor, bool]:
+        """(b, l) words, and whether these are the instructions of the call before."""
+        before = self._words
+        if before is not None and before[0] == instructions:
+            return before[1], True
+        words = self.model.tokenise(instructions).to(self.device)
+        self._words = instructions, words
+        return words, False
 
     def generate_batch(
         self, context: Context, action_states: np.ndarray, index: int = 0, age: int = 0

@@ -145,7 +145,7 @@ _LOSSY = ("expert-chunks/synchronous", "expert/action-flow:up-to-9")
 _LOSS_SWEEP = (
     f" --executors {' '.join(_LOSSY)} --profiles "
     + " ".join(named_profile(f"paper-20hz@{scale:g}").name for scale in _SCALES)
-    + f" --stress {' '.join(_LOSSES)} --episodes 10 --seed {FIRST_REPORT_SEED} --no-report --json"
+    + f" --stress {' '.join(_LOSSES)} --episodes 6 --seed {FIRST_REPORT_SEED} --no-report --json"
 )
 
 
@@ -276,7 +276,7 @@ SWEEPS: dict[str, Recipe] = {
             "shipped": f"compare --tasks {' '.join(STRESSED_TASKS)} --policies shipped "
             "--executors synchronous action-flow:auto,early=always --stress none "
             + " ".join(_LEVELS)
-            + f" --episodes 3 --seed {FIRST_REPORT_SEED} --no-report "
+            + f" --episodes 2 --seed {FIRST_REPORT_SEED} --no-report "
             "--out runs/results/stress --json"
         },
         rows=_stress_rows,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.compute import ObservationCost
 from streamvla.core.interfaces import (
     Anticipation,
     Capture,
@@ -145,6 +146,29 @@ class GoalPolicy(ScriptedPolicy):
 
     def goal(self, context: Observation) -> np.ndarray | None:
         return self._goal(context)
+
+
+class CountingPolicy(ScriptedPolicy):
+    """A scripted policy that counts.
+
+    Args:
+        costs: of its observations, one after another; the last one of all that follow.
+    """
+
+    def __init__(
+        self,
+        space: ActionSpace,
+        horizon: int,
+        period_ns: int,
+        costs: Sequence[ObservationCost],
+        script: Script | None = None,
+    ) -> None:
+        super().__init__(space, horizon, period_ns, script)
+        self.spec: PolicySpec = replace(self.spec, counts=True)
+        self._costs = list(costs)
+
+    def cost(self, made: Observation) -> ObservationCost:
+        return self._costs.pop(0) if len(self._costs) > 1 else self._costs[0]
 
 
 SaliencyScript = Callable[[Observation, np.ndarray], Sequence[float]]

@@ -22,6 +22,7 @@ from streamvla.core.interfaces import (
     FlowStart,
     Observation,
     Policy,
+    cost_of,
     goal_of,
 )
 
@@ -131,6 +132,13 @@ class PolicyContract:
         assert policy.spec.tells_goal == callable(getattr(policy, "goal", None))
         goal = goal_of(policy, policy.encode(self.observation(policy)))
         assert goal is None or np.isfinite(goal).all()
+
+    def test_costs_are_declared_and_counted(self) -> None:
+        """A policy with a method `cost` says so in its spec, and counts every context."""
+        policy = self.policy()
+        assert policy.spec.counts == callable(getattr(policy, "cost", None))
+        cost = cost_of(policy, policy.encode(self.observation(policy)))
+        assert (cost is not None) == policy.spec.counts
 
     def test_horizon_and_passes_make_sense(self) -> None:
         """At least one action a generation, and no negative number of passes."""

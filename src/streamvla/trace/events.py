@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from streamvla.core.compute import ObservationCost
+
 
 class ObserveRequested(NamedTuple):
     """The world was captured and its encoding queued, with `pending` actions not yet executed.
@@ -39,6 +41,30 @@ class ObserveReady(NamedTuple):
     t_ns: int
     observation: int
     captured_ns: int
+
+
+class ObserveCost(NamedTuple):
+    """What the observation cost to compute; of a refused one, until it was refused.
+
+    Its numbers are those of `core.compute.ObservationCost`, predictions counted with the look.
+    """
+
+    t_ns: int
+    observation: int
+    visual_tokens: int
+    visual_tokens_attended: int
+    text_tokens: int
+    encodes: int
+    cache_hits: int
+    look_flops: int
+    context_flops: int
+    action_flops: int
+    look_time: float
+    context_time: float
+
+    @classmethod
+    def of(cls, t_ns: int, observation: int, cost: ObservationCost) -> ObserveCost:
+        return cls(t_ns, observation, *(getattr(cost, name) for name in cls._fields[2:]))
 
 
 class LeadChosen(NamedTuple):
@@ -284,6 +310,7 @@ TraceEvent = (
     ObserveRequested
     | ObserveStarted
     | ObserveReady
+    | ObserveCost
     | LeadChosen
     | EarlyDecided
     | Stimulus
@@ -313,6 +340,7 @@ EVENT_TYPES: dict[str, type] = {
         ObserveRequested,
         ObserveStarted,
         ObserveReady,
+        ObserveCost,
         LeadChosen,
         EarlyDecided,
         Stimulus,

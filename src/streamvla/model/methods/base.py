@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.expert import Expert, ExpertSize
@@ -132,12 +133,14 @@ class Context:
         origin: (b, d) what is subtracted from action states, robot units.
         seeds: (b,) of the noise a method may need: functions of the observation, so that the same
             episode gives the same actions again.
+        cost: of one of them.
     """
 
     prefix: PrefixCache
     captured: np.ndarray
     origin: np.ndarray
     seeds: tuple[int, ...]
+    cost: ObservationCost = field(default_factory=ObservationCost)
 
 
 @dataclass(frozen=True)

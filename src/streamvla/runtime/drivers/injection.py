@@ -15,15 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from streamvla.core.clock import Clock
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import (
     Anticipation,
     Capture,
+    CountingPolicy,
     FlowStart,
     Frames,
     Observation,
@@ -204,6 +206,9 @@ class FaultyPolicy:
 
     def goal(self, context: Any) -> np.ndarray | None:
         return goal_of(self._policy, context)
+
+    def cost(self, made: Any) -> ObservationCost:
+        return cast(CountingPolicy, self._policy).cost(made)
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):

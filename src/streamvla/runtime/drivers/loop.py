@@ -61,7 +61,7 @@ from streamvla.runtime.streamer.messages import (
     Tick,
 )
 from streamvla.runtime.timing.latency import LatencyProfile
-from streamvla.trace import Failed, ObserveStarted, Stopping
+from streamvla.trace import Failed, ObserveCost, ObserveStarted, Stopping
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,8 @@ class ControlLoop:
         if isinstance(result, ObserveBegun):
             self._trace.record(ObserveStarted(now_ns, result.observation))
             return
+        if isinstance(result, ContextReady) and result.cost is not None:
+            self._trace.record(ObserveCost.of(now_ns, result.observation, result.cost))
         try:
             commands = self._streamer.handle(_event_of(result, now_ns))
         except Exception as error:  # a fault of the executor, or what no model of ours says

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Observation, Policy, require_anticipation
+from streamvla.core.interfaces import Observation, Policy, cost_of, require_anticipation
 from streamvla.runtime.executors.base import Foresee, Gate, Saliency
 
 
@@ -22,12 +23,14 @@ class Sighting:
             if nothing was foreseen.
         frozen: views whose camera is frozen.
         refused: whether it was.
+        cost: as the policy counts it; None: it does not.
     """
 
     context: Any
     saliency: tuple[Saliency, ...] = ()
     frozen: tuple[str, ...] = ()
     refused: bool = False
+    cost: ObservationCost | None = None
 
     @property
     def calls(self) -> int:
@@ -44,18 +47,25 @@ def sighting_of(policy: Policy, observation: Observation, foresee: Foresee | Non
         ConfigError: the policy cannot foresee, or the rule has another number of views.
     """
     if foresee is None:
-        return Sighting(policy.encode(observation))
+        context = policy.encode(observation)
+        return Sighting(context, cost=cost_of(policy, context))
     able = require_anticipation(policy)
     sight = able.look(observation)
     whole = able.anticipate(sight, foresee.motions[-1:])
     (first,) = _rows(whole.saliency)
     if foresee.rule is None or _passes(foresee.rule, first):
-        change = whole.changes[0] if foresee.correct else None
-        return Sighting(able.contextualise(sight, change), (first,))
+        context = able.contextualise(sight, whole.changes[0] if foresee.correct else None)
+        cost = _predicted(cost_of(policy, context), motions=1)
+        return Sighting(context, (first,), cost=cost)
     rest: tuple[Saliency, ...] = ()
     if len(foresee.motions) > 1:
         rest = _rows(able.anticipate(sight, foresee.motions[-2::-1]).saliency)
-    return Sighting(None, (first, *rest), refused=True)
+    cost = _predicted(cost_of(policy, sight), motions=1 + len(rest))
+    return Sighting(None, (first, *rest), refused=True, cost=cost)
+
+
+def _predicted(cost: ObservationCost | None, motions: int) -> ObservationCost | None:
+    return None if cost is None else cost.predicted(motions)
 
 
 def _passes(rule: Gate, saliency: Saliency) -> bool:

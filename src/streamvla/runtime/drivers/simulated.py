@@ -138,7 +138,9 @@ class _SimulatedStages:
             if isinstance(made, StageError):
                 return duration_ns
             profile = self._episode.profile
-            return profile.sighting_ns(duration_ns, made.calls, refused=made.refused)
+            return profile.sighting_ns(
+                duration_ns, made.calls, refused=made.refused, cost=made.cost
+            )
 
         self._encoder.submit(start, lambda: [self._work.seen(command.observation, made)])
 

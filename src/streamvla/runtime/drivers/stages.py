@@ -17,8 +17,16 @@ import numpy as np
 
 from streamvla.core.actions import require_action
 from streamvla.core.clock import Clock
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import StageFailedError
-from streamvla.core.interfaces import FlowStart, Policy, Robot, goal_of, require_anticipation
+from streamvla.core.interfaces import (
+    FlowStart,
+    Policy,
+    Robot,
+    cost_of,
+    goal_of,
+    require_anticipation,
+)
 from streamvla.runtime.drivers.episode import (
     describe,
     generate_job,
@@ -49,7 +57,7 @@ class ContextReady:
     """The context of the observation is there, with the goal (d,) it states, if any, and the views
     that are frozen.
 
-    Or the observation was `refused`; `saliency` is that of `observing.Sighting`.
+    Or the observation was `refused`; `saliency` and `cost` are those of `observing.Sighting`.
     """
 
     observation: int
@@ -57,6 +65,7 @@ class ContextReady:
     frozen: tuple[str, ...] = ()
     saliency: tuple[Saliency, ...] = ()
     refused: bool = False
+    cost: ObservationCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,7 @@ def measure_once(
     for action in lazily_generate(policy, context, FlowStart(state)):
         require_action(action, policy.spec.action_space.dim)
         marks.append(clock.now_ns())
+    cost_of(policy, context)  # the first count takes longer
     observe_ns, *steps = (after - before for before, after in pairwise(marks))
     if passes := policy.spec.chunk_passes:
         steps = [sum(steps) // passes] * passes
@@ -184,14 +194,15 @@ class StageWork:
         if isinstance(sighting, StageError):
             return sighting
         context, frozen, saliency = sighting.context, sighting.frozen, sighting.saliency
+        cost = sighting.cost
         if sighting.refused:
-            return ContextReady(observation, None, frozen, saliency, refused=True)
+            return ContextReady(observation, None, frozen, saliency, refused=True, cost=cost)
         try:
             goal = goal_of(self._policy, context)
         except BaseException as error:
             return _error_of("observe", error)
         self._contexts[observation] = context
-        return ContextReady(observation, goal, frozen, saliency)
+        return ContextReady(observation, goal, frozen, saliency, cost=cost)
 
     def begin(self, command: StartGenerate) -> Flow:
         """A generation from a context that was reported ready; nothing is computed yet."""
@@ -386,7 +397,9 @@ class StageRunner:
             made = self._work.sight(make)
             if isinstance(made, Sighting):
                 observe_ns = self._latency.observe_ns()
-                target_ns = self._profile.sighting_ns(observe_ns, made.calls, refused=made.refused)
+                target_ns = self._profile.sighting_ns(
+                    observe_ns, made.calls, refused=made.refused, cost=made.cost
+                )
                 self._occupy(self._encoder, started_ns, target_ns)
             self._report(self._work.seen(observation, made))
 

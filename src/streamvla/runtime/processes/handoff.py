@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.actions import is_array
-from streamvla.core.errors import HandoffError
+from streamvla.core.compute import COST_NUMBERS, ObservationCost
+from streamvla.core.errors import ConfigError, HandoffError
 from streamvla.runtime.drivers.cameras import FrozenCamera
 from streamvla.runtime.drivers.stages import (
     ActionMade,
@@ -90,10 +91,13 @@ _IDLE, _BEGUN, _CONTEXT, _CONTEXT_WITH_GOAL, _ACTION = range(5)
 
 
 def result_record(dim: int) -> np.dtype:
-    """The record of one result: `values` holds the `dim` numbers of an action, or a goal."""
+    """The record of one result: `values` holds the `dim` numbers of an action, or a goal; `cost`
+    what an observation cost, NaN where that was not counted."""
     whole = ("kind", "episode", "observation", "generation", "index")
     fields = [(name, np.int64) for name in (*whole, "started_ns", "made_ns")]
-    return np.dtype([*fields, ("values", np.float64, (dim,))])
+    return np.dtype(
+        [*fields, ("values", np.float64, (dim,)), ("cost", np.float64, (COST_NUMBERS,))]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,12 @@ def to_record(record: np.dtype, delivered: Delivered) -> np.ndarray:
             row["kind"] = _IDLE
         case ObserveBegun(observation):
             row["kind"], row["observation"] = _BEGUN, observation
-        case ContextReady(observation, None, ()):
+        case ContextReady(observation, None, (), cost=cost):
             row["kind"], row["observation"] = _CONTEXT, observation
-        case ContextReady(observation, goal, ()):
+            row["cost"] = _cost_row(cost)
+        case ContextReady(observation, goal, (), cost=cost):
             row["kind"], row["observation"] = _CONTEXT_WITH_GOAL, observation
-            row["values"] = goal
+            row["values"], row["cost"] = goal, _cost_row(cost)
         case ActionMade(started_ns, generation, index, values):
             row["kind"], row["started_ns"] = _ACTION, started_ns
             row["generation"], row["index"], row["values"] = generation, index, values
@@ -137,16 +142,17 @@ def from_record(row: np.void) -> Delivered:
     """What a record says.
 
     Raises:
-        HandoffError: a kind of record that there is not.
+        HandoffError: a kind of record that there is not, or a cost that is none.
     """
     kind = int(row["kind"])
     result: StageResult | None = None
     if kind == _BEGUN:
         result = ObserveBegun(int(row["observation"]))
     elif kind == _CONTEXT:
-        result = ContextReady(int(row["observation"]))
+        result = ContextReady(int(row["observation"]), cost=_cost_from(row["cost"]))
     elif kind == _CONTEXT_WITH_GOAL:
-        result = ContextReady(int(row["observation"]), row["values"].copy())
+        cost = _cost_from(row["cost"])
+        result = ContextReady(int(row["observation"]), row["values"].copy(), cost=cost)
     elif kind == _ACTION:
         result = ActionMade(
             int(row["started_ns"]), int(row["generation"]), int(row["index"]), row["values"].copy()
@@ -222,13 +228,15 @@ def _encode_seen(seen: ContextReady, head: tuple[int, int]) -> bytes:
     if len(frozen) > _MOST_TEXT:
         raise HandoffError(f"names of frozen views with {len(frozen)} bytes")
     numbers = _HEAD.pack(_SEEN, int(seen.refused), *head, seen.observation, 0)
-    parts = (_encode_array(goal), _encode_array(np.array(seen.saliency, float)), frozen)
+    saliency, cost = np.array(seen.saliency, float), np.array(_cost_row(seen.cost))
+    parts = (_encode_array(goal), _encode_array(saliency), _encode_array(cost), frozen)
     return b"".join((numbers, *parts))
 
 
 def _decode_seen(observation: int, body: bytes, *, refused: bool) -> ContextReady:
     goal, body = _decode_array(body)
-    saliency, text = _decode_array(body)
+    saliency, body = _decode_array(body)
+    cost, text = _decode_array(body)
     if len(text) > _MOST_TEXT:
         raise HandoffError(f"names of frozen views with {len(text)} bytes")
     if saliency.size and (saliency.ndim != 2 or not np.isfinite(saliency).all()):
@@ -236,7 +244,21 @@ def _decode_seen(observation: int, body: bytes, *, refused: bool) -> ContextRead
     frozen = tuple(text.decode(errors="replace").split("\0")) if text else ()
     table: list[list[float]] = saliency.tolist() if saliency.size else []
     rows = tuple(tuple(row) for row in table)
-    return ContextReady(observation, goal if goal.size else None, frozen, rows, refused)
+    goal_or_none = goal if goal.size else None
+    return ContextReady(observation, goal_or_none, frozen, rows, refused, _cost_from(cost))
+
+
+def _cost_row(cost: ObservationCost | None) -> tuple[float, ...]:
+    return (math.nan,) * COST_NUMBERS if cost is None else cost.to_row()
+
+
+def _cost_from(row: np.ndarray) -> ObservationCost | None:
+    if row.shape == (COST_NUMBERS,) and np.isnan(row).all():
+        return None
+    try:
+        return ObservationCost.from_row(tuple(row.ravel().tolist()))
+    except ConfigError as error:
+        raise HandoffError(f"{error}") from error
 
 
 def _numeric(values: object) -> np.ndarray:

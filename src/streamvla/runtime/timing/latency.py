@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from streamvla.core.clock import ms_to_ns
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError, did_you_mean
 
 
@@ -73,15 +74,26 @@ class LatencyProfile:
         observe_ns = self.observe_ns + self.predict_ns * predicts
         return math.ceil((observe_ns + passes * self.generate_ns) / self.execute_ns)
 
-    def sighting_ns(self, observe_ns: int, calls: int, *, refused: bool) -> int:
+    def sighting_ns(
+        self, observe_ns: int, calls: int, *, refused: bool, cost: ObservationCost | None = None
+    ) -> int:
         """How long an observe stage takes that would take `observe_ns` for a whole context.
 
         Args:
             calls: of the predictor.
             refused: it ended after the look.
+            cost: the look and the rest take these shares of their times here. That a saving which
+                was measured on one machine saves the same share on another is an assumption.
         """
+        look_ns = self.observe_ns if self.look_ns is None else self.look_ns
+        context_ns = self.observe_ns - look_ns
+        if cost is not None and (cost.look_time, cost.context_time) != (1.0, 1.0):
+            needed_ns = cost.look_time * look_ns + cost.context_time * context_ns
+            observe_ns = round(observe_ns * needed_ns / max(self.observe_ns, 1))
+            look_ns = round(cost.look_time * look_ns)
+            context_ns = round(cost.context_time * context_ns)
         if refused and self.look_ns is not None:
-            observe_ns = max(self.look_ns, observe_ns - (self.observe_ns - self.look_ns))
+            observe_ns = max(look_ns, observe_ns - context_ns)
         return observe_ns + calls * self.predict_ns
 
     def scaled(self, factor: float) -> LatencyProfile:
