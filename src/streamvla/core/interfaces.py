@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.cameras import Gaze
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError, RobotError, SpecMismatchError
 from streamvla.core.limits import MotionLimits
@@ -140,6 +141,10 @@ class RobotSpec:
         measures: names of what a `MeasuredRobot` measures on every control instant; none if it is
             not one.
         stimulus: what a `StimulatedRobot` should react to, in words, for the trace.
+        gaze: where its cameras show the gripper; None: not known, and no policy may cut crops.
+
+    Raises:
+        ConfigError: a gaze for another number of views, or of a state it does not have.
     """
 
     name: str
@@ -159,6 +164,18 @@ class RobotSpec:
     has_task: bool = True
     measures: tuple[str, ...] = ()
     stimulus: str = "the goal was moved"
+    gaze: Gaze | None = None
+
+    def __post_init__(self) -> None:
+        if self.gaze is None:
+            return
+        found = (len(self.gaze.views), max(self.gaze.state_indices) < len(self.state_names))
+        if found != (len(self.views), True):
+            raise ConfigError(
+                f"robot {self.name}: its gaze has {found[0]} cameras and reads the state at "
+                f"{self.gaze.state_indices}; expected one for each of {self.views}, and indices "
+                f"of {self.state_names}"
+            )
 
     @property
     def motion_limits(self) -> MotionLimits:
@@ -288,6 +305,7 @@ class PolicySpec:
         remembers: whether it is a `RememberingPolicy`.
         sees_truth: whether its state is the whole state of a simulated world instead of what a
             robot measures (`robots.truth`), as an expert's that drives is.
+        gaze: where it cuts crops, of a policy that does; the robot's cameras must stand there.
     """
 
     action_space: ActionSpace
@@ -306,6 +324,7 @@ class PolicySpec:
     counts: bool = False
     remembers: bool = False
     sees_truth: bool = False
+    gaze: Gaze | None = None
 
 
 class Policy(Protocol):
@@ -524,6 +543,13 @@ def check_fit(policy: PolicySpec, robot: RobotSpec) -> None:
                 f"the policy was trained with {what} {expected}, robot {robot.name!r} has {found}; "
                 "use a checkpoint made for this robot, or set the robot up as it was in training"
             )
+    if policy.gaze is not None and (robot.gaze is None or not policy.gaze.near(robot.gaze)):
+        raise SpecMismatchError(
+            f"the policy cuts crops around the gripper; robot {robot.name!r} has "
+            f"{'no camera model' if robot.gaze is None else 'another camera model'} "
+            "(RobotSpec.gaze): use a checkpoint made for this robot, or state its cameras as they "
+            "were in training"
+        )
 
 
 def check_frames(frames: Frames, robot: RobotSpec) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
+from streamvla.model.crops import CropConfig, Images
 from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.methods.base import Method
 
@@ -52,10 +53,12 @@ class Model(nn.Module, ABC):
     Attributes:
         config: its sizes.
         expert: the method's own (`Method.expert`).
+        crops: how the views it looks at are cut; None: it looks at whole ones.
     """
 
     config: Any
     expert: Expert
+    crops: CropConfig | None = None
 
     # --- words
 
@@ -86,8 +89,11 @@ class Model(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def look(self, images: Tensor, words: Tensor) -> Tensor:
-        """(b, v, 3, y, x) in [−1, 1], (b, l) of `tokenise` → (b, v, l', w) tokens of every view."""
+    def look(self, images: Images, words: Tensor) -> Tensor:
+        """(b, v, 3, y, x) in [−1, 1], (b, l) of `tokenise` → (b, v, l', w) tokens of every view.
+
+        A model with `crops` looks at `CroppedViews` instead.
+        """
 
     @abstractmethod
     def contextualise(
@@ -102,20 +108,20 @@ class Model(nn.Module, ABC):
             command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
         """
 
-    def encode(self, images: Tensor, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
+    def encode(self, images: Images, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
         """`look`, then `contextualise`: b observations, once for any number of actions."""
         return self.contextualise(self.look(images, words), words, state, command)
 
     def encode_and_locate(
-        self, images: Tensor, words: Tensor, state: Tensor, command: Tensor
+        self, images: Images, words: Tensor, state: Tensor, command: Tensor
     ) -> tuple[PrefixCache, Tensor]:
         """`encode`, and the places of things (b, p) as vision alone tells them, for training;
         p = 0 where the model tells none."""
-        return self.encode(images, words, state, command), images.new_zeros(len(images), 0)
+        return self.encode(images, words, state, command), self.locate(images, words)
 
-    def locate(self, images: Tensor, words: Tensor) -> Tensor:
+    def locate(self, images: Images, words: Tensor) -> Tensor:
         """The places of things (b, p) as `encode_and_locate` tells them, without a context."""
-        return images.new_zeros(len(images), 0)
+        return torch.zeros(len(images), 0, device=words.device)
 
     @abstractmethod
     def seeing_modules(self) -> list[nn.Module]:
@@ -135,7 +141,7 @@ class Model(nn.Module, ABC):
                 "that is; train 'all', or override `train_only`"
             )
 
-    def seed_keypoints(self, images: Tensor, share: float, generator: torch.Generator) -> None:
+    def seed_keypoints(self, images: Images, share: float, generator: torch.Generator) -> None:
         """Start a share of its keypoints, if it has some, on what stands out in (b, v, 3, y, x)."""
 
     def load_backbone(self, source: str) -> None:

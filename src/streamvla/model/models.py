@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamvla.model.crops import CropConfig
 from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
@@ -41,4 +42,6 @@ def model_config_from_json(fields: Mapping[str, Any]) -> ModelConfig:
     }
     if "focus" in settings:
         settings["focus"] = FocusConfig(**settings["focus"])
+    if settings.get("crops") is not None:
+        settings["crops"] = CropConfig.from_json(settings["crops"])
     return PretrainedConfig(**settings) if "vlm" in settings else VLAConfig(**settings)

@@ -13,6 +13,9 @@ feature under a spatial softmax, which resolves far below one cell (arXiv 1504.0
 The second kind of keypoints is *asked for*: the instruction says what they look for
 (`AskedKeypoints`), so that which thing is meant need not be worked out by attention over
 coordinates of things without names.
+
+An encoder of crops (`model.crops`) says where each of its keypoints is twice, in the crop and in
+the view, and adds the crop's geometry to every token.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from typing import Final
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
 from torch import Tensor, nn
+
+from streamvla.model.crops import in_view
+from streamvla.model.layers import fourier_features
 
 PATCH = 4
 CELLS_PER_TOKEN = 4  # stride 2, then 2×2 cells a token: 16 px of the image on each side
@@ -113,12 +119,27 @@ class AskedKeypoints(nn.Module):
 _SPREAD = 3.0
 """Standard deviation of untrained scores: a softmax that is flat sees nothing move."""
 
+GEOMETRY_WAVELENGTH = 4.0  # twice the width of a view, which is from −1 to 1
+GEOMETRY_OCTAVES = 6
+
+
+def _framed(places: Tensor, frame: Tensor | None) -> Tensor:
+    """Places (n, 2k); of crops with a geometry (n, 3), those in the view behind them: (n, 4k)."""
+    return places if frame is None else torch.cat([places, in_view(places, frame)], dim=-1)
+
+
+def _geometry_features(geometry: Tensor) -> Tensor:
+    """(b, v, 3) → (b, v, 27): as it is, and its centre at several wavelengths."""
+    waves = fourier_features(geometry[..., :2], GEOMETRY_WAVELENGTH, GEOMETRY_OCTAVES)
+    return torch.cat([geometry, waves.flatten(-2)], dim=-1)
+
 
 class VisionEncoder(nn.Module):
     """All views of one observation → tokens; weights shared, one embedding a view.
 
     Args:
         asked: keypoints that the instruction steers; 0 for none, and no token of them.
+        framed: whether its images are crops, whose geometry comes with them.
     """
 
     def __init__(
@@ -128,6 +149,8 @@ class VisionEncoder(nn.Module):
         width: int,
         channels: int,
         asked: int = 0,
+        *,
+        framed: bool = False,
     ) -> None:
         super().__init__()
         grid = (image_size[0] // PATCH, image_size[1] // PATCH)
@@ -141,33 +164,48 @@ class VisionEncoder(nn.Module):
         self.coarse: Final = ConvBlock(2 * channels)
         self.norm: Final = nn.LayerNorm(2 * channels)
         self.to_token: Final = nn.Linear(8 * channels, width)
-        self.to_keypoint_token: Final = nn.Linear(2 * channels, width)
+        numbers = 4 if framed else 2  # of a keypoint: x and y, in the crop and in the view
+        self.to_keypoint_token: Final = nn.Linear(numbers * channels, width)
         self.asked: Final = AskedKeypoints(channels, grid, width, asked) if asked else None
-        self.to_asked_token: Final = nn.Linear(2 * asked, width) if asked else None
+        self.to_asked_token: Final = nn.Linear(numbers * asked, width) if asked else None
         tokens = self.token_grid[0] * self.token_grid[1] + (2 if asked else 1)
         self.position: Final = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.view: Final = nn.Parameter(torch.randn(views, 1, width) * 0.02)
+        self.from_geometry: Final = nn.Linear(3 + 4 * GEOMETRY_OCTAVES, width) if framed else None
 
     def forward(self, images: Tensor, told: Tensor) -> Tensor:
         """(b, v, 3, y, x) in [−1, 1] and the instruction (b, w) → tokens (b, v·l, w)."""
         return self.look(images, told)[0]
 
-    def look(self, images: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward`, and the asked keypoints of all views (b, v·2k), from −1 to 1."""
+    def look(
+        self, images: Tensor, told: Tensor, geometry: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, and the asked keypoints of all views, from −1 to 1.
+
+        They are (b, v·2k); of crops (b, v·4k), each view's first in the crop and then in the view.
+
+        Args:
+            geometry: (b, v, 3) of `CroppedViews`, for an encoder of crops.
+        """
         b, v = images.shape[:2]
+        frame = None if geometry is None else geometry.flatten(0, 1)  # (b·v, 3)
         fine = self.features(images)  # (b·v, c, y/4, x/4)
         coarse = self.coarse(self.shrink(F.relu(fine)))  # (b·v, 2c, y/8, x/8)
         cells = F.pixel_unshuffle(channel_norm(self.norm, coarse), 2)  # (b·v, 8c, y/16, x/16)
         grid = self.to_token(cells.flatten(2).transpose(1, 2))  # (b·v, l', w)
-        found = [grid, self.to_keypoint_token(self.keypoints(fine)).unsqueeze(1)]
+        keypoints = _framed(self.keypoints(fine), frame)
+        found = [grid, self.to_keypoint_token(keypoints).unsqueeze(1)]
         places = images.new_zeros(b, 0)
         if self.asked is not None and self.to_asked_token is not None:
             places = self.asked(fine, coarse, told.repeat_interleave(v, dim=0))  # (b·v, 2k)
+            places = _framed(places, frame)
             found.append(self.to_asked_token(places).unsqueeze(1))
             places = places.unflatten(0, (b, v)).flatten(1)
         tokens = torch.cat(found, dim=1).unflatten(0, (b, v))  # (b, v, l, w)
         where = (self.position + self.view).to(tokens.dtype)  # (v, l, w)
-        return (tokens + where).flatten(1, 2), places
+        if geometry is not None and self.from_geometry is not None:
+            where = where + self.from_geometry(_geometry_features(geometry)).unsqueeze(2)
+        return (tokens + where.to(tokens.dtype)).flatten(1, 2), places
 
     def locating_modules(self) -> list[nn.Module]:
         """What the asked keypoints are made of; empty without them."""

@@ -6,6 +6,9 @@
                                                            ▼
     action state x, flow time tau ───────────────► action expert ─► v/H     once per action
 
+With gripper crops (`model.crops`) vision is two encoders, one of the small whole views and one of
+the crops; the tokens of both are tokens of the view.
+
 The prefix is encoded once per observation. With action flow matching (`methods/`) the expert then
 makes one action per call, from one suffix token, so the first action is ready after a single small
 step and acting is integrating. The other methods there put their own expert on the same
@@ -17,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import Backbone, PrefixCache
+from streamvla.model.crops import CropConfig, CroppedViews, Images
 from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.focus import FocusConfig
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
@@ -59,6 +63,7 @@ class VLAConfig:
             says them as coordinates (docs/decisions/0016).
         proprioception: whether measured state enters the context; False hides it (ablation).
         focus: how the expert attends to vision.
+        crops: what is cut from every view; None: the model looks at whole views.
     """
 
     action_dim: int
@@ -80,9 +85,11 @@ class VLAConfig:
     places_token: bool = False
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
+    crops: CropConfig | None = None
 
     def __post_init__(self) -> None:
-        sizes = {name: value for name, value in vars(self).items() if name != "focus"}
+        parts = ("focus", "crops")
+        sizes = {name: value for name, value in vars(self).items() if name not in parts}
         for name, value in sizes.items():
             smallest = min(value) if isinstance(value, tuple) else value
             least = 0 if name in _MAY_BE_NONE else 1
@@ -91,6 +98,8 @@ class VLAConfig:
         cell = PATCH * CELLS_PER_TOKEN
         if any(side % cell for side in self.image_size):
             raise ConfigError(f"model image_size is {self.image_size}; use multiples of {cell} px")
+        if self.crops is not None:
+            self.crops.require_fit(self.views, self.image_size, self.state_dim)
 
     @property
     def tells_places(self) -> bool:
@@ -127,16 +136,19 @@ class StreamingVLA(Model):
         super().__init__()
         self.config = config
         c = config
-        self.vision: Final = VisionEncoder(
-            c.views, c.image_size, c.width, c.channels, c.asked_keypoints
-        )
+        self.crops: CropConfig | None = c.crops
+        size, numbers = c.image_size, 2  # of an asked keypoint of a view
+        if c.crops is not None:
+            size, numbers = (c.crops.coarse_px, c.crops.coarse_px), 6
+        self.vision: Final = VisionEncoder(c.views, size, c.width, c.channels, c.asked_keypoints)
+        self.crop_vision: Final = None if c.crops is None else _crop_encoder(c, c.crops)
         self.instruction: Final = InstructionEncoder(c.width)
         self.from_state: Final = nn.Linear(c.state_dim, c.width)
         self.from_command: Final = nn.Linear(c.action_dim, c.width)
         self.to_places: nn.Module | None = None
         self.from_places: PlacesToken | None = None
         if c.tells_places:
-            located = 2 * c.views * c.asked_keypoints
+            located = numbers * c.views * c.asked_keypoints
             self.to_places = places_head(located, c.places_hidden, c.places_dim)
             if c.places_token:
                 self.from_places = PlacesToken(c.places_dim, c.width, c.width)
@@ -157,12 +169,15 @@ class StreamingVLA(Model):
         """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""
         return self.instruction.tokenise(instructions)
 
-    def look(self, images: Tensor, words: Tensor) -> Tensor:
-        """(b, v, 3, y, x) in [−1, 1], (b, l) hashed words → (b, v, l', w) tokens of every view."""
+    def look(self, images: Images, words: Tensor) -> Tensor:
+        """(b, v, 3, y, x) in [−1, 1], (b, l) hashed words → (b, v, l', w) tokens of every view.
+
+        Of `CroppedViews` the whole view's tokens come first, then the crop's.
+        """
         return self._look(images, words)[0]
 
     def encode_and_locate(
-        self, images: Tensor, words: Tensor, state: Tensor, command: Tensor
+        self, images: Images, words: Tensor, state: Tensor, command: Tensor
     ) -> tuple[PrefixCache, Tensor]:
         """`encode`, and the places of things (b, p) as the asked keypoints alone tell them.
 
@@ -171,13 +186,19 @@ class StreamingVLA(Model):
         seen, placed = self._look(images, words)
         return self.contextualise(seen, words, state, command), placed
 
-    def locate(self, images: Tensor, words: Tensor) -> Tensor:
+    def locate(self, images: Images, words: Tensor) -> Tensor:
         """The places of things (b, p) as `encode_and_locate` tells them, without a context."""
         return self._look(images, words)[1]
 
     def seeing_modules(self) -> list[nn.Module]:
         """What `look` is made of."""
-        parts = (self.vision, self.instruction, self.to_places, self.from_places)
+        parts = (
+            self.vision,
+            self.crop_vision,
+            self.instruction,
+            self.to_places,
+            self.from_places,
+        )
         return [part for part in parts if part is not None]
 
     def locating_modules(self) -> list[nn.Module]:
@@ -186,7 +207,8 @@ class StreamingVLA(Model):
             raise ConfigError(
                 "the model tells no places: it needs asked keypoints, and a dataset with places"
             )
-        return [*self.vision.locating_modules(), self.instruction, self.to_places]
+        crops = [] if self.crop_vision is None else self.crop_vision.locating_modules()
+        return [*self.vision.locating_modules(), *crops, self.instruction, self.to_places]
 
     def _placed(self, located: Tensor) -> Tensor:
         if self.to_places is None:
@@ -194,14 +216,34 @@ class StreamingVLA(Model):
         with torch.autocast(located.device.type, enabled=False):  # a millimetre is 8 bits here
             return self.to_places(located)
 
-    def _look(self, images: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, images: Images, words: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of every view (b, v, l, w), and the places of things (b, p)."""
-        tokens, located = self.vision.look(images, mean_word(*self.instruction(words)))
-        tokens, placed = tokens.unflatten(1, (images.shape[1], -1)), self._placed(located)
+        tokens, located = self._see(images, mean_word(*self.instruction(words)))
+        placed = self._placed(located)
         if self.from_places is not None:
             told = self.from_places(placed)[:, None, None].to(tokens.dtype)
             tokens = torch.cat([tokens, told.expand(-1, tokens.shape[1], -1, -1)], dim=2)
         return tokens, placed
+
+    def _see(self, images: Images, told: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of the pixels of every view (b, v, l, w), and the asked keypoints of all views."""
+        cropped = isinstance(images, CroppedViews)
+        if cropped != (self.crop_vision is not None):
+            raise ConfigError(
+                f"the model was given {'cropped' if cropped else 'whole'} views; expected "
+                f"{'whole ones' if cropped else 'CroppedViews (model.crops.cut)'}"
+            )
+        if self.crop_vision is None or not isinstance(images, CroppedViews):
+            whole = cast(Tensor, images)
+            tokens, located = self.vision.look(whole, told)
+            return tokens.unflatten(1, (whole.shape[1], -1)), located
+        parts = (
+            self.vision.look(images.whole, told),
+            self.crop_vision.look(images.crops, told, images.geometry),
+        )
+        apart = (images.whole.shape[1], -1)
+        tokens = torch.cat([seen.unflatten(1, apart) for seen, _ in parts], dim=2)  # (b, v, l, w)
+        return tokens, torch.cat([located for _, located in parts], dim=1)
 
     def contextualise(
         self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor
@@ -241,8 +283,18 @@ class StreamingVLA(Model):
             for name, module in self.named_children():
                 module.requires_grad_(name == "expert")
 
-    def seed_keypoints(self, images: Tensor, share: float, generator: torch.Generator) -> None:
-        seed_keypoints(self.vision, images, share, generator)
+    def seed_keypoints(self, images: Images, share: float, generator: torch.Generator) -> None:
+        if isinstance(images, CroppedViews) and self.crop_vision is not None:
+            seed_keypoints(self.vision, images.whole, share, generator)
+            seed_keypoints(self.crop_vision, images.crops, share, generator)
+        elif isinstance(images, Tensor):
+            seed_keypoints(self.vision, images, share, generator)
+
+
+def _crop_encoder(config: VLAConfig, crops: CropConfig) -> VisionEncoder:
+    size = (crops.zoomed_px, crops.zoomed_px)
+    c = config
+    return VisionEncoder(c.views, size, c.width, crops.channels, c.asked_keypoints, framed=True)
 
 
 def parameter_count(model: nn.Module) -> int:

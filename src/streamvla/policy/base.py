@@ -29,8 +29,8 @@ from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
-    pixels_to_float,
     stack_pixels,
+    to_images,
 )
 
 
@@ -78,11 +78,13 @@ class ModelPolicy:
                 f"policy horizon {spec.horizon} and chunk passes {spec.chunk_passes} are not those "
                 f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
             )
+        gaze = None if model.crops is None else model.crops.gaze
         self.spec: PolicySpec = replace(
             spec,
             settings={**method.settings, **model.expert.focus.settings},
             vocabulary=model.vocabulary,
             counts=True,
+            gaze=gaze,
         )
         self.method = method
         self.normalisation = normalisation
@@ -139,6 +141,8 @@ class ModelPolicy:
         """What tells its tokens from those of another policy: SHA-256 of all that `look` is made
         of, and of the scale of motions. Policies on one frozen backbone have the same."""
         digest = hashlib.sha256(repr((self.spec.views, self.normalisation.action_scale)).encode())
+        if self.model.crops is not None:
+            digest.update(repr(self.model.crops).encode())
         for module in self.model.seeing_modules():
             for name, values in sorted(module.state_dict().items()):
                 digest.update(name.encode())
@@ -241,9 +245,8 @@ class ModelPolicy:
             pixels = stack_pixels(observations, self.spec).to(self.device)
             words, known = self._tokenised(tuple(each.instruction for each in observations))
             shape = (tuple(pixels.shape), tuple(words.shape))
-            seen, flops = self._flops.run(
-                ("look", shape), lambda: self.model.look(pixels_to_float(pixels), words)
-            )
+            images = to_images(pixels, state, self.model.crops)
+            seen, flops = self._flops.run(("look", shape), lambda: self.model.look(images, words))
             return Sight(
                 seen,
                 words,

@@ -11,12 +11,29 @@ from torch import Tensor
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import SpecMismatchError
 from streamvla.core.interfaces import Observation, PolicySpec
+from streamvla.model.crops import CropConfig, Images, cut
 from streamvla.model.methods.base import StateOrigin
 
 
 def pixels_to_float(pixels: Tensor) -> Tensor:
     """(b, v, y, x, 3) uint8 → (b, v, 3, y, x) float32 in [−1, 1]."""
     return pixels.permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
+
+
+def to_images(pixels: Tensor, state: np.ndarray, crops: CropConfig | None) -> Images:
+    """What a model looks at.
+
+    Args:
+        pixels: (b, v, y, x, 3) uint8.
+        state: (b, s) measured with these very frames, not normalised; only crops need it. Between
+            two observations the hand moves farther than a crop forgives.
+        crops: of the model.
+    """
+    images = pixels_to_float(pixels)
+    if crops is None:
+        return images
+    corners = torch.from_numpy(crops.corners(state, images.shape[-1]))
+    return cut(images, corners.to(images.device), crops)
 
 
 def flow_origin(space: ActionSpace, action_state: np.ndarray, origin: StateOrigin) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvla.core.cameras import CameraView
 from streamvla.core.errors import RobotError
 from streamvla.core.interfaces import Capture
 from streamvla.robots.gl import REMEDY, import_mujoco
@@ -26,6 +27,9 @@ from streamvla.robots.gl import REMEDY, import_mujoco
 MjModel = Any
 MjData = Any
 MjvCamera = Any
+
+FIELD_OF_VIEW_DEG = 45.0
+"""Of free cameras, from top to bottom: MuJoCo's default of `vis.global.fovy`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,28 @@ class Camera:
             self.azimuth + azimuth,
             self.elevation + elevation,
         )
+
+    def view(self, size: tuple[int, int]) -> CameraView:
+        """Where it shows a point, in an image of (height, width) pixels.
+
+        Exact for MuJoCo's free camera in a scene that leaves `vis.global.fovy` at its default.
+        """
+        azimuth, elevation = np.radians([self.azimuth, self.elevation])
+        forward = np.array(
+            [
+                np.cos(elevation) * np.cos(azimuth),
+                np.cos(elevation) * np.sin(azimuth),
+                np.sin(elevation),
+            ]
+        )
+        right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
+        turned = np.stack([right, np.cross(forward, right), forward])  # right, down, ahead
+        position = np.array(self.lookat) - self.distance * forward
+        height, width = size
+        focal = height / 2 / np.tan(np.radians(FIELD_OF_VIEW_DEG) / 2)
+        lens = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        matrix = lens @ np.column_stack([turned, -turned @ position])
+        return CameraView(tuple(map(tuple, matrix.tolist())))
 
 
 LAYOUT = ("body_pos", "body_quat", "site_pos", "geom_rgba")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.cameras import Gaze
 from streamvla.core.clock import ms_to_ns
 from streamvla.core.errors import ConfigError, RobotError, did_you_mean
 from streamvla.core.interfaces import ArraySpec, Capture, Frames, RobotSpec
@@ -28,6 +29,7 @@ from streamvla.robots.rendering import (
     set_full_state,
 )
 from streamvla.robots.schedule import CommandSchedule
+from streamvla.robots.tabletop.arm import FINGER_LENGTH_M
 
 SUBSTEPS_PER_COMMAND = 4
 
@@ -58,6 +60,15 @@ CAMERAS: dict[str, Camera] = {
     "front": Camera(lookat=(0.0, 0.69, 0.10), distance=0.95, azimuth=-90.0, elevation=-58.0),
 }
 
+IMAGE_SIZE = (96, 96)
+
+GAZE = Gaze(
+    state_indices=(0, 1, 2),
+    offset=(0.0, 0.0, -FINGER_LENGTH_M),
+    views=tuple(camera.view(IMAGE_SIZE) for camera in CAMERAS.values()),
+)
+"""The point between the fingertips, in both views, when the cameras stand where they should."""
+
 CAMERA_OFFSET = "camera_offset"
 """Name of an array (2, 3) that a capture may have besides: by how many degrees of azimuth and of
 elevation and how many metres of distance each of `CAMERAS` is off."""
@@ -69,7 +80,7 @@ SPEC = RobotSpec(
     name="metaworld",
     action_space=ACTION_SPACE,
     views=tuple(CAMERAS),
-    image_size=(96, 96),
+    image_size=IMAGE_SIZE,
     state_names=("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening"),
     control_period_ns=CONTROL_PERIOD_NS,
     limits=LIMITS,
@@ -77,6 +88,7 @@ SPEC = RobotSpec(
     start=(0.0, 0.0, 0.0, 0.0),
     draws_captures=True,
     knows_stimulus=True,
+    gaze=GAZE,
 )
 """Shared by Meta-World and by our own scenes: whoever drives one drives the other. What a capture
 holds depends on the scene, so every robot's own specification says that."""

@@ -10,6 +10,7 @@ from streamvla.core.errors import ConfigError
 
 if TYPE_CHECKING:  # it needs torch
     from streamvla.training import TrainConfig
+    from streamvla.training.config import Size
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Train:
         patch_k: share of the vision tokens that each layer of the expert attends to, the best ones.
         gate: what vision gives the expert is scaled by one factor a token (scalar), a head or an
             element.
+        crops: look at every view at half its size, and at what is around the gripper at twice its
+            size; for robots whose cameras are known (RobotSpec.gaze).
+        crop_channels: of the crops' encoder; 64 like the other one, fewer cost less.
+        crop_jitter_px: move the crops by up to this many pixels each way in training.
         horizon: H, actions per observation.
         ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them. May grow with --resume.
@@ -59,7 +64,7 @@ class Train:
         train: all; the expert alone on the context of --init or of a pretrained backbone; or only
             vision, to tell the places of things: cheap, and a good --init for all.
         init: start from this policy's weights (of another method: all but the expert's), or from
-            those in the folder of a training of several methods.
+            those in the folder of a training of several methods; `shipped`: from what ships.
         save_every: steps between saves; a kill loses at most these.
         keep: how many policies of past saves stay, apart from the newest and the best.
         track: write TensorBoard's scalars to the folder tensorboard in `out` (extra `track`).
@@ -75,6 +80,9 @@ class Train:
     attention: Literal["mixed", "cascaded"] = "mixed"
     patch_k: float = 1.0
     gate: Literal["none", "scalar", "head", "element"] = "none"
+    crops: bool = False
+    crop_channels: int = 64
+    crop_jitter_px: int = 8
     horizon: int = 10
     ablation: str | None = None
     steps: int = 30_000
@@ -113,15 +121,12 @@ def train_config(command: Train) -> TrainConfig:
     Raises:
         ConfigError: an unknown ablation, or a setting that the method does not have.
     """
-    from streamvla.model.focus import FocusConfig
     from streamvla.model.methods.registry import method_named
     from streamvla.training.ablations import ablate, with_flow_settings
     from streamvla.training.batches import SamplingConfig
-    from streamvla.training.config import ModelSize, PretrainedSize, TrainConfig
+    from streamvla.training.config import TrainConfig
     from streamvla.training.optimiser import OptimiserConfig
 
-    focus = FocusConfig(command.attention, command.patch_k, command.gate)
-    small = command.backbone == "small"
     config = TrainConfig(
         dataset=command.dataset,
         more=command.more,
@@ -129,7 +134,7 @@ def train_config(command: Train) -> TrainConfig:
         steps=command.steps,
         seed=command.seed,
         tasks=command.tasks or None,
-        model=ModelSize(focus=focus) if small else PretrainedSize(command.backbone, focus=focus),
+        model=_size(command),
         methods=tuple(
             method_named(name)(
                 horizon=command.horizon,
@@ -155,7 +160,7 @@ def train_config(command: Train) -> TrainConfig:
         threads=command.threads,
         seeded_keypoints=command.seeded_keypoints,
         train=command.train,
-        init=command.init,
+        init=_initial(command.init),
         save_every=command.save_every,
         keep=command.keep,
         track=command.track,
@@ -165,6 +170,29 @@ def train_config(command: Train) -> TrainConfig:
         config, k=command.k, sigma0=command.sigma0, tau_sampling=command.tau_sampling
     )
     return config if command.ablation is None else ablate(config, command.ablation)
+
+
+def _initial(init: Path | None) -> Path | None:
+    """`shipped` is the folder of the policies that ship, unless there is a file of that name."""
+    from streamvla.policy.shipped import SHIPPED
+
+    return SHIPPED if init == Path("shipped") and not init.exists() else init
+
+
+def _size(command: Train) -> Size:
+    from streamvla.model.focus import FocusConfig
+    from streamvla.training.config import CropSize, ModelSize, PretrainedSize
+
+    focus = FocusConfig(command.attention, command.patch_k, command.gate)
+    if command.backbone == "small":
+        crops = CropSize(channels=command.crop_channels, jitter_px=command.crop_jitter_px)
+        return ModelSize(focus=focus, crops=crops if command.crops else None)
+    if command.crops:
+        raise ConfigError(
+            f"crops with backbone {command.backbone}: a pretrained model looks at whole views; "
+            "leave crops out, or train the small one"
+        )
+    return PretrainedSize(command.backbone, focus=focus)
 
 
 def _task_weight(text: str) -> tuple[str, float]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError, DatasetError, did_you_mean
 from streamvla.data.store import Demonstrations, Episode
+from streamvla.model.crops import CropConfig
 from streamvla.model.instruction import words_tensor
 from streamvla.model.methods.base import GenerationConfig
 from streamvla.model.normalisation import Normalisation
@@ -55,6 +56,7 @@ class Batch:
         executed: (b, m, h, d) the actions that were carried out there, noise included.
         future: (b, f, s) normalised state some frames later, less the state now.
         places: (b, p) where things are in the image, normalised; p = 0 where data do not tell.
+        corners: (b, v, 2) int64 where the crops of `pixels` begin; v = 0 where none are cut.
     """
 
     pixels: Tensor
@@ -67,6 +69,7 @@ class Batch:
     executed: Tensor
     future: Tensor
     places: Tensor
+    corners: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -150,6 +153,7 @@ class _Pick:
     starts: np.ndarray  # (m,) frames t + δ
     instruction: str
     shifts: np.ndarray  # (v, 2) pixels up and left
+    jitter: np.ndarray  # (v, 2) pixels right and down, of the crops
 
 
 class BatchSampler:
@@ -169,6 +173,7 @@ class BatchSampler:
         future_steps: tuple[int, ...],
         share: Share | None = None,
         tokenise: Tokenise = words_tensor,
+        crops: CropConfig | None = None,
     ) -> None:
         self.meta: Final = demonstrations.meta
         self.episodes = episodes
@@ -178,6 +183,7 @@ class BatchSampler:
         self.seed = seed
         self.places: Final = PlaceScale.fit(episodes)
         self._tokenise = tokenise
+        self._crops = crops
         self._rows = (share or Share()).rows(config.batch_size)
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
         self._frames = _eligible_frames(episodes, generation.horizon)
@@ -215,7 +221,11 @@ class BatchSampler:
         said = phrasings[int(rng.integers(len(phrasings)))]
         if self.config.word_dropout:
             said = thinned(said, self.config.word_dropout, rng)
-        return _Pick(index, t, starts, said, shifts)
+        jitter = np.zeros(shifts.shape)
+        if self._crops is not None:  # last, so that all else is drawn as without crops
+            limit = self._crops.jitter_px
+            jitter = rng.uniform(-limit, limit, shifts.shape)
+        return _Pick(index, t, starts, said, shifts, jitter)
 
     def _row(self, pick: _Pick) -> dict[str, np.ndarray | str]:
         """One row of a batch."""
@@ -238,12 +248,20 @@ class BatchSampler:
             "state": now,
             "future": self.normalisation.normalise_state(episode.state[later]) - now,
             "places": self.places.of(episode, pick.t),
+            "corners": self._corners(episode.state[pick.t], pick),
             "command": self.normalisation.normalise_action_state(captured - origin),
             "age": self.generation.told_age(pick.starts - pick.t),
             "start": self.normalisation.normalise_action_state(starts - origin),
             "labels": self.normalisation.normalise_action(episode.label[chunks]),
             "executed": self.normalisation.normalise_action(episode.action[chunks]),
         }
+
+    def _corners(self, state: np.ndarray, pick: _Pick) -> np.ndarray:
+        """(v, 2) int64, in the views as they were shifted; (0, 2) without crops."""
+        if self._crops is None:
+            return np.zeros((0, 2), np.int64)
+        moved = pick.jitter - pick.shifts[:, ::-1]
+        return self._crops.corners(state, self.meta.image_size[0], moved)
 
 
 def thinned(instruction: str, share: float, rng: np.random.Generator) -> str:

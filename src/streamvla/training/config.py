@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 from streamvla.core.errors import ConfigError
 from streamvla.data.demonstrations import DatasetMeta
+from streamvla.data.gaze import gaze_of
+from streamvla.model.crops import CropConfig
 from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import ModelConfig, Trained
 from streamvla.model.methods.base import GenerationConfig, Method, require_option
@@ -54,6 +56,21 @@ def _dimensions(robot: DatasetMeta) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
+class CropSize:
+    """What of `CropConfig` does not follow from the dataset."""
+
+    crop_px: int = 24
+    zoomed_px: int = 48
+    coarse_px: int = 48
+    jitter_px: int = 8
+    channels: int = 64
+
+    def crop_config(self, robot: DatasetMeta) -> CropConfig:
+        """For the robot of a dataset; `ConfigError` if its cameras are not known."""
+        return CropConfig(gaze_of(robot), **vars(self))
+
+
+@dataclass(frozen=True)
 class ModelSize:
     """The sizes of `VLAConfig` that do not follow from the dataset."""
 
@@ -70,13 +87,16 @@ class ModelSize:
     places_token: bool = True
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
+    crops: CropSize | None = None
 
     @property
     def source(self) -> None:
         return None
 
     def model_config(self, robot: DatasetMeta, trained: Trained) -> VLAConfig:
-        return VLAConfig(image_size=robot.image_size, **_dimensions(robot), **vars(self))
+        crops = None if self.crops is None else self.crops.crop_config(robot)
+        sizes = {**_dimensions(robot), **vars(self), "crops": crops}
+        return VLAConfig(image_size=robot.image_size, **sizes)
 
 
 @dataclass(frozen=True)

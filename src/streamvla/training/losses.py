@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from streamvla.model.backbone import PrefixCache
+from streamvla.model.crops import Images, cut
 from streamvla.model.interface import Model
 from streamvla.model.methods.base import Draw, Method, Sample, TrainingSamples
 from streamvla.policy.transforms import pixels_to_float
@@ -74,7 +75,7 @@ class Objective(nn.Module):
         samples = {
             name: self._sample(method, batch, generator) for name, method in self.methods.items()
         }
-        images = self._jitter_colours(pixels_to_float(batch.pixels), generator)
+        images = self._images(batch, generator)
         context: Any = self.models[next(iter(self.methods))]
         prefix, located = context.encode_and_locate(images, batch.words, batch.state, batch.command)
         loss, parts = torch.zeros((), device=self.is_delta.device), {}
@@ -88,7 +89,7 @@ class Objective(nn.Module):
         return loss, parts
 
     def _places(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        images = self._jitter_colours(pixels_to_float(batch.pixels), generator)
+        images = self._images(batch, generator)
         context: Any = self.models[next(iter(self.methods))]
         missed = _missed(context.locate(images, batch.words), batch)
         return missed, {"places": missed.detach()}
@@ -125,6 +126,12 @@ class Objective(nn.Module):
             return self._own(draw(self._global(shape), generator))
 
         return method.sample(samples, draws)
+
+    def _images(self, batch: Batch, generator: torch.Generator) -> Images:
+        """What the model looks at, in jittered colours: a crop has those of its view."""
+        images = self._jitter_colours(pixels_to_float(batch.pixels), generator)
+        context: Any = self.models[next(iter(self.methods))]
+        return images if context.crops is None else cut(images, batch.corners, context.crops)
 
     def _jitter_colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random gain (1 ± jitter) and offset (± jitter/2) per view and channel, same shape.

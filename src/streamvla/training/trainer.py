@@ -39,6 +39,7 @@ from streamvla.model.checkpoint import (
     load_tensors,
     save_tensors,
 )
+from streamvla.model.crops import cut
 from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
 from streamvla.model.models import make_models
@@ -204,6 +205,7 @@ class Trainer:
             self.model_config.future_steps,
             self.share,
             self._first.tokenise,
+            self._first.crops,
         )
         for path, start in starts.items():
             start_from(self.models, start, f"init {path}")
@@ -286,9 +288,13 @@ class Trainer:
         if share == 0:
             return
         batches = [self.sampler.batch(self.config.steps + i) for i in range(4)]
-        images = pixels_to_float(torch.cat([batch.pixels for batch in batches]))
-        generator = torch.Generator().manual_seed(self.config.seed)
-        self._first.seed_keypoints(images.to(self.device), share, generator)
+        images = pixels_to_float(torch.cat([batch.pixels for batch in batches])).to(self.device)
+        generator, crops = torch.Generator().manual_seed(self.config.seed), self._first.crops
+        if crops is not None:
+            corners = torch.cat([batch.corners for batch in batches]).to(self.device)
+            self._first.seed_keypoints(cut(images, corners, crops), share, generator)
+            return
+        self._first.seed_keypoints(images, share, generator)
 
     def prepare(self) -> None:
         """Resume if asked; otherwise claim the output directory.

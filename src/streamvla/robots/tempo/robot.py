@@ -50,6 +50,7 @@ ARM_SPEC = replace(
     views=(*CAMERAS, *(f"{view}-earlier" for view in CAMERAS)),
     measures=MEASURES,
     knows_stimulus=True,
+    gaze=None,  # its earlier views show where the hand was, which the state does not tell
 )
 
 

@@ -26,7 +26,7 @@ from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.load import load_policy
 from streamvla.policy.saliency import load_saliency, saliency_path
-from streamvla.policy.transforms import pixels_to_float
+from streamvla.policy.transforms import to_images
 from streamvla.training.anticipation.conformal import least_episodes, risk_controlled_threshold
 from streamvla.training.trainer import device_named
 
@@ -121,8 +121,9 @@ def tokens_of(
     parts = []
     words = policy.model.tokenise(demonstrations.meta.instructions_of(episode)[:1])
     for first in range(0, len(frames), _ENCODED_AT_ONCE):
-        pixels = pixels_of(episode, policy, list(frames[first : first + _ENCODED_AT_ONCE]))
-        images = pixels_to_float(torch.from_numpy(pixels).to(policy.device))
+        chosen = list(frames[first : first + _ENCODED_AT_ONCE])
+        pixels = torch.from_numpy(pixels_of(episode, policy, chosen)).to(policy.device)
+        images = to_images(pixels, episode.state[chosen], policy.model.crops)
         told = words.to(policy.device).expand(len(images), -1)
         parts.append(policy.model.look(images, told))
     return torch.cat(parts)

@@ -37,7 +37,7 @@ from streamvla.policy.saliency import (
     save_saliency,
 )
 from streamvla.policy.shipped import identify
-from streamvla.policy.transforms import pixels_to_float
+from streamvla.policy.transforms import to_images
 from streamvla.training.anticipation.gate import (
     PairFigures,
     calibrated,
@@ -312,21 +312,23 @@ class SaliencyTrainer:
         """Tokens now and later (b·m, v, l, w), and motions (b·m, d) at unit scale."""
         config, rng = self.config, np.random.default_rng([self.config.seed, step])
         tasks = list(self._frames)
-        images, motions, said = [], [], []
+        images, states, motions, said = [], [], [], []
         for task in rng.choice(len(tasks), config.batch_size):
             frames = self._frames[tasks[task]]
             index, t = (int(number) for number in frames[rng.integers(len(frames))])
             episode = self.training[index]
             longest = min(config.longest_lead, len(episode) - 1 - t)
             leads = rng.integers(1, longest + 1, config.pairs)
-            images.append(pixels_of(episode, self.policy, [t, *(t + leads)]))
+            chosen = [t, *(t + leads)]
+            images.append(pixels_of(episode, self.policy, chosen))
+            states.append(episode.state[chosen])
             phrasings = self.demonstrations.meta.instructions_of(episode)
             said += [phrasings[rng.integers(len(phrasings))]] * (1 + config.pairs)
             motions.append(np.stack([motion_of(self.demonstrations, episode, t, j) for j in leads]))
         with torch.inference_mode():
             pixels = torch.from_numpy(np.concatenate(images)).to(self.policy.device)
             words = self.policy.model.tokenise(said).to(self.policy.device)
-            seen = self._look(pixels, words).unflatten(
+            seen = self._look(pixels, np.concatenate(states), words).unflatten(
                 0, (config.batch_size, -1)
             )  # (b, 1+m, v, l, w)
         seen = seen.clone()  # out of inference mode
@@ -334,10 +336,11 @@ class SaliencyTrainer:
         motion = self.policy.normalisation.normalise_action_state(np.concatenate(motions))
         return before, seen[:, 1:].flatten(0, 1), torch.from_numpy(motion).to(self.policy.device)
 
-    def _look(self, pixels: Tensor, words: Tensor) -> Tensor:
+    def _look(self, pixels: Tensor, states: np.ndarray, words: Tensor) -> Tensor:
         device = self.policy.device.type
+        images = to_images(pixels, states, self.policy.model.crops)
         with torch.autocast(device, torch.bfloat16, enabled=self.config.autocast):
-            return self.policy.model.look(pixels_to_float(pixels), words).float()
+            return self.policy.model.look(images, words).float()
 
     # --- calibrating ---------------------------------------------------------------------------
 
