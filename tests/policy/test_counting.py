@@ -126,3 +126,14 @@ def test_what_is_no_cost_is_refused(row, message):
     """Wrong length, broken counts, negative numbers and NaN are named."""
     with pytest.raises(ConfigError, match=message):
         ObservationCost.from_row(row)
+
+
+def test_tokens_that_no_action_attends_to_are_not_counted():
+    """With a quarter of twelve vision tokens three are attended to, and an action costs less."""
+    policy = make_policy()
+    context = policy.encode(make_observation())
+    whole = policy.cost(context)
+    policy.focus_on(replace(policy.model.expert.focus, patch_k=0.25, once=True))
+    focused = policy.cost(context)
+    assert (whole.visual_tokens_attended, focused.visual_tokens_attended) == (12, 3)
+    assert focused.visual_tokens == 12

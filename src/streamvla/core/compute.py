@@ -21,7 +21,7 @@ class ObservationCost:
         visual_tokens: that leave the image encoder, of all views.
         visual_tokens_attended: of them, that the action expert attends to.
         text_tokens: of the instruction.
-        encodes: views that went through the image encoder.
+        encodes: pictures that went through an image encoder: views, and crops of them.
         cache_hits: views and instructions that did not have to be encoded again.
         look_flops, context_flops: of the two parts.
         predict_flops: of one prediction of what a motion changes; 0 without such a predictor.

@@ -5,7 +5,7 @@ Costs of refused observations count, and are shared by those that became a conte
 - `visual_tokens_per_observation`: that leave the image encoder, of an observation that became a
   context; `visual_tokens_attended`: of them, that the action expert attends to;
   `text_tokens_per_observation`: of the instruction.
-- `encodes_per_observation`: views through the image encoder; `encodes` in all.
+- `encodes_per_observation`: pictures through an image encoder; `encodes` in all.
 - `cache_hits`: views and instructions that did not have to be encoded again.
 - `flops_per_observation`: floating-point operations of looks, predictions and contexts.
 - `flops_per_tick`: of these and of all actions that were made, per command that was sent.

@@ -208,7 +208,6 @@ class ModelPolicy:
             )
         cost = replace(
             sight.cost,
-            visual_tokens_attended=sight.cost.visual_tokens,
             text_tokens=sight.words.shape[1],
             context_flops=flops // len(sight.seeds),
         )
@@ -222,10 +221,15 @@ class ModelPolicy:
         cost = replace(made.cost, predict_flops=self._predict_flops)
         if isinstance(made, Sight):
             return cost
-        key = ("action", made.prefix.batch, made.prefix.tokens)
+        focus = self.model.expert.focus
+        key = ("action", made.prefix.batch, made.prefix.tokens, focus)
         flops = self._flops.once(key, lambda: self._first_action(made))
         actions = self.spec.horizon if self.spec.chunk_passes else 1
-        return replace(cost, action_flops=flops // made.prefix.batch // actions)
+        return replace(
+            cost,
+            visual_tokens_attended=focus.kept(cost.visual_tokens),
+            action_flops=flops // made.prefix.batch // actions,
+        )
 
     def _first_action(self, context: Context) -> np.ndarray:
         return next(self._read(context, context.origin.astype(np.float64), 0, 0))
@@ -257,7 +261,7 @@ class ModelPolicy:
                 tuple(_seed(observation) for observation in observations),
                 ObservationCost(
                     visual_tokens=seen.shape[1] * seen.shape[2],
-                    encodes=pixels.shape[1],
+                    encodes=pixels.shape[1] * (1 if self.model.crops is None else 2),
                     cache_hits=int(known),
                     look_flops=flops // len(observations),
                 ),

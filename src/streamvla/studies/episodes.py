@@ -70,6 +70,8 @@ class Eval:
         noise_scale: of chunk flow: the noise it starts from, 1 as in training, 0 none; default the
             policy's own.
         euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
+        patch_k: share of the vision tokens that each layer of the expert attends to, the best ones;
+            default the policy's own.
         most_skips: observations in a row that are not encoded, where the actions from the context
             before are as good (docs/how-to/focus.md); 0 encodes every one.
         suite: evaluate on all tasks of a suite: metaworld, language, all, point, or one of a
@@ -106,6 +108,7 @@ class Eval:
     method: str | None = None
     noise_scale: float | None = None
     euler_steps: int | None = None
+    patch_k: float | None = None
     most_skips: int = 0
     suite: str | None = None
     tasks: tuple[str, ...] = ()
@@ -179,6 +182,7 @@ class Eval:
         asked: dict[str, float | None] = {
             "noise_scale": self.noise_scale,
             "euler_steps": self.euler_steps,
+            "patch_k": self.patch_k,
             MOST_SKIPS: self.most_skips or None,
         }
         return {name: value for name, value in asked.items() if value is not None}
@@ -200,7 +204,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress", MOST_SKIPS}
+        left_out |= {"engine", "stress", "patch_k", MOST_SKIPS}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -315,7 +319,7 @@ def _require_settings(source: str, command: Eval) -> None:
     method = None if source in EXPERTS else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
-            if name != MOST_SKIPS and name not in method_named(method).tunable:
+            if name not in ("patch_k", MOST_SKIPS) and name not in method_named(method).tunable:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {value:g}: a policy by {method} has no such "
                     "setting; leave it out, or use a policy of another method"

@@ -176,7 +176,9 @@ def _initial(init: Path | None) -> Path | None:
     """`shipped` is the folder of the policies that ship, unless there is a file of that name."""
     from streamvla.policy.shipped import SHIPPED
 
-    return SHIPPED if init == Path("shipped") and not init.exists() else init
+    if init is None or init != Path("shipped") or init.exists():
+        return init
+    return SHIPPED
 
 
 def _size(command: Train) -> Size:
