@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
+from streamvla.data.experts import for_task
 from streamvla.policy.sources import find_policy
 from streamvla.robots.expert_policy import ExpertPolicy
 from streamvla.robots.point import REACH_M
-from streamvla.robots.registry import make_robot
+from streamvla.robots.registry import make_robot, suite_tasks
 from streamvla.robots.truth import TruthView
 from streamvla.runtime import EpisodeLimits, run_simulated
 from streamvla.runtime.drivers.settings import EpisodeSettings
@@ -183,3 +186,18 @@ def test_its_world_is_the_true_one_when_its_action_is_sent(executor, settings, p
     for event in late:
         imagined = policy.stands[event.generation, event.index]
         assert np.allclose(imagined, stood[event.t_ns], atol=1e-6), event
+
+
+@pytest.mark.parametrize("suite", ["metaworld", "language", "tempo-arm"])
+def test_the_expert_of_every_task_drives_from_the_truth(suite):
+    """Every task of a suite: the whole state is seen, assumed, and answered by H finite actions."""
+    for task in suite_tasks(suite):
+        policy = find_policy(for_task("expert-chunks", task), None).load({})
+        with closing(make_robot(task, sees_truth=True)) as robot:
+            robot.reset(5, 0, robot.spec.control_period_ns)
+            still = robot.spec.action_space.initial_state()
+            frames = robot.observe(robot.capture())
+            seen = Observation({}, frames.state, still, robot.instruction, 0)
+            actions = list(policy.generate(policy.encode(seen), FlowStart(still)))
+        assert len(actions) == policy.spec.horizon, task
+        assert np.isfinite(actions).all(), task

@@ -69,6 +69,7 @@ class TruthView:
         self._spec = replace(
             robot.spec,
             views=(),
+            gaze=None,
             state_names=tuple(f"{TRUTH}_{i}" for i in range(size)),
             capture=(*robot.spec.capture, ArraySpec(TRUTH, (size,))),
         )

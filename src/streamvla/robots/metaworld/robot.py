@@ -100,8 +100,7 @@ class MetaWorldRobot(SawyerRobot):
         environment = self._environment
         space = environment.goal_space
         candidates = stream.uniform(space.low, space.high, (8, 3))
-        environment._target_pos = farthest(environment._target_pos, candidates)
-        environment.model.site("goal").pos = environment._target_pos
+        self._set_goal(farthest(environment._target_pos, candidates))
         self._observation = environment._get_obs()
         self._success = False
 
@@ -113,15 +112,28 @@ class MetaWorldRobot(SawyerRobot):
 
     def _assume_scene(self, truth: np.ndarray) -> None:
         environment = self._environment
-        environment._target_pos = truth[:3].copy()
-        environment.model.site("goal").pos = truth[:3]
+        self._set_goal(truth[:3].copy())
         self._success = bool(truth[3])
         environment._prev_obs = truth[4:].copy()
         self._observation = environment._get_obs()
         environment._prev_obs = truth[4:].copy()
 
+    def _set_goal(self, position: np.ndarray) -> None:
+        """Where the task ends, and its marker, if the scene has one."""
+        environment = self._environment
+        environment._target_pos = position
+        if _GOAL_SITE in _site_names(environment.model):
+            environment.model.site(_GOAL_SITE).pos = position
+
     def _measured(self) -> np.ndarray:
         return self._observation[:4]
+
+
+_GOAL_SITE = "goal"
+
+
+def _site_names(model: Any) -> set[str]:
+    return {model.site(index).name for index in range(model.nsite)}
 
 
 def _make_environment(task: MetaWorldTask) -> Any:
