@@ -20,6 +20,7 @@ the view, and adds the crop's geometry to every token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -178,7 +179,11 @@ class VisionEncoder(nn.Module):
         return self.look(images, told)[0]
 
     def look(
-        self, images: Tensor, told: Tensor, geometry: Tensor | None = None
+        self,
+        images: Tensor,
+        told: Tensor,
+        geometry: Tensor | None = None,
+        views: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`forward`, and the asked keypoints of all views, from −1 to 1.
 
@@ -186,6 +191,7 @@ class VisionEncoder(nn.Module):
 
         Args:
             geometry: (b, v, 3) of `CroppedViews`, for an encoder of crops.
+            views: which ones these v are; None: all.
         """
         b, v = images.shape[:2]
         frame = None if geometry is None else geometry.flatten(0, 1)  # (b·v, 3)
@@ -202,7 +208,8 @@ class VisionEncoder(nn.Module):
             found.append(self.to_asked_token(places).unsqueeze(1))
             places = places.unflatten(0, (b, v)).flatten(1)
         tokens = torch.cat(found, dim=1).unflatten(0, (b, v))  # (b, v, l, w)
-        where = (self.position + self.view).to(tokens.dtype)  # (v, l, w)
+        view = self.view if views is None else self.view[list(views)]
+        where = (self.position + view).to(tokens.dtype)  # (v, l, w)
         if geometry is not None and self.from_geometry is not None:
             where = where + self.from_geometry(_geometry_features(geometry)).unsqueeze(2)
         return (tokens + where.to(tokens.dtype)).flatten(1, 2), places

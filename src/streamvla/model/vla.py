@@ -129,6 +129,35 @@ class VLAConfig:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What each view of b observations shows by itself.
+
+    Attributes:
+        tokens: (b, v, l, w) of its pixels.
+        located: (b, v, k) where the asked keypoints are; of a model with crops the crop's too.
+    """
+
+    tokens: Tensor
+    located: tuple[Tensor, ...]
+
+    def with_views(self, views: Sequence[int], newer: Seen) -> Seen:
+        """With some views replaced by newer ones."""
+        return Seen(
+            _with_views(self.tokens, views, newer.tokens),
+            tuple(
+                _with_views(old, views, new)
+                for old, new in zip(self.located, newer.located, strict=True)
+            ),
+        )
+
+
+def _with_views(old: Tensor, views: Sequence[int], new: Tensor) -> Tensor:
+    replaced = old.clone()
+    replaced[:, list(views)] = new
+    return replaced
+
+
 class StreamingVLA(Model):
     """Observation → prefix cache (`encode`); the method's expert makes actions from it."""
 
@@ -216,17 +245,37 @@ class StreamingVLA(Model):
         with torch.autocast(located.device.type, enabled=False):  # a millimetre is 8 bits here
             return self.to_places(located)
 
+    def see(self, images: Images, words: Tensor, views: Sequence[int] | None = None) -> Seen:
+        """What each view shows by itself; `views`: which ones `images` are of, None for all."""
+        parts = self._see(images, mean_word(*self.instruction(words)), views)
+        v = images.shape[1] if isinstance(images, Tensor) else images.whole.shape[1]
+        tokens = [tokens.unflatten(1, (v, -1)) for tokens, _ in parts]
+        return Seen(
+            torch.cat(tokens, dim=2) if len(tokens) > 1 else tokens[0],
+            tuple(located.view(len(located), v, -1) for _, located in parts),
+        )
+
+    def look_at(self, seen: Seen) -> Tensor:
+        """What all views show → (b, v, l', w), as `look`."""
+        return self._look_at(seen)[0]
+
     def _look(self, images: Images, words: Tensor) -> tuple[Tensor, Tensor]:
+        return self._look_at(self.see(images, words))
+
+    def _look_at(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Tokens of every view (b, v, l, w), and the places of things (b, p)."""
-        tokens, located = self._see(images, mean_word(*self.instruction(words)))
-        placed = self._placed(located)
+        tokens = seen.tokens
+        located = [each.flatten(1) for each in seen.located]
+        placed = self._placed(torch.cat(located, dim=1) if len(located) > 1 else located[0])
         if self.from_places is not None:
             told = self.from_places(placed)[:, None, None].to(tokens.dtype)
             tokens = torch.cat([tokens, told.expand(-1, tokens.shape[1], -1, -1)], dim=2)
         return tokens, placed
 
-    def _see(self, images: Images, told: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of the pixels of every view (b, v, l, w), and the asked keypoints of all views."""
+    def _see(
+        self, images: Images, told: Tensor, views: Sequence[int] | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Of whole views, and then of crops: tokens (b, v·l, w), asked keypoints (b, v·k)."""
         cropped = isinstance(images, CroppedViews)
         if cropped != (self.crop_vision is not None):
             raise ConfigError(
@@ -234,16 +283,11 @@ class StreamingVLA(Model):
                 f"{'whole ones' if cropped else 'CroppedViews (model.crops.cut)'}"
             )
         if self.crop_vision is None or not isinstance(images, CroppedViews):
-            whole = cast(Tensor, images)
-            tokens, located = self.vision.look(whole, told)
-            return tokens.unflatten(1, (whole.shape[1], -1)), located
-        parts = (
-            self.vision.look(images.whole, told),
-            self.crop_vision.look(images.crops, told, images.geometry),
-        )
-        apart = (images.whole.shape[1], -1)
-        tokens = torch.cat([seen.unflatten(1, apart) for seen, _ in parts], dim=2)  # (b, v, l, w)
-        return tokens, torch.cat([located for _, located in parts], dim=1)
+            return [self.vision.look(cast(Tensor, images), told, views=views)]
+        return [
+            self.vision.look(images.whole, told, views=views),
+            self.crop_vision.look(images.crops, told, images.geometry, views),
+        ]
 
     def contextualise(
         self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor

@@ -20,6 +20,7 @@ from streamvla.core.interfaces import (
     Observation,
     PolicySpec,
 )
+from streamvla.model.crops import Images
 from streamvla.model.flops import FlopCounts
 from streamvla.model.focus import TUNABLE, FocusConfig
 from streamvla.model.interface import Model
@@ -248,9 +249,8 @@ class ModelPolicy:
         with torch.inference_mode():
             pixels = stack_pixels(observations, self.spec).to(self.device)
             words, known = self._tokenised(tuple(each.instruction for each in observations))
-            shape = (tuple(pixels.shape), tuple(words.shape))
             images = to_images(pixels, state, self.model.crops)
-            seen, flops = self._flops.run(("look", shape), lambda: self.model.look(images, words))
+            seen, cost = self._encode_views(pixels, images, words)
             return Sight(
                 seen,
                 words,
@@ -259,13 +259,28 @@ class ModelPolicy:
                 captured,
                 origin,
                 tuple(_seed(observation) for observation in observations),
-                ObservationCost(
-                    visual_tokens=seen.shape[1] * seen.shape[2],
-                    encodes=pixels.shape[1] * (1 if self.model.crops is None else 2),
-                    cache_hits=int(known),
-                    look_flops=flops // len(observations),
-                ),
+                replace(cost, cache_hits=cost.cache_hits + known),
             )
+
+    def _encode_views(
+        self, pixels: torch.Tensor, images: Images, words: torch.Tensor
+    ) -> tuple[torch.Tensor, ObservationCost]:
+        """Tokens of every view (b, v, l, w) and what one of b observations cost so far.
+
+        Args:
+            pixels: (b, v, y, x, 3) uint8, what `images` were made of.
+        """
+        shape = (tuple(pixels.shape), tuple(words.shape))
+        seen, flops = self._flops.run(("look", shape), lambda: self.model.look(images, words))
+        return seen, self._look_cost(seen, pixels.shape[1], flops)
+
+    def _look_cost(self, seen: torch.Tensor, views: int, flops: int) -> ObservationCost:
+        """Of one of b observations (b, v, l, w) of which so many views were encoded."""
+        return ObservationCost(
+            visual_tokens=seen.shape[1] * seen.shape[2],
+            encodes=views * (1 if self.model.crops is None else 2),
+            look_flops=flops // len(seen),
+        )
 
     def _tokenised(self, instructions: tuple[str, ...]) -> tuple[torch.Tensor, bool]:
         """(b, l) words, and whether these are the instructions of the call before."""

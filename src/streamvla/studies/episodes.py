@@ -72,6 +72,8 @@ class Eval:
         euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
         patch_k: share of the vision tokens that each layer of the expert attends to, the best ones;
             default the policy's own.
+        reuse: encode only views of which a cell of 16 px changed by more than so many grey levels;
+            0 for any change. Default: encode all.
         most_skips: observations in a row that are not encoded, where the actions from the context
             before are as good (docs/how-to/focus.md); 0 encodes every one.
         suite: evaluate on all tasks of a suite: metaworld, language, all, point, or one of a
@@ -109,6 +111,7 @@ class Eval:
     noise_scale: float | None = None
     euler_steps: int | None = None
     patch_k: float | None = None
+    reuse: float | None = None
     most_skips: int = 0
     suite: str | None = None
     tasks: tuple[str, ...] = ()
@@ -183,6 +186,7 @@ class Eval:
             "noise_scale": self.noise_scale,
             "euler_steps": self.euler_steps,
             "patch_k": self.patch_k,
+            REUSE: self.reuse,
             MOST_SKIPS: self.most_skips or None,
         }
         return {name: value for name, value in asked.items() if value is not None}
@@ -204,7 +208,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress", "patch_k", MOST_SKIPS}
+        left_out |= {"engine", "stress", "patch_k", REUSE, MOST_SKIPS}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -319,7 +323,10 @@ def _require_settings(source: str, command: Eval) -> None:
     method = None if source in EXPERTS else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
-            if name not in ("patch_k", MOST_SKIPS) and name not in method_named(method).tunable:
+            if (
+                name not in ("patch_k", REUSE, MOST_SKIPS)
+                and name not in method_named(method).tunable
+            ):
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {value:g}: a policy by {method} has no such "
                     "setting; leave it out, or use a policy of another method"
@@ -501,7 +508,7 @@ def run_missing(every: list[Job], engine: Engine) -> float | None:
     return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
-MOST_SKIPS = "most_skips"
+REUSE, MOST_SKIPS = "reuse", "most_skips"
 _MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], tuple[FoundPolicy, Policy]] = {}
 _robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
@@ -575,13 +582,7 @@ def _loaded(
         while len(_policies) >= _MOST_POLICIES:
             del _policies[next(iter(_policies))]  # the oldest
         found = find_policy(source, method)
-        own = {name: value for name, value in (settings or {}).items() if name != MOST_SKIPS}
-        policy = found.load(own)
-        if settings and MOST_SKIPS in settings:
-            from streamvla.policy.skipping import SkippingPolicy, SkipRule
-
-            policy = SkippingPolicy(policy, SkipRule(most=int(settings[MOST_SKIPS])))
-        _policies[key] = found, policy
+        _policies[key] = found, _saving(found, dict(settings or {}))
     return _policies[key]
 
 
@@ -615,6 +616,30 @@ def _robot(task: str, split: Split, asked: Asked, sees_truth: bool, stress: Stre
         robot = make_robot(task, split, asked, sees_truth=sees_truth)
         _robots[key] = stressed_robot(robot, on_robot)
     return _robots[key]
+
+
+def _saving(found: FoundPolicy, settings: dict[str, float]) -> Policy:
+    """The policy with these settings: its own, and of what saves encodings.
+
+    Raises:
+        ConfigError: views cannot be reused by a policy that is not one of our models.
+    """
+    tolerance, most_skips = settings.pop(REUSE, None), settings.pop(MOST_SKIPS, None)
+    policy = found.load(settings)
+    if tolerance is not None:
+        from streamvla.policy import ModelPolicy
+        from streamvla.policy.reuse import ReusingPolicy
+
+        if not isinstance(policy, ModelPolicy):
+            raise ConfigError(
+                f"--reuse {tolerance:g}: {found.name} does not encode single views; leave it out"
+            )
+        policy = ReusingPolicy(policy, tolerance)
+    if most_skips is not None:
+        from streamvla.policy.skipping import SkippingPolicy, SkipRule
+
+        policy = SkippingPolicy(policy, SkipRule(most=int(most_skips)))
+    return policy
 
 
 def close_robots() -> None:
