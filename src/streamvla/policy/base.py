@@ -19,6 +19,7 @@ from streamvla.core.interfaces import (
     Observation,
     PolicySpec,
 )
+from streamvla.model.clarity import Clarity
 from streamvla.model.interface import Model
 from streamvla.model.methods.base import Context, Method, Units
 from streamvla.model.normalisation import Normalisation
@@ -53,7 +54,8 @@ class Sight:
 class ModelPolicy:
     """`Policy` with a model behind it; its method reads actions from a context (`Method.reader`).
 
-    With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too.
+    With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too, and with a `Clarity` an
+    `UnderstandingPolicy`.
 
     Attributes:
         predictor: of what a motion changes; None: it does not anticipate.
@@ -66,13 +68,21 @@ class ModelPolicy:
         method: Method,
         normalisation: Normalisation,
         device: torch.device | str = "cpu",
+        clarity: Clarity | None = None,
     ) -> None:
         if (spec.horizon, spec.chunk_passes) != (method.horizon, method.chunk_passes):
             raise ConfigError(
                 f"policy horizon {spec.horizon} and chunk passes {spec.chunk_passes} are not those "
                 f"of its method {method.name}: {method.horizon} and {method.chunk_passes}"
             )
-        self.spec: PolicySpec = replace(spec, settings=method.settings, vocabulary=model.vocabulary)
+        self.spec: PolicySpec = replace(
+            spec,
+            settings=method.settings,
+            vocabulary=model.vocabulary,
+            unclear_up_to=None if clarity is None else clarity.threshold,
+        )
+        self._clarity = clarity
+        self._clarities: dict[str, float] = {}  # of the latest instruction
         self.method = method
         self.normalisation = normalisation
         self.device: Final = torch.device(device)
@@ -103,6 +113,21 @@ class ModelPolicy:
                 thresholds=calibration.threshold,
                 longest_lead=calibration.longest_lead,
             )
+
+    def clarity(self, instruction: str) -> float:
+        """How clear an instruction is: 0 to 1, and unclear up to `spec.unclear_up_to`.
+
+        Raises:
+            ConfigError: the policy's file has no `Clarity`.
+        """
+        if self._clarity is None:
+            raise ConfigError(
+                "the policy cannot tell how clear an instruction is: its file has no clarity "
+                "(streamvla.model.clarity), which the policies that ship have"
+            )
+        if instruction not in self._clarities:
+            self._clarities = {instruction: self._clarity.of(instruction)}
+        return self._clarities[instruction]
 
     def sight_digest(self) -> str:
         """What tells its tokens from those of another policy: SHA-256 of all that `look` is made

@@ -39,7 +39,9 @@ def load_policy(
     found = load_checkpoint(path, action_space)
     method = _tuned(found.method, settings or {})
     spec = replace(found.spec, chunk_passes=method.chunk_passes)
-    policy = ModelPolicy(found.build_model(), spec, method, found.normalisation, device)
+    policy = ModelPolicy(
+        found.build_model(), spec, method, found.normalisation, device, found.clarity
+    )
     beside = saliency_path(Path(path))
     if beside.is_file():
         saliency = load_saliency(beside, policy)

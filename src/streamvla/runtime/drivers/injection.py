@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    UnderstandingPolicy,
     goal_of,
     places_of,
     require_anticipation,
@@ -204,6 +205,9 @@ class FaultyPolicy:
 
     def goal(self, context: Any) -> np.ndarray | None:
         return goal_of(self._policy, context)
+
+    def clarity(self, instruction: str) -> float:
+        return cast(UnderstandingPolicy, self._policy).clarity(instruction)
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):

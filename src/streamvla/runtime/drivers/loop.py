@@ -399,8 +399,8 @@ def _guarded(call: Callable[[], object]) -> BaseException | None:
 def _event_of(result: ContextReady | ActionMade | StageError, now_ns: int) -> Event:
     """A stage's result, seen now."""
     match result:
-        case ContextReady(observation, goal, frozen, saliency, refused):
-            return Observed(now_ns, observation, goal, frozen, saliency, refused)
+        case ContextReady(observation, goal, frozen, saliency, refused, unclear):
+            return Observed(now_ns, observation, goal, frozen, saliency, refused, unclear)
         case ActionMade(started_ns, generation, index, values):
             return Generated(now_ns, started_ns, generation, index, values)
         case StageError(stage, message):

@@ -22,12 +22,14 @@ class Sighting:
             if nothing was foreseen.
         frozen: views whose camera is frozen.
         refused: whether it was.
+        unclear: the instruction and its clarity, if it is unclear to the policy.
     """
 
     context: Any
     saliency: tuple[Saliency, ...] = ()
     frozen: tuple[str, ...] = ()
     refused: bool = False
+    unclear: tuple[str, float] | None = None
 
     @property
     def calls(self) -> int:

@@ -46,8 +46,8 @@ class ObserveBegun:
 
 @dataclass(frozen=True, slots=True)
 class ContextReady:
-    """The context of the observation is there, with the goal (d,) it states, if any, and the views
-    that are frozen.
+    """The context of the observation is there, with the goal (d,) it states, if any, the views that
+    are frozen, and the instruction with its clarity, if it is `unclear`.
 
     Or the observation was `refused`; `saliency` is that of `observing.Sighting`.
     """
@@ -57,6 +57,7 @@ class ContextReady:
     frozen: tuple[str, ...] = ()
     saliency: tuple[Saliency, ...] = ()
     refused: bool = False
+    unclear: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +185,15 @@ class StageWork:
         if isinstance(sighting, StageError):
             return sighting
         context, frozen, saliency = sighting.context, sighting.frozen, sighting.saliency
+        unclear = sighting.unclear
         if sighting.refused:
-            return ContextReady(observation, None, frozen, saliency, refused=True)
+            return ContextReady(observation, None, frozen, saliency, True, unclear)
         try:
             goal = goal_of(self._policy, context)
         except BaseException as error:
             return _error_of("observe", error)
         self._contexts[observation] = context
-        return ContextReady(observation, goal, frozen, saliency)
+        return ContextReady(observation, goal, frozen, saliency, False, unclear)
 
     def begin(self, command: StartGenerate) -> Flow:
         """A generation from a context that was reported ready; nothing is computed yet."""

@@ -57,7 +57,7 @@ class Observed:
 
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
     `frozen` names the views whose camera is frozen (`runtime.drivers.cameras`).
-    `saliency` is that of `drivers.observing.Sighting`.
+    `saliency` and `unclear` are those of `drivers.observing.Sighting`.
     """
 
     now_ns: int
@@ -66,6 +66,7 @@ class Observed:
     frozen: tuple[str, ...] = ()
     saliency: tuple[Saliency, ...] = ()
     refused: bool = False
+    unclear: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
