@@ -345,7 +345,8 @@ def _restored(tensor: Tensor) -> Tensor:
 
 
 def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Checkpoint:
-    """Vocabulary and clarity of the policy's own header are kept; settings take the place of the header's."""
+    """Vocabulary and clarity of the policy's own header are kept; settings take the place of the
+    header's."""
     for name in defaults.method:
         if name not in checkpoint.method.tunable:
             known = ", ".join(checkpoint.method.tunable) or "none"

@@ -22,11 +22,12 @@ from typing import Any
 from streamvla.core.errors import ConfigError
 from streamvla.model.instruction import known_words, vocabulary_of
 
-FUNCTION_WORDS = frozenset(
-    """a all an and any are as at be but by can could do does down for from he how i if in into is
-    it its just me my no not of off ok on one onto or out over please she so than that the there
-    they this to under up we what when where who why will with would you your""".split()
+_FUNCTION_WORDS = (
+    "a all an and any are as at be but by can could do does down for from he how i if in into is "
+    "it its just me my no not of off ok on one onto or out over please she so than that the there "
+    "they this to under up we what when where who why will with would you your"
 )
+FUNCTION_WORDS = vocabulary_of([_FUNCTION_WORDS])
 """Words that say nothing of what to do or with what."""
 
 

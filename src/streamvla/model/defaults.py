@@ -2,10 +2,11 @@
 
     {"policies": {"chunk-flow.safetensors": {"sha256": "…", "method": {"euler_steps": 2}}},
      "vocabulary": ["press", "the", …],
-     "clarity": {"threshold": 0.29, "miss_rate": 0.02, "instructions": ["press the red button", …]}}
+     "clarity": {"threshold": 0.25, "miss_rate": 0.02, "instructions": ["press the red button", …]}}
 
-So that settings chosen later, and the vocabulary and clarity of a policy from before they were stored, need no
-second copy of its weights. An entry is for the file with that SHA-256 and for no other.
+So that settings chosen later, and the vocabulary and clarity of a policy from before they were
+stored, need no second copy of its weights. An entry is for the file with that SHA-256 and for no
+other.
 """
 
 from __future__ import annotations

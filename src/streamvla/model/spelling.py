@@ -1,4 +1,4 @@
-"""Typing errors in instructions: a misspelt word is read as the known word it must mean, or dropped.
+"""Typing errors: a misspelt word is read as the known word it must mean, or left out.
 
     "pres teh red buton"  ─►  press the red button
     "read the label"      ─►  the               ("read" is a word, so it is not a misspelt "red")

@@ -1,6 +1,6 @@
 """Typing errors put into instructions on purpose: for measuring, and for training with them.
 
-    "press the red button"  ─►  "pres teh red buton"
+"press the red button"  ─►  "pres teh red buton"
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ SHORTEST = 3
 def misspelt(instruction: str, stream: np.random.Generator, share: float = SHARE) -> str:
     """The instruction with one error in each word that chance chooses, and in one word at least.
 
-    An error is a letter left out, doubled, replaced, or swapped with the one behind it, each equally
-    likely, anywhere in the word. Words of fewer than three letters are left alone.
+    An error is a letter left out, doubled, replaced, or swapped with the one behind it, each
+    equally likely, anywhere in the word. Words of fewer than three letters are left alone.
 
     Args:
         share: of the words that get an error.

@@ -1,11 +1,11 @@
-"""How clear an instruction must be: the threshold of the policies that ship, and what it tells apart.
+"""How clear an instruction must be: the threshold of the shipped policies, and its figures.
 
     python -m streamvla.studies.clarity            figures, and the entry "clarity" of defaults.json
 
-Clear are the held-out and independent phrasings of every task, as they stand and with typing errors;
-phrasings that differ in a colour or side only are one group. Unclear are sentences that ask for
-nothing a robot could do (`unclear_instructions.json`, in two halves: the first was at hand when the
-measure was chosen). The threshold is that of `training.anticipation.conformal`, a share of each
+Clear are the held-out and independent phrasings of every task, as they stand and with typing
+errors; phrasings that differ in a colour or side only are one group. Unclear are sentences that ask
+for nothing a robot could do (`unclear_instructions.json`, in two halves: the first was at hand when
+the measure was chosen). The threshold is that of `training.anticipation.conformal`, a share of each
 group's scores at or below it being missed.
 """
 
@@ -76,7 +76,7 @@ def _scores(
 
 
 def share_unclear(clarity: Clarity, groups: Sequence[Group], misspelt_by: int | None) -> float:
-    """The mean share of a group that counts as unclear; misspelt with this seed, if one is given."""
+    """The mean share of a group that counts as unclear; misspelt with this seed, if any."""
     if misspelt_by is None:
         scores = [np.array([clarity.of(text) for text in group]) for group in groups]
     else:
@@ -110,7 +110,7 @@ def main() -> None:
         half = len(order) // 2
         one = calibrated(blank, order[:half], np.random.default_rng(seed))
         missed.append(share_unclear(one, order[half:], seed + 1000))
-    print(f"on the half not calibrated on, with typing errors: {np.mean(missed):.2%} ({SPLITS} splits)")
+    print(f"on the half not calibrated on, misspelt: {np.mean(missed):.2%} ({SPLITS} splits)")
     print(json.dumps({"clarity": clarity.to_json()}))
 
 

@@ -23,6 +23,7 @@ from streamvla.core.interfaces import (
     Observation,
     Policy,
     goal_of,
+    unclear_to,
 )
 
 
@@ -131,6 +132,14 @@ class PolicyContract:
         assert policy.spec.tells_goal == callable(getattr(policy, "goal", None))
         goal = goal_of(policy, policy.encode(self.observation(policy)))
         assert goal is None or np.isfinite(goal).all()
+
+    def test_a_clarity_is_told_for_any_words(self) -> None:
+        """A policy with an `unclear_up_to` tells a number from 0 to 1, for no words too."""
+        policy = self.policy()
+        if policy.spec.unclear_up_to is None:
+            return
+        for instruction in ("", "flurb the wibble", self.instruction):
+            unclear_to(policy, instruction)  # raises if it is no such number
 
     def test_horizon_and_passes_make_sense(self) -> None:
         """At least one action a generation, and no negative number of passes."""

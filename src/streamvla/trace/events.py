@@ -242,9 +242,9 @@ class CameraThawed(NamedTuple):
 
 
 class InstructionUnclear(NamedTuple):
-    """The policy does not understand an instruction, by its own measure (`PolicySpec.unclear_up_to`):
-    `clarity` goes from 0 to 1. Written once for each instruction of an episode, its first 200
-    letters, with the first observation it came with."""
+    """The policy does not understand an instruction, by its own measure
+    (`PolicySpec.unclear_up_to`): `clarity` goes from 0 to 1. Written once for each instruction of
+    an episode, its first 200 letters, with the first observation it came with."""
 
     t_ns: int
     observation: int

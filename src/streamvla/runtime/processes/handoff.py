@@ -284,7 +284,9 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
         case ActionMade(values=values):
             return _is_vector(record, values)
         case ContextReady(goal=goal, frozen=frozen, saliency=saliency, unclear=unclear):
-            return not (frozen or saliency or unclear) and (goal is None or _is_vector(record, goal))
+            return not (frozen or saliency or unclear) and (
+                goal is None or _is_vector(record, goal)
+            )
         case _:
             return True
 

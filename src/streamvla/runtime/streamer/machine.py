@@ -461,9 +461,7 @@ class Streamer:
         """Once for each that is unclear."""
         if event.unclear is not None and event.unclear[0] not in self._unclear:
             self._unclear.add(event.unclear[0])
-            self._trace.record(
-                InstructionUnclear(event.now_ns, event.observation, *event.unclear)
-            )
+            self._trace.record(InstructionUnclear(event.now_ns, event.observation, *event.unclear))
 
     # --- generating ----------------------------------------------------------------------------
 
