@@ -140,6 +140,10 @@ class InstructionEncoder(nn.Module):
         if words:
             self.heard[words_tensor(words).to(self.heard.device)] = True
 
+    def list_words(self, vocabulary: Iterable[str]) -> None:
+        """These are the words that its weights know."""
+        self.vocabulary = frozenset(vocabulary)
+
     def tokenise(self, instructions: Sequence[str]) -> Tensor:
         """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""
         return words_tensor(instructions, self.vocabulary)

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
@@ -32,6 +32,9 @@ from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
 from streamvla.model.places import PlacesToken, places_head
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
+from streamvla.model.word_vectors import WordVectors
+
+Words = Literal["hashed", "wordllama"]
 
 _MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "places_token", "proprioception")
 
@@ -57,6 +60,8 @@ class VLAConfig:
         places_token: whether the places read out are a token of every view, so that the context
             says them as coordinates (docs/decisions/0016).
         proprioception: whether measured state enters the context; False hides it (ablation).
+        words: "hashed" (`instruction.py`), or "wordllama" for frozen pretrained embeddings
+            (`word_vectors.py`).
     """
 
     action_dim: int
@@ -77,9 +82,14 @@ class VLAConfig:
     places_hidden: int = 0
     places_token: bool = False
     proprioception: bool = True
+    words: Words = "hashed"
 
     def __post_init__(self) -> None:
+        if self.words not in get_args(Words):
+            raise did_you_mean("model words", str(self.words), get_args(Words))
         for name, value in vars(self).items():
+            if name == "words":
+                continue
             smallest = min(value) if isinstance(value, tuple) else value
             least = 0 if name in _MAY_BE_NONE else 1
             if smallest < least:
@@ -98,6 +108,8 @@ class VLAConfig:
 
     def completed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Files from before `InstructionEncoder.heard` know every word."""
+        if self.words != "hashed":
+            return weights
         return {"instruction.heard": every_word(), **weights}
 
     def expert_size(self) -> ExpertSize:
@@ -125,7 +137,8 @@ class StreamingVLA(Model):
         self.vision: Final = VisionEncoder(
             c.views, c.image_size, c.width, c.channels, c.asked_keypoints
         )
-        self.instruction: Final = InstructionEncoder(c.width)
+        encoder = InstructionEncoder if c.words == "hashed" else WordVectors
+        self.instruction: Final[InstructionEncoder | WordVectors] = encoder(c.width)
         self.from_state: Final = nn.Linear(c.state_dim, c.width)
         self.from_command: Final = nn.Linear(c.action_dim, c.width)
         self.to_places: nn.Module | None = None
@@ -221,7 +234,7 @@ class StreamingVLA(Model):
         self.instruction.know(vocabulary)
 
     def list_words(self, vocabulary: Iterable[str]) -> None:
-        self.instruction.vocabulary = frozenset(vocabulary)
+        self.instruction.list_words(vocabulary)
 
     def train_only(self, trained: Trained) -> None:
         if trained == "vision":
