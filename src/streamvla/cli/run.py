@@ -40,7 +40,13 @@ from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.studies.checks import require_effect, require_seconds
-from streamvla.studies.episodes import file_name, policy_and_tasks, warn_of_unseen_tasks
+from streamvla.studies.episodes import (
+    file_name,
+    policy_and_tasks,
+    said_in,
+    warn_of_unclear,
+    warn_of_unseen_tasks,
+)
 from streamvla.studies.outputs import (
     MARK,
     PERFETTO_MARK,
@@ -166,7 +172,7 @@ class Run:
 
 def run(command: Run) -> None:
     """Run the command, print the comparison, write the report."""
-    from streamvla.model.instruction import unknown_words
+    from streamvla.model.instruction import misspelt_words, unknown_words
     from streamvla.policy import find_policy, identity_of
 
     require_stage_times(command.profile, command.times)
@@ -193,6 +199,9 @@ def run(command: Run) -> None:
     unknown = unknown_words(command.instruction or "", policy.spec.vocabulary)
     if unknown:
         print(f"The policy does not know, and leaves out: {', '.join(unknown)}.", file=sys.stderr)
+    for typed, read in misspelt_words(command.instruction or "", policy.spec.vocabulary).items():
+        print(f"The policy reads {typed} as {read}.", file=sys.stderr)
+    warn_of_unclear(policy, [command.instruction] if command.instruction else said_in(tasks))
     identity = identity_of(find_policy(source), policy.spec)
     begun: _Session | None = None
     try:

@@ -303,6 +303,8 @@ class PolicySpec:
         vocabulary: the words it knows; None where there is no list of them.
         counts: whether it is a `CountingPolicy`.
         remembers: whether it is a `RememberingPolicy`.
+        unclear_up_to: the clarity up to which an instruction counts as unclear; None: it is no
+            `UnderstandingPolicy`.
         sees_truth: whether its state is the whole state of a simulated world instead of what a
             robot measures (`robots.truth`), as an expert's that drives is.
         gaze: where it cuts crops, of a policy that does; the robot's cameras must stand there.
@@ -323,6 +325,7 @@ class PolicySpec:
     vocabulary: frozenset[str] | None = None
     counts: bool = False
     remembers: bool = False
+    unclear_up_to: float | None = None
     sees_truth: bool = False
     gaze: Gaze | None = None
 
@@ -449,6 +452,31 @@ def goal_of(policy: Policy, context: Any) -> np.ndarray | None:
             f"the policy tells the goal {told}: expected {dim} finite numbers, an action state"
         )
     return goal
+
+
+class UnderstandingPolicy(Policy, Protocol):
+    """A policy that tells how clear an instruction is to it."""
+
+    def clarity(self, instruction: str) -> float:
+        """From 0, nothing in it says what to do, to 1. Asked at every observation, so quick."""
+        ...
+
+
+def unclear_to(policy: Policy, instruction: str) -> float | None:
+    """The clarity of an instruction that is unclear to a policy; None: it is clear, or the policy
+    is no `UnderstandingPolicy`.
+
+    Raises:
+        SpecMismatchError: the clarity it tells is no number from 0 to 1.
+    """
+    if policy.spec.unclear_up_to is None:
+        return None
+    clarity = float(cast(UnderstandingPolicy, policy).clarity(instruction))
+    if not 0 <= clarity <= 1:
+        raise SpecMismatchError(
+            f"the policy tells clarity {clarity} for {instruction!r}: expected a number from 0 to 1"
+        )
+    return clarity if clarity <= policy.spec.unclear_up_to else None
 
 
 def standing_at(robot: Robot) -> np.ndarray:

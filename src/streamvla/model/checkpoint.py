@@ -35,6 +35,7 @@ from streamvla.core.seals import (
     unsealed,
     write_error,
 )
+from streamvla.model.clarity import Clarity
 from streamvla.model.defaults import DEFAULTS_NAME, Defaults, read_defaults, sha256_of
 from streamvla.model.interface import Model, ModelConfig
 from streamvla.model.methods.base import Method
@@ -58,6 +59,7 @@ class Checkpoint:
         weights: state dict of the model.
         vocabulary: the words that training said, sorted; None where the model keeps its own
             (a pretrained tokeniser), or in a file from before it was stored.
+        clarity: how it tells clear instructions from unclear ones; None: it does not.
     """
 
     model: ModelConfig
@@ -67,6 +69,7 @@ class Checkpoint:
     provenance: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     vocabulary: tuple[str, ...] | None = None
+    clarity: Clarity | None = None
 
     def build_model(self) -> Model:
         """The model with these weights and words, in evaluation mode, on the CPU."""
@@ -98,6 +101,8 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *, half: bool = Fa
         "provenance": dict(checkpoint.provenance),
         "vocabulary": checkpoint.vocabulary,
     }
+    if checkpoint.clarity is not None:
+        header["clarity"] = checkpoint.clarity.to_json()
     save_tensors(Path(path), weights, header)
 
 
@@ -125,6 +130,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             provenance=header["provenance"],
             weights={name: _restored(tensor) for name, tensor in weights.items()},
             vocabulary=_words_from_header(header),
+            clarity=Clarity.from_json(header["clarity"]) if "clarity" in header else None,
         )
         checkpoint = replace(checkpoint, weights=checkpoint.model.completed(checkpoint.weights))
     except (KeyError, TypeError, ValueError, StreamVLAError) as error:
@@ -339,7 +345,8 @@ def _restored(tensor: Tensor) -> Tensor:
 
 
 def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Checkpoint:
-    """A vocabulary in the policy's own header is kept; settings take the place of the header's."""
+    """Vocabulary and clarity of the policy's own header are kept; settings take the place of the
+    header's."""
     for name in defaults.method:
         if name not in checkpoint.method.tunable:
             known = ", ".join(checkpoint.method.tunable) or "none"
@@ -353,7 +360,8 @@ def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Ch
         raise CheckpointError(f"{path.parent / DEFAULTS_NAME}: {path.name}: {error}") from error
     spec = replace(checkpoint.spec, chunk_passes=method.chunk_passes)
     words = defaults.vocabulary if checkpoint.vocabulary is None else checkpoint.vocabulary
-    return replace(checkpoint, method=method, spec=spec, vocabulary=words)
+    clarity = checkpoint.clarity or defaults.clarity
+    return replace(checkpoint, method=method, spec=spec, vocabulary=words, clarity=clarity)
 
 
 def _words_from_header(header: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -1,10 +1,12 @@
 """What was decided about a policy after its file was written: `defaults.json` beside the file.
 
     {"policies": {"chunk-flow.safetensors": {"sha256": "…", "method": {"euler_steps": 2}}},
-     "vocabulary": ["press", "the", …]}
+     "vocabulary": ["press", "the", …],
+     "clarity": {"threshold": 0.25, "miss_rate": 0.02, "instructions": ["press the red button", …]}}
 
-So that settings chosen later, and the vocabulary of a policy from before it was stored, need no
-second copy of its weights. An entry is for the file with that SHA-256 and for no other.
+So that settings chosen later, and the vocabulary and clarity of a policy from before they were
+stored, need no second copy of its weights. An entry is for the file with that SHA-256 and for no
+other.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamvla.core.errors import CheckpointError
+from streamvla.core.errors import CheckpointError, ConfigError
+from streamvla.model.clarity import Clarity
 
 DEFAULTS_NAME = "defaults.json"
 
@@ -28,10 +31,12 @@ class Defaults:
     Attributes:
         method: settings of its method that take the place of those in its header.
         vocabulary: the words its training said; None to leave what its header says.
+        clarity: how it tells clear instructions from unclear ones; None likewise.
     """
 
     method: Mapping[str, Any]
     vocabulary: tuple[str, ...] | None
+    clarity: Clarity | None = None
 
 
 NO_DEFAULTS = Defaults({}, None)
@@ -52,8 +57,10 @@ def read_defaults(checkpoint: Path) -> Defaults:
         if entry is None or entry["sha256"] != sha256_of(checkpoint):
             return NO_DEFAULTS
         words = fields.get("vocabulary")
-        return Defaults(dict(entry.get("method", {})), None if words is None else tuple(words))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        clarity = Clarity.from_json(fields["clarity"]) if "clarity" in fields else None
+        words = None if words is None else tuple(words)
+        return Defaults(dict(entry.get("method", {})), words, clarity)
+    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or remove it to use "
             "the settings in the policy's own header."

@@ -1,12 +1,13 @@
 """Instructions as hashed words, of a stored vocabulary.
 
-    "Press the shiny RED button!"  ─►  press the red button  ─►  buckets  ─►  embeddings + positions
-                                       (shiny: unknown)
+    "Press the shiny RED buton!"  ─►  press the red button  ─►  buckets  ─►  embeddings + positions
+                                      (shiny: unknown; buton: misspelt)
 
 A word is lower-cased and hashed (CRC-32, the same on every machine) into one of 2047 buckets;
 bucket 0 is padding. The words of the training instructions are the vocabulary, which is stored with
-the policy. Every other word is removed before positions are counted and before the length limit
-applies, so an unknown word changes nothing. (Without a vocabulary, 7 % of unknown words fall into
+the policy. A misspelt word is read as the one it must mean (`spelling.py`). Every other word is
+removed before positions are counted and before the length limit applies, so an unknown word changes
+nothing. (Without a vocabulary, 7 % of unknown words fall into
 the bucket of a known one and are read as that word.)
 """
 
@@ -19,6 +20,8 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+
+from streamvla.model.spelling import read_as
 
 MAX_WORDS = 16
 BUCKETS = 2048
@@ -44,11 +47,36 @@ def vocabulary_of(instructions: Iterable[str]) -> frozenset[str]:
 def unknown_words(instruction: str, vocabulary: frozenset[str] | None) -> list[str]:
     """The words of an instruction that a policy of this vocabulary leaves out, in order.
 
-    >>> unknown_words("press the crimson button", frozenset({"press", "the", "button"}))
+    >>> unknown_words("press the crimson buton", frozenset({"press", "the", "button"}))
     ['crimson']
     """
     words = words_of(instruction)
-    return [] if vocabulary is None else [word for word in words if word not in vocabulary]
+    return [] if vocabulary is None else [w for w in words if read_as(w, vocabulary) is None]
+
+
+def misspelt_words(instruction: str, vocabulary: frozenset[str] | None) -> dict[str, str]:
+    """Misspelt word → what a policy of this vocabulary reads it as.
+
+    >>> misspelt_words("press the crimson buton", frozenset({"press", "the", "button"}))
+    {'buton': 'button'}
+    """
+    if vocabulary is None:
+        return {}
+    read = {word: read_as(word, vocabulary) for word in words_of(instruction)}
+    return {word: known for word, known in read.items() if known not in (None, word)}
+
+
+def known_words(instruction: str, vocabulary: Collection[str] | None = None) -> list[str]:
+    """The words of an instruction that a policy of this vocabulary reads, in order.
+
+    >>> known_words("press the crimson buton", {"press", "the", "button"})
+    ['press', 'the', 'button']
+    """
+    words = words_of(instruction)
+    if vocabulary is None:
+        return words
+    read = (read_as(word, frozenset(vocabulary)) for word in words)
+    return [word for word in read if word is not None]
 
 
 def hash_words(instruction: str, vocabulary: Collection[str] | None = None) -> list[int]:
@@ -62,7 +90,7 @@ def hash_words(instruction: str, vocabulary: Collection[str] | None = None) -> l
     >>> hash_words("open the old drawer", {"open", "drawer"}) == hash_words("open drawer")
     True
     """
-    words = [w for w in words_of(instruction) if vocabulary is None or w in vocabulary]
+    words = known_words(instruction, vocabulary)
     buckets = [1 + zlib.crc32(word.encode()) % (BUCKETS - 1) for word in words[:MAX_WORDS]]
     return buckets + [PADDING] * (MAX_WORDS - len(buckets))
 
@@ -111,6 +139,10 @@ class InstructionEncoder(nn.Module):
         self.heard.zero_()
         if words:
             self.heard[words_tensor(words).to(self.heard.device)] = True
+
+    def list_words(self, vocabulary: Iterable[str]) -> None:
+        """These are the words that its weights know."""
+        self.vocabulary = frozenset(vocabulary)
 
     def tokenise(self, instructions: Sequence[str]) -> Tensor:
         """b instructions → (b, l) int64 hashed words, unknown ones left out, l the longest."""

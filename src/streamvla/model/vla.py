@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import Backbone, PrefixCache
 from streamvla.model.crops import CropConfig, CroppedViews, Images
 from streamvla.model.expert import Expert, ExpertSize
@@ -37,6 +37,9 @@ from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
 from streamvla.model.places import PlacesToken, places_head
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
+from streamvla.model.word_vectors import WordVectors
+
+Words = Literal["hashed", "wordllama"]
 
 _MAY_BE_NONE = ("places_dim", "asked_keypoints", "places_hidden", "places_token", "proprioception")
 
@@ -64,6 +67,8 @@ class VLAConfig:
         proprioception: whether measured state enters the context; False hides it (ablation).
         focus: how the expert attends to vision.
         crops: what is cut from every view; None: the model looks at whole views.
+        words: "hashed" (`instruction.py`), or "wordllama" for frozen pretrained embeddings
+            (`word_vectors.py`).
     """
 
     action_dim: int
@@ -86,9 +91,12 @@ class VLAConfig:
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
     crops: CropConfig | None = None
+    words: Words = "hashed"
 
     def __post_init__(self) -> None:
-        parts = ("focus", "crops")
+        if self.words not in get_args(Words):
+            raise did_you_mean("model words", str(self.words), get_args(Words))
+        parts = ("focus", "crops", "words")
         sizes = {name: value for name, value in vars(self).items() if name not in parts}
         for name, value in sizes.items():
             smallest = min(value) if isinstance(value, tuple) else value
@@ -111,6 +119,8 @@ class VLAConfig:
 
     def completed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Files from before `InstructionEncoder.heard` know every word."""
+        if self.words != "hashed":
+            return weights
         return {"instruction.heard": every_word(), **weights}
 
     def expert_size(self) -> ExpertSize:
@@ -171,7 +181,8 @@ class StreamingVLA(Model):
             size, numbers = (c.crops.coarse_px, c.crops.coarse_px), 6
         self.vision: Final = VisionEncoder(c.views, size, c.width, c.channels, c.asked_keypoints)
         self.crop_vision: Final = None if c.crops is None else _crop_encoder(c, c.crops)
-        self.instruction: Final = InstructionEncoder(c.width)
+        encoder = InstructionEncoder if c.words == "hashed" else WordVectors
+        self.instruction: Final[InstructionEncoder | WordVectors] = encoder(c.width)
         self.from_state: Final = nn.Linear(c.state_dim, c.width)
         self.from_command: Final = nn.Linear(c.action_dim, c.width)
         self.to_places: nn.Module | None = None
@@ -317,7 +328,7 @@ class StreamingVLA(Model):
         self.instruction.know(vocabulary)
 
     def list_words(self, vocabulary: Iterable[str]) -> None:
-        self.instruction.vocabulary = frozenset(vocabulary)
+        self.instruction.list_words(vocabulary)
 
     def train_only(self, trained: Trained) -> None:
         if trained == "vision":

@@ -20,6 +20,7 @@ from streamvla.core.interfaces import (
     Observation,
     PolicySpec,
 )
+from streamvla.model.clarity import Clarity
 from streamvla.model.crops import Images
 from streamvla.model.flops import FlopCounts
 from streamvla.model.focus import TUNABLE, FocusConfig
@@ -60,7 +61,8 @@ class ModelPolicy:
     """`Policy` with a model behind it; its method reads actions from a context (`Method.reader`).
     It counts what its observations cost (`CountingPolicy`).
 
-    With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too.
+    With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too, and with a `Clarity` an
+    `UnderstandingPolicy`.
 
     Attributes:
         predictor: of what a motion changes; None: it does not anticipate.
@@ -73,6 +75,7 @@ class ModelPolicy:
         method: Method,
         normalisation: Normalisation,
         device: torch.device | str = "cpu",
+        clarity: Clarity | None = None,
     ) -> None:
         if (spec.horizon, spec.chunk_passes) != (method.horizon, method.chunk_passes):
             raise ConfigError(
@@ -85,8 +88,11 @@ class ModelPolicy:
             settings={**method.settings, **model.expert.focus.settings},
             vocabulary=model.vocabulary,
             counts=True,
+            unclear_up_to=None if clarity is None else clarity.threshold,
             gaze=gaze,
         )
+        self.understanding = clarity
+        self._clarities: dict[str, float] = {}  # of the latest instruction
         self.method = method
         self.normalisation = normalisation
         self.device: Final = torch.device(device)
@@ -137,6 +143,21 @@ class ModelPolicy:
             )
         expert.focus = focus
         self.spec = replace(self.spec, settings={**self.method.settings, **focus.settings})
+
+    def clarity(self, instruction: str) -> float:
+        """How clear an instruction is: 0 to 1, and unclear up to `spec.unclear_up_to`.
+
+        Raises:
+            ConfigError: the policy's file has no `Clarity`.
+        """
+        if self.understanding is None:
+            raise ConfigError(
+                "the policy cannot tell how clear an instruction is: its file has no clarity "
+                "(streamvla.model.clarity), which the policies that ship have"
+            )
+        if instruction not in self._clarities:
+            self._clarities = {instruction: self.understanding.of(instruction)}
+        return self._clarities[instruction]
 
     def sight_digest(self) -> str:
         """What tells its tokens from those of another policy: SHA-256 of all that `look` is made

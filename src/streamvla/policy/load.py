@@ -44,7 +44,9 @@ def load_policy(
     rest = {name: value for name, value in settings.items() if name not in of_focus}
     method = _tuned(found.method, rest)
     spec = replace(found.spec, chunk_passes=method.chunk_passes)
-    policy = ModelPolicy(found.build_model(), spec, method, found.normalisation, device)
+    policy = ModelPolicy(
+        found.build_model(), spec, method, found.normalisation, device, found.clarity
+    )
     if of_focus:
         policy.focus_on(replace(policy.model.expert.focus, **of_focus))
     beside = saliency_path(Path(path))

@@ -62,7 +62,8 @@ class ReusingPolicy(ModelPolicy):
                 "out"
             )
         spec = policy.spec
-        super().__init__(policy.model, spec, policy.method, policy.normalisation, policy.device)
+        parts = (policy.model, spec, policy.method, policy.normalisation)
+        super().__init__(*parts, policy.device, policy.understanding)
         settings = {**spec.settings, REUSE: tolerance}
         self.spec = replace(spec, remembers=True, settings=settings)
         self.predictor = policy.predictor

@@ -18,13 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart, Observation, Policy, PolicySpec, cost_of
+from streamvla.core.interfaces import (
+    FlowStart,
+    Observation,
+    Policy,
+    PolicySpec,
+    UnderstandingPolicy,
+    cost_of,
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,10 @@ class SkippingPolicy:
                 "skipping cannot be combined with the clock shift: use the compensation 'state'"
             )
         return self._policy.generate(context.context, replace(start, age=start.age + context.age))
+
+    def clarity(self, instruction: str) -> float:
+        """As the policy inside, if it is an `UnderstandingPolicy`."""
+        return cast(UnderstandingPolicy, self._policy).clarity(instruction)
 
     def cost(self, made: Kept) -> ObservationCost:
         """Of an observation: as the policy inside counts it, or that of a skipped one."""

@@ -14,7 +14,7 @@ from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.files import replacing, require_writable
-from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit
+from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit, unclear_to
 from streamvla.core.numbers import exact
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
@@ -22,7 +22,14 @@ from streamvla.core.stress import NO_STRESS, Stress, parse_stress
 from streamvla.data.experts import EXPERTS, for_task
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
-from streamvla.robots.registry import is_robot, make_robot, require_task, suite_of, suite_tasks
+from streamvla.robots.registry import (
+    is_robot,
+    make_robot,
+    require_task,
+    suite_of,
+    suite_tasks,
+    training_instructions,
+)
 from streamvla.robots.stress import stressed_robot
 from streamvla.runtime import (
     EpisodeLimits,
@@ -243,6 +250,8 @@ def evaluate(command: Eval) -> None:
         require_stressable(policy, task, command, [command.stresses()])
     if source not in EXPERTS:
         warn_of_unseen_tasks(source, tasks, command.method)
+    if command.asked != "blank":
+        warn_of_unclear(policy, said_in(tasks))
     folder = command.out / _folder(command, for_task(source, tasks[0]))
     command = with_measured_times(command, source, tasks, folder)
     require_effect(
@@ -302,6 +311,26 @@ def warn_of_unseen_tasks(source: str, tasks: tuple[str, ...], method: str | None
         print(
             f"warning: {found.name} was not trained on {', '.join(unseen)} (it was on {known}); "
             "expect it to fail there",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def said_in(tasks: Iterable[str]) -> list[str]:
+    """The training instructions of tasks; robots have none."""
+    named = [task for task in tasks if not is_robot(task)]
+    return [text for task in named for text in training_instructions(task)]
+
+
+def warn_of_unclear(policy: Policy, instructions: Iterable[str]) -> None:
+    """One line on stderr for the instructions that are unclear to the policy, if any are."""
+    unclear = [text for text in instructions if unclear_to(policy, text) is not None]
+    if unclear:
+        named = ", ".join(repr(text) for text in unclear[:3])
+        more = f" and {len(unclear) - 3} more" if len(unclear) > 3 else ""
+        print(
+            f"warning: the policy does not understand {named}{more}; expect it to reach for "
+            "anything, or for nothing",
             file=sys.stderr,
             flush=True,
         )

@@ -25,6 +25,7 @@ from streamvla.core.interfaces import (
     begin_episode,
     cost_of,
     goal_of,
+    unclear_to,
 )
 
 
@@ -153,6 +154,14 @@ class PolicyContract:
         assert policy.spec.counts == callable(getattr(policy, "cost", None))
         cost = cost_of(policy, policy.encode(self.observation(policy)))
         assert (cost is not None) == policy.spec.counts
+
+    def test_a_clarity_is_told_for_any_words(self) -> None:
+        """A policy with an `unclear_up_to` tells a number from 0 to 1, for no words too."""
+        policy = self.policy()
+        if policy.spec.unclear_up_to is None:
+            return
+        for instruction in ("", "flurb the wibble", self.instruction):
+            unclear_to(policy, instruction)  # raises if it is no such number
 
     def test_horizon_and_passes_make_sense(self) -> None:
         """At least one action a generation, and no negative number of passes."""

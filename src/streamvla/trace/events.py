@@ -269,6 +269,17 @@ class CameraThawed(NamedTuple):
     view: str
 
 
+class InstructionUnclear(NamedTuple):
+    """The policy does not understand an instruction, by its own measure
+    (`PolicySpec.unclear_up_to`): `clarity` goes from 0 to 1. Written once for each instruction of
+    an episode, its first 200 letters, with the first observation it came with."""
+
+    t_ns: int
+    observation: int
+    instruction: str
+    clarity: float
+
+
 class FaultInjected(NamedTuple):
     """A fault put in on purpose began; it lasts until `until_ns`, −1 for good."""
 
@@ -329,6 +340,7 @@ TraceEvent = (
     | TicksSkipped
     | CameraFrozen
     | CameraThawed
+    | InstructionUnclear
     | FaultInjected
     | RecordingLost
     | Failed
@@ -359,6 +371,7 @@ EVENT_TYPES: dict[str, type] = {
         TicksSkipped,
         CameraFrozen,
         CameraThawed,
+        InstructionUnclear,
         FaultInjected,
         RecordingLost,
         Failed,

@@ -38,6 +38,7 @@ from streamvla.trace.events import (
     Failed,
     FaultInjected,
     HealthChanged,
+    InstructionUnclear,
     Intervened,
     LeadChosen,
     ObserveRequested,
@@ -320,6 +321,8 @@ def _mark(event: TraceEvent) -> tuple[str, str, Fields] | None:
             return "health", f"camera {view} frozen", {}
         case CameraThawed(_, _, view):
             return "health", f"camera {view} shows something new", {}
+        case InstructionUnclear(_, _, instruction, clarity):
+            return "incidents", f"instruction unclear: {instruction}", {"clarity": clarity}
         case TicksSkipped(_, _, ticks, cause):
             return "incidents", f"{ticks} ticks skipped: {cause}", {"cause": cause, "ticks": ticks}
         case RecordingLost(_, events, cause):

@@ -22,6 +22,7 @@ from streamvla.trace.events import (
     Failed,
     FaultInjected,
     HealthChanged,
+    InstructionUnclear,
     RecordingLost,
     Sent,
     TicksSkipped,
@@ -84,6 +85,8 @@ def happenings(events: Sequence[TraceEvent]) -> Iterator[tuple[int, str]]:
                 yield t_ns, f"fault put in on purpose: {kind}"
             case CameraFrozen(t_ns, _, view):
                 yield t_ns, f"camera {view} frozen"
+            case InstructionUnclear(t_ns, _, instruction, _):
+                yield t_ns, f"instruction unclear: {instruction}"
             case Failed(t_ns, stage, message):
                 yield t_ns, f"{stage} failed: {message}"
             case _:

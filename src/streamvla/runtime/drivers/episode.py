@@ -19,6 +19,7 @@ from streamvla.core.interfaces import (
     check_frames,
     measured_by,
     stimulus_of,
+    unclear_to,
 )
 from streamvla.runtime.drivers.cameras import CameraWatch, FrozenCamera
 from streamvla.runtime.drivers.observing import Sighting, sighting_of
@@ -27,6 +28,9 @@ from streamvla.runtime.streamer.machine import Streamer
 from streamvla.runtime.streamer.messages import StartObserve
 from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import Ended, Measured, Stimulus, TraceSink
+
+_LONGEST_SAID = 200
+"""Letters of an unclear instruction that the trace keeps."""
 
 EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
 
@@ -133,9 +137,11 @@ def make_sighting(
 def watched_sighting(
     policy: Policy, cameras: CameraWatch, observation: Observation, foresee: Foresee | None
 ) -> Sighting:
-    """`sighting_of`, and which cameras are frozen."""
+    """`sighting_of`, which cameras are frozen, and whether the instruction is unclear."""
     frozen = cameras.look(Frames(observation.images, observation.state))
-    return replace(sighting_of(policy, observation, foresee), frozen=frozen)
+    clarity = unclear_to(policy, observation.instruction)
+    unclear = None if clarity is None else (observation.instruction[:_LONGEST_SAID], clarity)
+    return replace(sighting_of(policy, observation, foresee), frozen=frozen, unclear=unclear)
 
 
 def observation_of(

@@ -33,6 +33,7 @@ from streamvla.core.interfaces import (
     PolicySpec,
     Robot,
     RobotSpec,
+    UnderstandingPolicy,
     begin_episode,
     goal_of,
     places_of,
@@ -213,6 +214,9 @@ class FaultyPolicy:
 
     def cost(self, made: Any) -> ObservationCost:
         return cast(CountingPolicy, self._policy).cost(made)
+
+    def clarity(self, instruction: str) -> float:
+        return cast(UnderstandingPolicy, self._policy).clarity(instruction)
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):

@@ -401,9 +401,10 @@ def _guarded(call: Callable[[], object]) -> BaseException | None:
 def _event_of(result: ContextReady | ActionMade | StageError, now_ns: int) -> Event:
     """A stage's result, seen now."""
     match result:
-        case ContextReady(observation, goal, frozen, saliency, refused, cost):
+        case ContextReady(observation, goal, frozen, saliency, refused, cost, unclear):
             old_ns = 0 if cost is None else cost.frames_old_ns
-            return Observed(now_ns, observation, goal, frozen, saliency, refused, old_ns)
+            seen = (goal, frozen, saliency, refused, old_ns, unclear)
+            return Observed(now_ns, observation, *seen)
         case ActionMade(started_ns, generation, index, values):
             return Generated(now_ns, started_ns, generation, index, values)
         case StageError(stage, message):

@@ -24,6 +24,7 @@ class Sighting:
         frozen: views whose camera is frozen.
         refused: whether it was.
         cost: as the policy counts it; None: it does not.
+        unclear: the instruction and its clarity, if it is unclear to the policy.
     """
 
     context: Any
@@ -31,6 +32,7 @@ class Sighting:
     frozen: tuple[str, ...] = ()
     refused: bool = False
     cost: ObservationCost | None = None
+    unclear: tuple[str, float] | None = None
 
     @property
     def calls(self) -> int:

@@ -55,8 +55,8 @@ class ObserveBegun:
 
 @dataclass(frozen=True, slots=True)
 class ContextReady:
-    """The context of the observation is there, with the goal (d,) it states, if any, and the views
-    that are frozen.
+    """The context of the observation is there, with the goal (d,) it states, if any, the views that
+    are frozen, and the instruction with its clarity, if it is `unclear`.
 
     Or the observation was `refused`; `saliency` and `cost` are those of `observing.Sighting`.
     """
@@ -67,6 +67,7 @@ class ContextReady:
     saliency: tuple[Saliency, ...] = ()
     refused: bool = False
     cost: ObservationCost | None = None
+    unclear: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +198,15 @@ class StageWork:
         if isinstance(sighting, StageError):
             return sighting
         context, frozen, saliency = sighting.context, sighting.frozen, sighting.saliency
-        cost = sighting.cost
+        cost, unclear = sighting.cost, sighting.unclear
         if sighting.refused:
-            return ContextReady(observation, None, frozen, saliency, refused=True, cost=cost)
+            return ContextReady(observation, None, frozen, saliency, True, cost, unclear)
         try:
             goal = goal_of(self._policy, context)
         except BaseException as error:
             return _error_of("observe", error)
         self._contexts[observation] = context
-        return ContextReady(observation, goal, frozen, saliency, cost=cost)
+        return ContextReady(observation, goal, frozen, saliency, False, cost, unclear)
 
     def begin(self, command: StartGenerate) -> Flow:
         """A generation from a context that was reported ready; nothing is computed yet."""

@@ -224,28 +224,35 @@ def decode(message: bytes) -> Delivered:
 
 def _encode_seen(seen: ContextReady, head: tuple[int, int]) -> bytes:
     goal = np.zeros(0) if seen.goal is None else _numeric(seen.goal)
-    frozen = "\0".join(seen.frozen).encode()
-    if len(frozen) > _MOST_TEXT:
-        raise HandoffError(f"names of frozen views with {len(frozen)} bytes")
+    said, *clarity = seen.unclear or ("",)
+    texts = (said.replace("\0", " "), *seen.frozen) if seen.unclear or seen.frozen else ()
+    text = "\0".join(texts).encode()
+    if len(text) > _MOST_TEXT:
+        raise HandoffError(f"instruction and names of frozen views with {len(text)} bytes")
     numbers = _HEAD.pack(_SEEN, int(seen.refused), *head, seen.observation, 0)
-    saliency, cost = np.array(seen.saliency, float), np.array(_cost_row(seen.cost))
-    parts = (_encode_array(goal), _encode_array(saliency), _encode_array(cost), frozen)
-    return b"".join((numbers, *parts))
+    cost = np.array(_cost_row(seen.cost))
+    arrays = (goal, np.array(seen.saliency, float), cost, np.array(clarity, float))
+    return b"".join((numbers, *map(_encode_array, arrays), text))
 
 
 def _decode_seen(observation: int, body: bytes, *, refused: bool) -> ContextReady:
     goal, body = _decode_array(body)
     saliency, body = _decode_array(body)
-    cost, text = _decode_array(body)
+    cost, body = _decode_array(body)
+    clarity, text = _decode_array(body)
     if len(text) > _MOST_TEXT:
-        raise HandoffError(f"names of frozen views with {len(text)} bytes")
+        raise HandoffError(f"instruction and names of frozen views with {len(text)} bytes")
+    if clarity.size > 1 or not np.isfinite(clarity).all():
+        raise HandoffError("a clarity that is no finite number")
     if saliency.size and (saliency.ndim != 2 or not np.isfinite(saliency).all()):
         raise HandoffError("a saliency that is no table of finite numbers")
-    frozen = tuple(text.decode(errors="replace").split("\0")) if text else ()
+    said, *frozen = text.decode(errors="replace").split("\0")
+    unclear = (said, float(clarity.item())) if clarity.size else None
     table: list[list[float]] = saliency.tolist() if saliency.size else []
     rows = tuple(tuple(row) for row in table)
-    goal_or_none = goal if goal.size else None
-    return ContextReady(observation, goal_or_none, frozen, rows, refused, _cost_from(cost))
+    stated = goal if goal.size else None
+    told = (rows, refused, _cost_from(cost), unclear)
+    return ContextReady(observation, stated, tuple(frozen), *told)
 
 
 def _cost_row(cost: ObservationCost | None) -> tuple[float, ...]:
@@ -298,8 +305,10 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
             return False
         case ActionMade(values=values):
             return _is_vector(record, values)
-        case ContextReady(goal=goal, frozen=frozen, saliency=saliency):
-            return not (frozen or saliency) and (goal is None or _is_vector(record, goal))
+        case ContextReady(goal=goal, frozen=frozen, saliency=saliency, unclear=unclear):
+            return not (frozen or saliency or unclear) and (
+                goal is None or _is_vector(record, goal)
+            )
         case _:
             return True
 

@@ -67,6 +67,7 @@ from streamvla.trace import (
     Finished,
     GenerateRequested,
     HealthChanged,
+    InstructionUnclear,
     ObserveReady,
     ObserveRequested,
     Rearmed,
@@ -155,6 +156,7 @@ class Streamer:
         self._bad_since_ns = 0
         self._failure: StageFailedError | None = None
         self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
+        self._unclear: set[str] = set()  # instructions that were
         self._latched = False  # the safe stop is on; only `Rearm` ends it
         self._outdated: int | None = None  # an observation from before the safe stop
         self._supplied = False  # grid pacing: the latest tick had an action
@@ -416,6 +418,7 @@ class Streamer:
             return self._on_failed(StageFailed(event.now_ns, "observe", message))
         self._encoding = None
         self._note_cameras(event)
+        self._note_instruction(event)
         outdated = self._latched or event.observation == self._outdated
         if event.refused or outdated:
             del self._captures[event.observation]
@@ -456,6 +459,12 @@ class Streamer:
             if view not in event.frozen:
                 self._trace.record(CameraThawed(event.now_ns, event.observation, view))
         self._frozen = event.frozen
+
+    def _note_instruction(self, event: Observed) -> None:
+        """Once for each that is unclear."""
+        if event.unclear is not None and event.unclear[0] not in self._unclear:
+            self._unclear.add(event.unclear[0])
+            self._trace.record(InstructionUnclear(event.now_ns, event.observation, *event.unclear))
 
     # --- generating ----------------------------------------------------------------------------
 
