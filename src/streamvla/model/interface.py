@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,35 @@ class ModelConfig(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What each view of b observations shows by itself.
+
+    Attributes:
+        tokens: (b, v, l, w) of its pixels.
+        located: (b, v, k) where the asked keypoints are; of a model with crops the crop's too.
+    """
+
+    tokens: Tensor
+    located: tuple[Tensor, ...]
+
+    def with_views(self, views: Sequence[int], newer: Seen) -> Seen:
+        """With some views replaced by newer ones."""
+        return Seen(
+            _with_views(self.tokens, views, newer.tokens),
+            tuple(
+                _with_views(old, views, new)
+                for old, new in zip(self.located, newer.located, strict=True)
+            ),
+        )
+
+
+def _with_views(old: Tensor, views: Sequence[int], new: Tensor) -> Tensor:
+    replaced = old.clone()
+    replaced[:, list(views)] = new
+    return replaced
+
+
 class Model(nn.Module, ABC):
     """See the module's docstring. Everything but `expert` makes the context.
 
@@ -59,6 +89,9 @@ class Model(nn.Module, ABC):
     config: Any
     expert: Expert
     crops: CropConfig | None = None
+
+    encodes_single_views: ClassVar[bool] = False
+    """Whether it has `see` and `look_at`, which together are `look`."""
 
     # --- words
 
@@ -94,6 +127,14 @@ class Model(nn.Module, ABC):
 
         A model with `crops` looks at `CroppedViews` instead.
         """
+
+    def see(self, images: Images, words: Tensor, views: Sequence[int] | None = None) -> Seen:
+        """What each view shows by itself; `views`: which ones `images` are of, None for all."""
+        raise NotImplementedError
+
+    def look_at(self, seen: Seen) -> Tensor:
+        """What all views show → (b, v, l', w), as `look`."""
+        raise NotImplementedError
 
     @abstractmethod
     def contextualise(

@@ -31,7 +31,7 @@ from streamvla.model.crops import CropConfig, CroppedViews, Images
 from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.focus import FocusConfig
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
-from streamvla.model.interface import Model, Trained
+from streamvla.model.interface import Model, Seen, Trained
 from streamvla.model.keypoints import seed_keypoints
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
@@ -139,37 +139,10 @@ class VLAConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What each view of b observations shows by itself.
-
-    Attributes:
-        tokens: (b, v, l, w) of its pixels.
-        located: (b, v, k) where the asked keypoints are; of a model with crops the crop's too.
-    """
-
-    tokens: Tensor
-    located: tuple[Tensor, ...]
-
-    def with_views(self, views: Sequence[int], newer: Seen) -> Seen:
-        """With some views replaced by newer ones."""
-        return Seen(
-            _with_views(self.tokens, views, newer.tokens),
-            tuple(
-                _with_views(old, views, new)
-                for old, new in zip(self.located, newer.located, strict=True)
-            ),
-        )
-
-
-def _with_views(old: Tensor, views: Sequence[int], new: Tensor) -> Tensor:
-    replaced = old.clone()
-    replaced[:, list(views)] = new
-    return replaced
-
-
 class StreamingVLA(Model):
     """Observation → prefix cache (`encode`); the method's expert makes actions from it."""
+
+    encodes_single_views = True
 
     def __init__(self, config: VLAConfig, method: Method | None = None) -> None:
         super().__init__()
@@ -257,7 +230,6 @@ class StreamingVLA(Model):
             return self.to_places(located)
 
     def see(self, images: Images, words: Tensor, views: Sequence[int] | None = None) -> Seen:
-        """What each view shows by itself; `views`: which ones `images` are of, None for all."""
         parts = self._see(images, mean_word(*self.instruction(words)), views)
         v = images.shape[1] if isinstance(images, Tensor) else images.whole.shape[1]
         tokens = [tokens.unflatten(1, (v, -1)) for tokens, _ in parts]
@@ -267,7 +239,6 @@ class StreamingVLA(Model):
         )
 
     def look_at(self, seen: Seen) -> Tensor:
-        """What all views show → (b, v, l', w), as `look`."""
         return self._look_at(seen)[0]
 
     def _look(self, images: Images, words: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.model.crops import CroppedViews, Images
-from streamvla.model.vla import Seen, StreamingVLA
+from streamvla.model.interface import Seen
 from streamvla.policy.base import ModelPolicy
 
 CELL_PX = 16
@@ -56,7 +56,7 @@ class ReusingPolicy(ModelPolicy):
     def __init__(self, policy: ModelPolicy, tolerance: float, kept_time: float = 0.05) -> None:
         if not 0 <= tolerance < np.inf:
             raise ConfigError(f"reuse: tolerance {tolerance}; expected a number ≥ 0, grey levels")
-        if not isinstance(policy.model, StreamingVLA):
+        if not policy.model.encodes_single_views:
             raise ConfigError(
                 "reuse: a policy with a pretrained backbone encodes all views at once; leave reuse "
                 "out"
@@ -67,7 +67,6 @@ class ReusingPolicy(ModelPolicy):
         settings = {**spec.settings, REUSE: tolerance}
         self.spec = replace(spec, remembers=True, settings=settings)
         self.predictor = policy.predictor
-        self._views: StreamingVLA = policy.model
         self._tolerance = tolerance
         self._kept_time = kept_time
         self._kept: _Kept | None = None
@@ -85,7 +84,7 @@ class ReusingPolicy(ModelPolicy):
         changed = self._changed(frames, geometry, words)
         seen, flops = self._see(images, words, changed)
         self._remember(frames, geometry, words, seen, changed)
-        tokens = self._views.look_at(seen)
+        tokens = self.model.look_at(seen)
         cost = self._look_cost(tokens, len(changed), flops)
         share = len(changed) / len(frames)
         return tokens, replace(
@@ -113,7 +112,7 @@ class ReusingPolicy(ModelPolicy):
             return kept.seen, 0
         some = _only(images, changed)
         key = ("see", len(changed), tuple(words.shape))
-        newer, flops = self._flops.run(key, lambda: self._views.see(some, words, changed))
+        newer, flops = self._flops.run(key, lambda: self.model.see(some, words, changed))
         if kept is None or len(changed) == len(self.spec.views):
             return newer, flops
         return kept.seen.with_views(changed, newer), flops
