@@ -305,11 +305,13 @@ class SuiteContract:
 
     def robots(self) -> list[TaskRobot]:
         """The robot of every sampled task, after a reset; the test closes them."""
-        tasks = self.sampled or (*self.suite.tasks, *self.suite.variants)
-        robots = [self.suite.make(task, "train", "own") for task in tasks]
+        robots = [self.suite.make(task, "train", "own") for task in self._names()]
         for robot in robots:
             robot.reset(11, 0, robot.spec.control_period_ns)
         return robots
+
+    def _names(self) -> tuple[str, ...]:
+        return self.sampled or (*self.suite.tasks, *self.suite.variants)
 
     def test_names_are_given_once(self) -> None:
         """No task is listed twice, and there is at least one."""
@@ -326,10 +328,9 @@ class SuiteContract:
 
     def test_a_robot_says_what_its_task_lists(self) -> None:
         """Its instruction is one of its phrasings, and those are among the task's."""
-        for robot in self.robots():
+        for name, robot in zip(self._names(), self.robots(), strict=True):
             assert robot.instruction in robot.phrasings.train
-            if robot.task in self.suite.tasks:
-                assert set(robot.phrasings.train) <= set(self.suite.instructions(robot.task))
+            assert set(robot.phrasings.train) <= set(self.suite.instructions(name))
             robot.close()
 
     def test_nothing_said_is_an_empty_instruction(self) -> None:

@@ -20,7 +20,7 @@ def _make(task: str, split: Split, asked: Asked) -> MetaWorldRobot:
 
 
 def _instructions(task: str) -> tuple[str, ...]:
-    return TASKS[task].phrasings.train
+    return TASKS[REACH if task == REACH_MOVED else task].phrasings.train
 
 
 METAWORLD = Suite(
