@@ -31,4 +31,4 @@ if [ -n "$packages" ]; then
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt -e '.[all,aloha,vlm,track,camera,ray,dev,docs]'
+"$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt -e '.[all,aloha,vlm,track,camera,ray,words,dev,docs]'

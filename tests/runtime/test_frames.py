@@ -188,7 +188,7 @@ def test_frames_arrive_whole_while_cameras_run_at_full_speed(tmp_path, whole):
         for _ in range(2):
             assert driver.run(plan_for(tmp_path / "trace.jsonl")).reason == "time-limit"
     events = read_trace(tmp_path / "trace.jsonl").events
-    assert sum(isinstance(event, ObserveReady) for event in events) > 3
+    assert sum(isinstance(event, ObserveReady) for event in events) >= 2
     for line in counts.read_text().splitlines():
         published, dropped = map(int, line.split())
         assert published > 50

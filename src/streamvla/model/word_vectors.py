@@ -88,7 +88,7 @@ def _tokenizer() -> Any:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ConfigError(
-            "words 'wordllama' need the package tokenizers: pip install tokenizers"
+            "words 'wordllama' need the package tokenizers: pip install 'streamvla[words]'"
         ) from error
     tokenizer: Any = Tokenizer.from_file(str(_package() / _TOKENIZER))
     tokenizer.no_padding()
@@ -101,7 +101,7 @@ def _package() -> Path:
     found = find_spec("wordllama")
     if found is None or found.origin is None:
         raise ConfigError(
-            "words 'wordllama' need the package of that name: pip install wordllama, or leave the "
-            "setting at 'hashed'"
+            "words 'wordllama' need the package of that name: pip install 'streamvla[words]', or "
+            "leave the setting at 'hashed'"
         )
     return Path(found.origin).parent
