@@ -33,7 +33,7 @@ def test_a_missing_package_is_named(monkeypatch):
     """The message says what to install, before any weights are made."""
     monkeypatch.setattr(word_vectors, "find_spec", lambda name: None)
     word_vectors._vectors.cache_clear()
-    with pytest.raises(ConfigError, match="streamvla.words."):
+    with pytest.raises(ConfigError, match="leave the setting"):
         StreamingVLA(TINY)
     word_vectors._vectors.cache_clear()
 
