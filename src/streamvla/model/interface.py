@@ -89,6 +89,8 @@ class Model(nn.Module, ABC):
     config: Any
     expert: Expert
     crops: CropConfig | None = None
+    pruned_to: float = 1.0
+    """The share of the vision tokens that the backbone reads."""
 
     encodes_single_views: ClassVar[bool] = False
     """Whether it has `see` and `look_at`, which together are `look`."""

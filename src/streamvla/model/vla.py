@@ -36,6 +36,7 @@ from streamvla.model.keypoints import seed_keypoints
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
 from streamvla.model.places import PlacesToken, places_head
+from streamvla.model.prune import TokenPruner
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder
 from streamvla.model.word_vectors import WordVectors
 
@@ -67,6 +68,7 @@ class VLAConfig:
         proprioception: whether measured state enters the context; False hides it (ablation).
         focus: how the expert attends to vision.
         crops: what is cut from every view; None: the model looks at whole views.
+        pruned_to: share of the vision tokens that enter the backbone (`prune.py`); 1 for all.
         words: "hashed" (`instruction.py`), or "wordllama" for frozen pretrained embeddings
             (`word_vectors.py`).
     """
@@ -91,12 +93,18 @@ class VLAConfig:
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
     crops: CropConfig | None = None
+    pruned_to: float = 1.0
     words: Words = "hashed"
 
     def __post_init__(self) -> None:
         if self.words not in get_args(Words):
             raise did_you_mean("model words", str(self.words), get_args(Words))
-        parts = ("focus", "crops", "words")
+        if not 0 < self.pruned_to <= 1:
+            raise ConfigError(
+                f"model pruned_to is {self.pruned_to}; expected a share of the vision tokens above "
+                "0, at most 1"
+            )
+        parts = ("focus", "crops", "pruned_to", "words")
         sizes = {name: value for name, value in vars(self).items() if name not in parts}
         for name, value in sizes.items():
             smallest = min(value) if isinstance(value, tuple) else value
@@ -149,6 +157,7 @@ class StreamingVLA(Model):
         self.config = config
         c = config
         self.crops: CropConfig | None = c.crops
+        self.pruned_to: float = c.pruned_to
         size, numbers = c.image_size, 2  # of an asked keypoint of a view
         if c.crops is not None:
             size, numbers = (c.crops.coarse_px, c.crops.coarse_px), 6
@@ -165,6 +174,7 @@ class StreamingVLA(Model):
             self.to_places = places_head(located, c.places_hidden, c.places_dim)
             if c.places_token:
                 self.from_places = PlacesToken(c.places_dim, c.width, c.width)
+        self.prune: Final = TokenPruner(c.width, c.pruned_to) if c.pruned_to < 1 else None
         self.backbone: Final = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
         self.expert: Expert = (method or default_method()).expert(c.expert_size())
 
@@ -284,8 +294,13 @@ class StreamingVLA(Model):
         """
         if not self.config.proprioception:
             state = torch.zeros_like(state)
-        seen = seen.flatten(1, 2)  # (b, v·l, w)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
+        if self.prune is None:
+            seen = seen.flatten(1, 2)  # (b, v·l, w)
+        else:
+            cells = self.token_grid[0] * self.token_grid[1]
+            about = (mean_word(told, is_word), self.from_state(state))
+            seen = self.prune(seen, cells, *about)  # (b, K, w)
         felt = torch.stack([self.from_state(state), self.from_command(command)], 1)  # (b, 2, w)
         tokens = torch.cat([seen, told.to(seen.dtype), felt.to(seen.dtype)], dim=1)  # (b, l, w)
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

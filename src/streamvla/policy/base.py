@@ -249,7 +249,7 @@ class ModelPolicy:
         actions = self.spec.horizon if self.spec.chunk_passes else 1
         return replace(
             cost,
-            visual_tokens_attended=focus.kept(cost.visual_tokens),
+            visual_tokens_attended=focus.kept(made.prefix.vision),
             action_flops=flops // made.prefix.batch // actions,
         )
 

@@ -50,6 +50,11 @@ def vision_attention(
             f"{type(policy.model).__name__} does not say which cell of an image a token is of; "
             "override `token_grid`"
         )
+    if policy.model.pruned_to < 1:
+        raise ConfigError(
+            "the policy's backbone reads only some of the vision tokens (pruned_to), so that cells "
+            "have no attention of their own"
+        )
     if not 0 <= index < policy.spec.horizon:
         raise ConfigError(f"action {index} is outside 0..{policy.spec.horizon - 1}")
     masses = _masses(policy, observation, index)  # (layers, v, l')

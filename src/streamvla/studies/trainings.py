@@ -32,6 +32,8 @@ class Train:
         patch_k: share of the vision tokens that each layer of the expert attends to, the best ones.
         gate: what vision gives the expert is scaled by one factor a token (scalar), a head or an
             element.
+        pruned_to: share of the vision tokens that enter the backbone, chosen by instruction and
+            state; 1 for all.
         crops: look at every view at half its size, and at what is around the gripper at twice its
             size; for robots whose cameras are known (RobotSpec.gaze).
         crop_channels: of the crops' encoder; 64 like the other one, fewer cost less.
@@ -80,6 +82,7 @@ class Train:
     attention: Literal["mixed", "cascaded"] = "mixed"
     patch_k: float = 1.0
     gate: Literal["none", "scalar", "head", "element"] = "none"
+    pruned_to: float = 1.0
     crops: bool = False
     crop_channels: int = 64
     crop_jitter_px: int = 8
@@ -188,7 +191,16 @@ def _size(command: Train) -> Size:
     focus = FocusConfig(command.attention, command.patch_k, command.gate)
     if command.backbone == "small":
         crops = CropSize(channels=command.crop_channels, jitter_px=command.crop_jitter_px)
-        return ModelSize(focus=focus, crops=crops if command.crops else None)
+        return ModelSize(
+            focus=focus,
+            crops=crops if command.crops else None,
+            pruned_to=command.pruned_to,
+        )
+    if command.pruned_to < 1:
+        raise ConfigError(
+            f"pruned_to {command.pruned_to:g} with backbone {command.backbone}: a pretrained model "
+            "reads all vision tokens; leave it at 1, or train the small one"
+        )
     if command.crops:
         raise ConfigError(
             f"crops with backbone {command.backbone}: a pretrained model looks at whole views; "

@@ -88,6 +88,7 @@ class ModelSize:
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
     crops: CropSize | None = None
+    pruned_to: float = 1.0
 
     @property
     def source(self) -> None:

@@ -115,7 +115,9 @@ class StateHeader:
 def _up_to_date(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe whose methods and model have the settings, and the names of settings, of today."""
     if "model" in recipe:
-        recipe = {**recipe, "model": {"focus": asdict(FocusConfig()), **recipe["model"]}}
+        model = recipe["model"]
+        added = {} if "source" in model else {"pruned_to": 1.0}  # of the small model alone
+        recipe = {**recipe, "model": {"focus": asdict(FocusConfig()), **added, **model}}
     methods = [method_from_json(each).to_json() for each in recipe.get("methods", ())]
     return {**recipe, "methods": methods} if methods else dict(recipe)
 
