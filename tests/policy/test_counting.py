@@ -54,9 +54,11 @@ def test_counting_changes_no_action_and_no_second_count_is_made():
     """The actions after counting are bit for bit those without it, whichever call counts."""
     counted, plain = make_policy(), make_policy()
     observation = make_observation()
+    later = replace(observation, captured_ns=1)
     contexts = [policy.encode(observation) for policy in (counted, plain)]
     first = counted.cost(contexts[0])
-    again = counted.cost(counted.encode(observation))
+    again = counted.cost(counted.encode(later))
+    assert counted.cost(counted.encode(observation)).cache_hits == 0  # an episode began
     assert first.look_flops == again.look_flops
     assert (first.cache_hits, again.cache_hits) == (0, 1)  # the instruction's words
     start = FlowStart(np.zeros(3))
@@ -135,5 +137,6 @@ def test_tokens_that_no_action_attends_to_are_not_counted():
     whole = policy.cost(context)
     policy.focus_on(replace(policy.model.expert.focus, patch_k=0.25, once=True))
     focused = policy.cost(context)
+    assert focused.action_flops < whole.action_flops
     assert (whole.visual_tokens_attended, focused.visual_tokens_attended) == (12, 3)
     assert focused.visual_tokens == 12

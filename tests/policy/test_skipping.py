@@ -9,6 +9,7 @@ import pytest
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Policy
+from streamvla.policy.reuse import ReusingPolicy
 from streamvla.policy.skipping import SkippingPolicy, SkipRule
 from streamvla.runtime.drivers.episode import EpisodeLimits
 from streamvla.runtime.drivers.settings import EpisodeSettings
@@ -147,7 +148,7 @@ def test_the_trace_states_the_instant_of_the_frames():
     their age is that of the frames."""
     times = named_profile("paper-20hz")
     inside = CountingPolicy(MIXED, 10, times.execute_ns, [WHOLE], lambda *_: np.array([0.1, 1.0]))
-    inside.spec = replace(inside.spec, state_dim=len(inside.spec.views))
+    inside.spec = replace(inside.spec, state_dim=len(inside.spec.views), max_age=20)
     policy = SkippingPolicy(inside, SkipRule(opening=()))
     settings = EpisodeSettings(
         MIXED, 10, ActionFlow(3), times, "grid", EpisodeLimits(None), max_observations=6
@@ -167,3 +168,26 @@ def test_the_trace_states_the_instant_of_the_frames():
         assert costs[number].frames_old_ns == asked[number] - asked[behind]
     for sent in (e for e in events if isinstance(e, Sent) and e.observation >= 0):
         assert sent.captured_ns == seen[sent.observation]
+
+
+def test_a_policy_that_knows_no_ages_is_refused():
+    """One that plans from the capture itself would act on a world of some time ago."""
+    with pytest.raises(ConfigError, match="does not know how old"):
+        SkippingPolicy(make_policy(), SkipRule())
+
+
+def test_an_episode_begins_for_the_policy_inside_too():
+    """Views that it kept are encoded anew."""
+    policy = SkippingPolicy(ReusingPolicy(make_policy(max_age=12), 0.0), SkipRule())
+    policy.encode(later(0))
+    policy.begin()
+    assert policy.cost(policy.encode(later(0))).encodes == 2
+
+
+def test_every_picture_of_a_skipped_observation_is_a_hit():
+    """Two views and the instruction, also where the views were kept before."""
+    policy = SkippingPolicy(ReusingPolicy(make_policy(max_age=12), 0.0), SkipRule())
+    for periods in (0, 3, 6, 9):
+        kept = policy.encode(later(periods))
+    assert kept.skips == 1
+    assert policy.cost(kept).cache_hits == 3

@@ -26,6 +26,7 @@ from streamvla.runtime.streamer.messages import (
     Rearm,
     Send,
     Started,
+    StartGenerate,
     StartObserve,
     Tick,
 )
@@ -269,6 +270,23 @@ def test_a_stage_that_dies_mid_motion_ends_in_a_smooth_stop_before_the_owner_hea
     assert after[-1].values[0] == pytest.approx(0.0)
     sent = [np.array(event.values) for event in trace.events if isinstance(event, Sent)]
     assert violations(MIXED, LIMITS, sent) == []
+
+
+def test_frames_from_before_a_stop_make_no_plan_after_it():
+    """After `Rearm` a context that is used again is dropped, and the robot looks once more."""
+    ladder = replace(LADDER, fallback_after=3, stop_after=5, extrapolate_ticks=0)
+    streamer = Streamer(MIXED, 2, ActionFlow(0), "grid", MemoryTrace(), fallback=ladder)
+    streamer.handle(Started(0))
+    streamer.handle(Observed(1, 0))
+    streamer.handle(Generated(2, 1, 0, 0, SMOOTH))
+    for tick in range(8):
+        streamer.handle(Tick(10 + tick, 10 + tick, tick))
+    streamer.handle(Generated(30, 29, 0, 1, SMOOTH))
+    assert streamer.handle(Rearm(40))[0].observation == 1  # pyright: ignore
+    again = streamer.handle(Observed(41, 1, frames_old_ns=39))  # of the capture at 1
+    assert [type(command) for command in again] == [StartObserve]
+    fresh = streamer.handle(Observed(43, 2))
+    assert any(isinstance(command, StartGenerate) for command in fresh)
 
 
 def test_rearming_starts_from_a_fresh_look():

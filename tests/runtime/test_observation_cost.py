@@ -11,7 +11,7 @@ from streamvla.runtime.drivers.episode import EpisodeLimits
 from streamvla.runtime.drivers.settings import EpisodeSettings
 from streamvla.runtime.drivers.simulated import run_simulated
 from streamvla.runtime.executors.synchronous import Synchronous
-from streamvla.runtime.timing.latency import ConstantLatency, named_profile
+from streamvla.runtime.timing.latency import ConstantLatency, named_profile, profile_ms
 from streamvla.testing import StillRobot
 from streamvla.testing.fakes import CountingPolicy
 from streamvla.trace import MemoryTrace, ObserveCost, ObserveReady, ObserveStarted
@@ -63,6 +63,15 @@ def test_a_refusal_saves_the_context_and_costs_its_share_of_the_look(
     cost = ObservationCost(look_time=look, context_time=context)
     took_ns = TIMES.sighting_ns(TIMES.observe_ns, 2, refused=refused, cost=cost)
     assert took_ns == pytest.approx(expected_ms * 1e6 + 2 * TIMES.predict_ns, abs=1)
+
+
+def test_without_a_look_of_its_own_a_stage_saves_what_both_parts_save():
+    """A profile that does not say how long the look takes: the larger share counts for all."""
+    times = profile_ms("whole", 100, 10, 50)
+    half = ObservationCost(look_time=0.5)
+    assert times.sighting_ns(times.observe_ns, 0, refused=False, cost=half) == times.observe_ns
+    both = ObservationCost(look_time=0.1, context_time=0.2)
+    assert times.sighting_ns(times.observe_ns, 0, refused=False, cost=both) == 20_000_000
 
 
 def test_jitter_scales_with_the_parts():

@@ -301,6 +301,8 @@ class PolicySpec:
         longest_lead: the longest lead it was calibrated at; None: it was not.
         settings: those of its method that need no training to change, with their values.
         vocabulary: the words it knows; None where there is no list of them.
+        max_age: the largest age of an observation that it knows (`FlowStart.age`), in actions;
+            older ones count as this. 0: it cannot use one that is older than the executor states.
         counts: whether it is a `CountingPolicy`.
         remembers: whether it is a `RememberingPolicy`.
         unclear_up_to: the clarity up to which an instruction counts as unclear; None: it is no
@@ -323,6 +325,7 @@ class PolicySpec:
     longest_lead: int | None = None
     settings: Mapping[str, float] = field(default_factory=dict[str, float])
     vocabulary: frozenset[str] | None = None
+    max_age: int = 0
     counts: bool = False
     remembers: bool = False
     unclear_up_to: float | None = None

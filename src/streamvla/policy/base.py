@@ -28,6 +28,7 @@ from streamvla.model.interface import Model
 from streamvla.model.methods.base import Context, Method, Units
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
+from streamvla.model.spelling import english_words
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
@@ -88,9 +89,12 @@ class ModelPolicy:
             settings={**method.settings, **model.expert.focus.settings},
             vocabulary=model.vocabulary,
             counts=True,
+            max_age=method.max_age if method.aligned else 0,
             unclear_up_to=None if clarity is None else clarity.threshold,
             gaze=gaze,
         )
+        if model.vocabulary is not None:
+            english_words()  # read now, and not with the first unknown word in motion
         self.understanding = clarity
         self._clarities: dict[str, float] = {}  # of the latest instruction
         self.method = method
@@ -102,7 +106,7 @@ class ModelPolicy:
         self.predictor: SaliencyPredictor | None = None
         self._flops = FlopCounts()
         self._predict_flops = 0
-        self._words: tuple[tuple[str, ...], torch.Tensor] | None = None
+        self._words: tuple[tuple[str, ...], torch.Tensor, int] | None = None
 
     def attach(self, predictor: SaliencyPredictor, calibration: Calibration | None = None) -> None:
         """Anticipate with this predictor from now on; its gate is `calibration`'s, up to its
@@ -142,7 +146,8 @@ class ModelPolicy:
                 f"{' and '.join(TUNABLE)} can change without training"
             )
         expert.focus = focus
-        self.spec = replace(self.spec, settings={**self.method.settings, **focus.settings})
+        kept = {name: value for name, value in self.spec.settings.items() if name not in TUNABLE}
+        self.spec = replace(self.spec, settings={**kept, **focus.settings})
 
     def clarity(self, instruction: str) -> float:
         """How clear an instruction is: 0 to 1, and unclear up to `spec.unclear_up_to`.
@@ -238,23 +243,29 @@ class ModelPolicy:
     def cost(self, made: Context | Sight) -> ObservationCost:
         """Of one observation behind a context; of one that was only looked at, its sight's.
 
-        Of a context with another number of tokens than before one action is made to count it.
+        Of a context with another number of tokens than before an action, or a chunk, is made to
+        count it.
         """
         cost = replace(made.cost, predict_flops=self._predict_flops)
         if isinstance(made, Sight):
             return cost
         focus = self.model.expert.focus
         key = ("action", made.prefix.batch, made.prefix.tokens, focus)
-        flops = self._flops.once(key, lambda: self._first_action(made))
-        actions = self.spec.horizon if self.spec.chunk_passes else 1
+        whole = bool(self.spec.chunk_passes) or focus.once  # the first action does more, or all
+        flops = self._flops.once(key, lambda: self._actions(made, whole=whole))
+        actions = self.spec.horizon if whole else 1
         return replace(
             cost,
             visual_tokens_attended=focus.kept(made.prefix.vision),
             action_flops=flops // made.prefix.batch // actions,
         )
 
-    def _first_action(self, context: Context) -> np.ndarray:
-        return next(self._read(context, context.origin.astype(np.float64), 0, 0))
+    def _actions(self, context: Context, *, whole: bool) -> None:
+        """The first action of a generation, or all of them."""
+        actions = self._read(context, context.origin.astype(np.float64), 0, 0)
+        for _ in actions:
+            if not whole:
+                return
 
     def encode_batch(self, observations: Sequence[Observation]) -> Context:
         """The context of b observations in one pass (several simulated episodes at once)."""
@@ -269,7 +280,7 @@ class ModelPolicy:
         state = np.stack([each.state for each in observations])  # (b, s)
         with torch.inference_mode():
             pixels = stack_pixels(observations, self.spec).to(self.device)
-            words, known = self._tokenised(tuple(each.instruction for each in observations))
+            words, known = self._tokenised(observations)
             images = to_images(pixels, state, self.model.crops)
             seen, cost = self._encode_views(pixels, images, words)
             return Sight(
@@ -303,14 +314,17 @@ class ModelPolicy:
             look_flops=flops // len(seen),
         )
 
-    def _tokenised(self, instructions: tuple[str, ...]) -> tuple[torch.Tensor, bool]:
-        """(b, l) words, and whether these are the instructions of the call before."""
-        before = self._words
-        if before is not None and before[0] == instructions:
-            return before[1], True
-        words = self.model.tokenise(instructions).to(self.device)
-        self._words = instructions, words
-        return words, False
+    def _tokenised(self, observations: Sequence[Observation]) -> tuple[torch.Tensor, bool]:
+        """(b, l) words, and whether they were kept from an earlier observation of the episode: an
+        episode that begins with the clock at its start again keeps none."""
+        instructions = tuple(each.instruction for each in observations)
+        captured_ns, before = observations[0].captured_ns, self._words
+        known = before is not None and before[0] == instructions
+        words = before[1] if before is not None and known else None
+        if words is None:
+            words = self.model.tokenise(instructions).to(self.device)
+        self._words = instructions, words, captured_ns
+        return words, before is not None and known and captured_ns > before[2]
 
     def generate_batch(
         self, context: Context, action_states: np.ndarray, index: int = 0, age: int = 0

@@ -5,9 +5,10 @@
     context of     0          0          2          2
     its age        n          n + k      n          n + k      k actions from 0 to 1, n pending
 
-A context that is used again starts from the action state of now, as always, and says how many
-actions its frames are old. So it is as good as the policy was trained for such ages
-(`SamplingConfig.max_offset`, `GenerationConfig.max_age`).
+A context that is used again starts from the action state of now, as always, and says how old its
+frames are: the control periods between the captures, which are actions where the robot never halts.
+So it is as good as the policy was trained for such ages (`SamplingConfig.max_offset`); ages beyond
+`PolicySpec.max_age` count as that.
 
 What decides is whether the *actions* would be others, not whether the pictures are: the rule here
 encodes whenever the gripper has moved or was told to, for that is when a task enters another phase.
@@ -25,12 +26,13 @@ import numpy as np
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import (
+    CountingPolicy,
     FlowStart,
     Observation,
     Policy,
     PolicySpec,
     UnderstandingPolicy,
-    cost_of,
+    begin_episode,
 )
 
 
@@ -40,7 +42,7 @@ class SkipRule:
 
     Attributes:
         most: how often in a row.
-        oldest: actions that frames may be old at a capture; older ones are made anew.
+        oldest: control periods that frames may be old at a capture; older ones are made anew.
         opening: dimensions of the state that must not have changed, such as a gripper's opening.
         tolerance: by how much they may have, and absolute dimensions of the action state too.
         time_share: what a skipped observation takes of the time of an encoded one. Measured with
@@ -73,7 +75,7 @@ class Kept:
     Attributes:
         context: of the policy inside.
         encoded: the observation behind it.
-        age: actions from its capture to that of the observation it stands for now.
+        age: control periods from its capture to that of the observation it stands for now.
         old_ns: the same as time.
         skips: observations in a row that were not encoded, this one included.
     """
@@ -93,10 +95,17 @@ class SkippingPolicy:
         rule: when it need not encode.
 
     Raises:
-        ConfigError: a state dimension that the policy does not have.
+        ConfigError: a policy that knows no ages, or does not count what observations cost; a state
+            dimension that it does not have.
     """
 
     def __init__(self, policy: Policy, rule: SkipRule) -> None:
+        if not (policy.spec.max_age and policy.spec.counts):
+            raise ConfigError(
+                "skipping: the policy does not know how old an observation is (max_age "
+                f"{policy.spec.max_age}) or does not count its costs; use one that was trained "
+                "with max_offset above 0"
+            )
         states = policy.spec.state_dim
         for index in rule.opening:
             if not -states <= index < states:
@@ -108,9 +117,10 @@ class SkippingPolicy:
         self.spec: PolicySpec = replace(
             policy.spec,
             anticipates=False,
+            thresholds=(),
+            longest_lead=None,
             tells_goal=False,
             remembers=True,
-            counts=True,
             settings=settings,
         )
         self._policy = policy
@@ -119,6 +129,7 @@ class SkippingPolicy:
 
     def begin(self) -> None:
         """A new episode: nothing that was seen before counts."""
+        begin_episode(self._policy)
         self._kept = None
 
     def encode(self, observation: Observation) -> Kept:
@@ -146,14 +157,14 @@ class SkippingPolicy:
 
     def cost(self, made: Kept) -> ObservationCost:
         """Of an observation: as the policy inside counts it, or that of a skipped one."""
-        cost = cost_of(self._policy, made.context) or ObservationCost()
+        cost = cast(CountingPolicy, self._policy).cost(made.context)
         if not made.skips:
             return cost
-        share = self._rule.time_share
+        share, pictures = self._rule.time_share, 1 if self.spec.gaze is None else 2
         return replace(
             cost,
             encodes=0,
-            cache_hits=cost.encodes + 1,  # every view, and the instruction
+            cache_hits=len(self.spec.views) * pictures + 1,  # and the instruction
             look_flops=0,
             context_flops=0,
             look_time=share,

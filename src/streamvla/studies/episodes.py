@@ -160,6 +160,16 @@ class Eval:
             raise ConfigError(f"{' and '.join(said)}: expected one of the two")
         if self.most_skips < 0:
             raise ConfigError(f"most_skips {self.most_skips}: expected 0 or more observations")
+        if self.most_skips and self.early.early == "adaptive":
+            raise ConfigError(
+                "--most-skips with --early adaptive: what is not encoded cannot be foreseen; use "
+                "--early always"
+            )
+        if self.most_skips and "clock-shift" in (self.early.compensation or ""):
+            raise ConfigError(
+                "--most-skips with the compensation clock-shift: both say how old frames are; use "
+                "the compensation state"
+            )
         self.stresses()
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(

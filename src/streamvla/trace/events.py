@@ -2,7 +2,7 @@
 
 One observation's life, with the events that mark it:
 
-    ObserveRequested ─ ObserveStarted ─ ObserveReady          (captured_ns = the request's instant)
+    ObserveRequested ─ ObserveStarted ─ ObserveReady          (captured_ns = that of the frames)
                         GenerateRequested ─ ActionReady × H
                                              Sent × H ─ Finished × H
 

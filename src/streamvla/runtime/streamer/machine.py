@@ -159,6 +159,7 @@ class Streamer:
         self._unclear: set[str] = set()  # instructions that were
         self._latched = False  # the safe stop is on; only `Rearm` ends it
         self._outdated: int | None = None  # an observation from before the safe stop
+        self._fresh_from_ns: int | None = None  # frames from before a stop or gap are outdated too
         self._supplied = False  # grid pacing: the latest tick had an action
 
     @property
@@ -303,7 +304,7 @@ class Streamer:
         self._plan.clear(now_ns, "outdated by a gap")
         self._forget_ready()
         self._decisions.stopped()
-        self._outdated = self._encoding
+        self._outdated, self._fresh_from_ns = self._encoding, now_ns
         return self._abandon_generation(now_ns, "outdated by a gap")
 
     def _note_health(self, event: Tick, *, supplied: bool, skipped: int) -> None:
@@ -419,12 +420,14 @@ class Streamer:
         self._encoding = None
         self._note_cameras(event)
         self._note_instruction(event)
+        capture.frames_ns = capture.now_ns - max(event.frames_old_ns, 0)
         outdated = self._latched or event.observation == self._outdated
+        if self._fresh_from_ns is not None and capture.frames_ns < self._fresh_from_ns:
+            outdated = True
         if event.refused or outdated:
             del self._captures[event.observation]
         if event.refused:
             return self._on_refused(event, capture, outdated)
-        capture.frames_ns = capture.now_ns - max(event.frames_old_ns, 0)
         self._trace.record(ObserveReady(event.now_ns, event.observation, capture.frames_ns))
         if outdated:
             return self._observe_if_wanted(event.now_ns)
@@ -566,7 +569,7 @@ class Streamer:
         self._plan.clear(now_ns, reason)
         self._forget_ready()
         self._decisions.stopped()
-        self._outdated = self._encoding
+        self._outdated, self._fresh_from_ns = self._encoding, now_ns
         return self._abandon_generation(now_ns, reason)
 
     def _forget_ready(self) -> None:
@@ -598,7 +601,7 @@ class Streamer:
             return []
         self._trace.record(Rearmed(event.now_ns))
         self._governor.rearm()
-        self._latched = False
+        self._latched, self._fresh_from_ns = False, event.now_ns
         return self._observe_if_wanted(event.now_ns)
 
     def _stop_at_once(self, now_ns: int, due_ns: int) -> list[Command]:

@@ -83,16 +83,18 @@ class LatencyProfile:
         Args:
             calls: of the predictor.
             refused: it ended after the look.
-            cost: the look and the rest take these shares of their times here. That a saving which
-                was measured on one machine saves the same share on another is an assumption.
+            cost: the look and the rest take these shares of their times here; without a `look_ns`
+                all of it takes the larger share. That a saving which was measured on one machine
+                saves the same share on another is an assumption.
         """
         look_ns = self.observe_ns if self.look_ns is None else self.look_ns
         context_ns = self.observe_ns - look_ns
         if cost is not None and (cost.look_time, cost.context_time) != (1.0, 1.0):
-            needed_ns = cost.look_time * look_ns + cost.context_time * context_ns
+            look, context = cost.look_time, cost.context_time
+            look = max(look, context) if self.look_ns is None else look
+            needed_ns = look * look_ns + context * context_ns
             observe_ns = round(observe_ns * needed_ns / max(self.observe_ns, 1))
-            look_ns = round(cost.look_time * look_ns)
-            context_ns = round(cost.context_time * context_ns)
+            look_ns, context_ns = round(look * look_ns), round(context * context_ns)
         if refused and self.look_ns is not None:
             observe_ns = max(look_ns, observe_ns - context_ns)
         return observe_ns + calls * self.predict_ns
