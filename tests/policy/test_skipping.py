@@ -64,6 +64,14 @@ def test_at_most_so_many_in_a_row_and_then_a_new_one():
     assert skips == [0, 1, 2, 0, 1, 2, 0]
 
 
+def test_the_phase_says_which_ones():
+    """Every second one is skipped, beginning one later for every phase."""
+    for phase in range(3):
+        policy = skipping(phase=phase)
+        skips = [policy.encode(later(3 * number)).skips for number in range(6)]
+        assert skips == [0] * phase + [0, 1, 0, 1, 0, 1][: 6 - phase]
+
+
 STATE = make_observation().state
 
 
@@ -131,7 +139,8 @@ def test_the_clock_shift_is_refused():
     ("rule", "message"),
     [
         ({"most": 0}, "at most 0 in a row"),
-        ({"oldest": 0}, "up to 0 actions old"),
+        ({"oldest": 0}, "up to 0 periods old"),
+        ({"phase": -1}, "phase -1"),
         ({"tolerance": float("nan")}, "tolerance nan"),
         ({"time_share": 1.5}, "share of the time 1.5"),
         ({"opening": (2,)}, "state dimension 2 of 2"),

@@ -42,6 +42,8 @@ class SkipRule:
 
     Attributes:
         most: how often in a row.
+        phase: so many observations of an episode are encoded before the first that may not be, one
+            more than these; where in a task the encodings fall decides what they cost.
         oldest: control periods that frames may be old at a capture; older ones are made anew.
         opening: dimensions of the state that must not have changed, such as a gripper's opening.
         tolerance: by how much they may have, and absolute dimensions of the action state too.
@@ -50,16 +52,17 @@ class SkipRule:
     """
 
     most: int = 1
+    phase: int = 0
     oldest: int = 20
     opening: tuple[int, ...] = (-1,)
     tolerance: float = 0.02
     time_share: float = 0.011
 
     def __post_init__(self) -> None:
-        if self.most < 1 or self.oldest < 1:
+        if self.most < 1 or self.oldest < 1 or self.phase < 0:
             raise ConfigError(
-                f"skipping: at most {self.most} in a row, frames up to {self.oldest} actions old; "
-                "expected at least 1 of each"
+                f"skipping: at most {self.most} in a row, frames up to {self.oldest} periods old, "
+                f"phase {self.phase}; expected at least 1 of each, and a phase of 0 or more"
             )
         if not (self.tolerance >= 0 and 0 <= self.time_share <= 1):
             raise ConfigError(
@@ -114,6 +117,7 @@ class SkippingPolicy:
                     f"{states - 1}"
                 )
         settings = {**policy.spec.settings, "most_skips": float(rule.most)}
+        settings |= {"skip_phase": float(rule.phase)} if rule.phase else {}
         self.spec: PolicySpec = replace(
             policy.spec,
             anticipates=False,
@@ -126,17 +130,21 @@ class SkippingPolicy:
         self._policy = policy
         self._rule = rule
         self._kept: Kept | None = None
+        self._encoded = 0
 
     def begin(self) -> None:
         """A new episode: nothing that was seen before counts."""
         begin_episode(self._policy)
-        self._kept = None
+        self._kept, self._encoded = None, 0
 
     def encode(self, observation: Observation) -> Kept:
         """The context of an observation; the one before with its age, if the rule allows that."""
         kept = self._again(observation)
-        self._kept = kept or Kept(self._policy.encode(observation), observation)
-        return self._kept
+        if kept is None:
+            kept = Kept(self._policy.encode(observation), observation)
+            self._encoded += 1
+        self._kept = kept
+        return kept
 
     def generate(self, context: Kept, start: FlowStart) -> Iterator[np.ndarray]:
         """As the policy inside, from frames that are so much older.
@@ -175,7 +183,7 @@ class SkippingPolicy:
     def _again(self, observation: Observation) -> Kept | None:
         """The context before, as that of this observation; None: it has to be encoded."""
         kept, rule = self._kept, self._rule
-        if kept is None or kept.skips >= rule.most:
+        if kept is None or kept.skips >= rule.most or self._encoded <= rule.phase:
             return None
         encoded = kept.encoded
         old_ns = observation.captured_ns - encoded.captured_ns

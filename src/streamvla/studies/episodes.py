@@ -83,6 +83,7 @@ class Eval:
             0 for any change. Default: encode all.
         most_skips: observations in a row that are not encoded, where the actions from the context
             before are as good (docs/how-to/focus.md); 0 encodes every one.
+        skip_phase: with most_skips: observations of an episode to encode first, beside one.
         suite: evaluate on all tasks of a suite: metaworld, language, all, point, or one of a
             package that is installed.
         tasks: default all the policy was trained on.
@@ -120,6 +121,7 @@ class Eval:
     patch_k: float | None = None
     reuse: float | None = None
     most_skips: int = 0
+    skip_phase: int = 0
     suite: str | None = None
     tasks: tuple[str, ...] = ()
     robot: str | None = None
@@ -160,6 +162,10 @@ class Eval:
             raise ConfigError(f"{' and '.join(said)}: expected one of the two")
         if self.most_skips < 0:
             raise ConfigError(f"most_skips {self.most_skips}: expected 0 or more observations")
+        if self.skip_phase < 0 or (self.skip_phase and not self.most_skips):
+            raise ConfigError(
+                f"skip_phase {self.skip_phase}: expected 0 or more, and most_skips with it"
+            )
         if self.most_skips and self.early.early == "adaptive":
             raise ConfigError(
                 "--most-skips with --early adaptive: what is not encoded cannot be foreseen; use "
@@ -205,6 +211,7 @@ class Eval:
             "patch_k": self.patch_k,
             REUSE: self.reuse,
             MOST_SKIPS: self.most_skips or None,
+            SKIP_PHASE: self.skip_phase or None,
         }
         return {name: value for name, value in asked.items() if value is not None}
 
@@ -225,7 +232,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress", "patch_k", REUSE, MOST_SKIPS}
+        left_out |= {"engine", "stress", "patch_k", REUSE, MOST_SKIPS, SKIP_PHASE}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -363,7 +370,7 @@ def _require_settings(source: str, command: Eval) -> None:
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
             if (
-                name not in ("patch_k", REUSE, MOST_SKIPS)
+                name not in ("patch_k", REUSE, MOST_SKIPS, SKIP_PHASE)
                 and name not in method_named(method).tunable
             ):
                 raise ConfigError(
@@ -547,7 +554,7 @@ def run_missing(every: list[Job], engine: Engine) -> float | None:
     return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
-REUSE, MOST_SKIPS = "reuse", "most_skips"
+REUSE, MOST_SKIPS, SKIP_PHASE = "reuse", "most_skips", "skip_phase"
 _MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], tuple[FoundPolicy, Policy]] = {}
 _robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
@@ -664,6 +671,7 @@ def _saving(found: FoundPolicy, settings: dict[str, float]) -> Policy:
         ConfigError: views cannot be reused by a policy that is not one of our models.
     """
     tolerance, most_skips = settings.pop(REUSE, None), settings.pop(MOST_SKIPS, None)
+    phase = int(settings.pop(SKIP_PHASE, 0))
     policy = found.load(settings)
     if tolerance is not None:
         from streamvla.policy import ModelPolicy
@@ -677,7 +685,7 @@ def _saving(found: FoundPolicy, settings: dict[str, float]) -> Policy:
     if most_skips is not None:
         from streamvla.policy.skipping import SkippingPolicy, SkipRule
 
-        policy = SkippingPolicy(policy, SkipRule(most=int(most_skips)))
+        policy = SkippingPolicy(policy, SkipRule(int(most_skips), phase))
     return policy
 
 
