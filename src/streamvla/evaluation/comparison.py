@@ -67,6 +67,15 @@ TASK_FIGURES = tuple(
     name for name in TaskMetrics().to_json() if name not in ("score", "completion_time_s")
 )
 """How the task went, besides score and time (`evaluation.task_metrics`)."""
+COMPUTE_FIGURES = (
+    "visual_tokens_per_observation",
+    "visual_tokens_attended",
+    "encodes_per_observation",
+    "flops_per_observation",
+    "flops_per_tick",
+)
+"""What a policy computed (`evaluation.compute_metrics`); None where it does not count, and in
+results from before that was counted."""
 _SCALARS = (
     "success",
     "end_reason",
@@ -82,6 +91,7 @@ _SCALARS = (
     "early_accept_rate",
     "seam_ratio",
     *TASK_FIGURES,
+    *COMPUTE_FIGURES,
 )
 FIGURES = (
     *_SCALARS,
@@ -167,7 +177,7 @@ def episode_figures(figures: dict[str, Any]) -> dict[str, Any]:
         f"{name}_{part}": figures[name][part] for name in _SPREAD for part in ("mean", "p50", "max")
     }
     return {
-        **{name: figures[name] for name in _SCALARS},
+        **{name: figures.get(name) for name in _SCALARS},
         **spread,
         "sparc": figures["smoothness"]["sparc"],
         "measured": figures["measured"],
@@ -232,6 +242,7 @@ def pooled_figures(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "early_accept_rate": _weighted(episodes, "early_accept_rate", "later_observations"),
         "seam_ratio": _mean(_present(episodes, "seam_ratio")),
         **{name: pooled_figure(name, _present(episodes, name)) for name in TASK_FIGURES},
+        **{name: _mean(_present(episodes, name)) for name in COMPUTE_FIGURES},
         "sparc": _mean(_present([each["smoothness"] for each in episodes], "sparc")),
         **{name: _spread([each[name] for each in episodes]) for name in _SPREAD},
         "end_reasons": _tally(each["end_reason"] or "cut off" for each in episodes),
@@ -310,7 +321,7 @@ def episodes_csv(result: dict[str, Any]) -> str:
     for each in episodes:
         figures = each["figures"]
         found = [figures["measured"].get(name, {}).get(part) for name, part in parts]
-        cells = [each[name] for name in KEY] + [figures[name] for name in FIGURES] + found
+        cells = [each[name] for name in KEY] + [figures.get(name) for name in FIGURES] + found
         writer.writerow(["" if cell is None else cell for cell in cells])
     return text.getvalue()
 
@@ -319,7 +330,7 @@ def episodes_csv(result: dict[str, Any]) -> str:
 
 
 def _present(episodes: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [each[name] for each in episodes if each[name] is not None]
+    return [each[name] for each in episodes if each.get(name) is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:

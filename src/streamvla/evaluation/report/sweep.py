@@ -170,6 +170,13 @@ OTHERS = (
     ),
     Figure("completion_time_s", "Completion time", "s", "Of solved episodes alone, mean."),
     Figure("mean_hand_jerk", "Jerk", "m/s³", "Norm of the hand's jerk, mean."),
+    Figure(
+        "gflop_per_observation",
+        "Compute per observation",
+        "GFLOP",
+        "Floating-point operations of looking and of the context, mean over episodes.",
+        digits=2,
+    ),
 )
 """Each has charts of its own where some cell has it."""
 

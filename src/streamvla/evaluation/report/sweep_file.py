@@ -88,6 +88,7 @@ def _cell(found: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> Cell:
         "missed": _measured(found, "missed", "last", sum),
         "completion_time_s": found["completion_time_s"],
         "mean_hand_jerk": found.get("mean_hand_jerk"),
+        "gflop_per_observation": _each(found.get("flops_per_observation"), 1_000_000_000),
     }
     assert set(numbers) == {figure.key for figure in OTHERS}
     figures = {key: Estimate(value) for key, value in numbers.items() if value is not None}
