@@ -17,7 +17,7 @@ from streamvla.core.cameras import CameraView, Gaze
 from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import Observation, PolicySpec, check_fit
 from streamvla.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from streamvla.model.crops import CropConfig, CroppedViews, cut, in_view
+from streamvla.model.crops import CropAim, CropConfig, CroppedViews, cut, in_view
 from streamvla.model.instruction import mean_word
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.models import model_config_from_json
@@ -54,9 +54,9 @@ def state_of(hand) -> np.ndarray:
     return np.array([[*hand, 1.0]], np.float32)
 
 
-def small_policy(seed: int = 0) -> ModelPolicy:
+def small_policy(seed: int = 0, config: VLAConfig = SMALL) -> ModelPolicy:
     torch.manual_seed(seed)
-    model = StreamingVLA(SMALL)
+    model = StreamingVLA(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -145,6 +145,70 @@ def test_views_that_cannot_be_cut_are_refused():
         replace(CROPS, zoomed_px=40)
 
 
+# --- crops that the instruction pulls
+
+LEASHED = replace(CROPS, leash_px=9.0)
+
+
+def pulled(weight: float, corners, places: float) -> tuple[CroppedViews, CroppedViews]:
+    """Crops before and after two keypoints, both at (places, places), pulled with that weight."""
+    images = torch.rand(1, 2, 3, 96, 96)
+    aim = CropAim(2, LEASHED)
+    torch.nn.init.constant_(aim.weight, weight)
+    before = cut(images, torch.tensor([corners]), LEASHED)
+    return before, aim(before, torch.full((1, 8), places))
+
+
+@torch.inference_mode()
+def test_an_untrained_pull_leaves_crops_at_the_gripper():
+    """Their geometry is the same to the last bit, their pixels are but at the window's edge."""
+    before, after = pulled(0.0, [[30, 40], [72, 0]], 0.3)
+    assert torch.equal(after.geometry, before.geometry)
+    inner = (..., slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(after.crops[inner], before.crops[inner], rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+@given(st.floats(-5, 5), st.integers(0, 72), st.integers(0, 72), st.floats(-1, 1))
+def test_a_pulled_crop_stays_on_its_leash_and_in_the_view(weight, x, y, places):
+    """Whatever pulls: at most leash_px each way, and the window never leaves the image."""
+    before, after = pulled(weight, [[x, y], [y, x]], places)
+    moved_px = (after.geometry - before.geometry)[..., :2] * 48
+    assert moved_px.abs().max() <= 9 + 1e-3
+    assert after.geometry[..., :2].abs().max() <= 0.75 + 1e-6
+
+
+@torch.inference_mode()
+def test_a_pulled_crop_says_where_it_is():
+    """A light that is found in the crop lies at centre + scale · its place, pulled by 8.9 px."""
+    images = -torch.ones(1, 2, 3, 96, 96)
+    images[..., 50, 62] = 1.0
+    aim = CropAim(1, LEASHED)
+    torch.nn.init.constant_(aim.weight, 1.0)
+    before = cut(images, torch.tensor([[[40, 40], [40, 40]]]), LEASHED)
+    after = aim(before, torch.ones(1, 4))
+    light = after.crops[0, 0].mean(0) + 1
+    cells = (torch.arange(48) + 0.5) / 24 - 1
+    found = torch.stack([(light.sum(0) * cells).sum(), (light.sum(1) * cells).sum()]) / light.sum()
+    told = in_view(found[None], after.geometry[0, 0][None])[0]
+    assert after.geometry[0, 0, 0] * 48 + 48 == pytest.approx(52 + 9 * np.tanh(44 / 9), abs=0.1)
+    assert told.tolist() == pytest.approx([62.5 / 48 - 1, 50.5 / 48 - 1], abs=0.3 / 48)
+
+
+def test_what_is_found_in_a_pulled_crop_teaches_the_pull():
+    """The gradient of a crop's pixels reaches the weights of the keypoints."""
+    aim = CropAim(2, LEASHED)
+    before = cut(torch.rand(1, 2, 3, 96, 96), torch.tensor([[[30, 40], [20, 10]]]), LEASHED)
+    aim(before, torch.rand(1, 8)).crops.square().mean().backward()
+    assert (aim.weight.grad != 0).all()
+
+
+def test_a_pull_needs_asked_keypoints():
+    """Nothing could pull: one line that says what to change."""
+    with pytest.raises(ConfigError, match="leash_px is 9 in a model without asked keypoints"):
+        StreamingVLA(replace(SMALL, crops=LEASHED, asked_keypoints=0))
+
+
 # --- the model
 
 
@@ -185,9 +249,11 @@ def test_a_batch_of_two_is_one_by_one():
 
 
 @torch.inference_mode()
-def test_the_state_says_where_to_cut():
+@pytest.mark.parametrize("leash_px", [0.0, 9.0])
+def test_the_state_says_where_to_cut(leash_px):
     """The same pictures with the hand elsewhere give other crop tokens, and equal whole ones."""
-    policy, sample = small_policy(), observation(1)
+    crops = replace(CROPS, channels=4, leash_px=leash_px)
+    policy, sample = small_policy(config=replace(SMALL, crops=crops)), observation(1)
     elsewhere = replace(sample, state=sample.state + np.array([0.1, 0.1, 0, 0], np.float32))
     one, two = policy.look(sample).seen, policy.look(elsewhere).seen
     assert torch.equal(one[:, :, :11], two[:, :, :11])

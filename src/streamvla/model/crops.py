@@ -6,18 +6,21 @@
 A policy needs the whole view to find its goal, and millimetres only near the gripper. Where that is
 the state tells (`core.cameras.Gaze`). The window ends at the image's edge; the geometry says where
 it truly is. Errors of the state or of the cameras move both alike if training has moved both.
+
+With a leash (`CropConfig.leash_px`) the instruction has a say in where the crop is: what it asks
+for, found in the small view, pulls the window from the gripper towards itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamvla.core.cameras import Gaze
 from streamvla.core.errors import ConfigError
@@ -34,6 +37,7 @@ class CropConfig:
         coarse_px: side of the whole view once it is made small.
         jitter_px: training moves every window by up to so many pixels each way.
         channels: of the crops' encoder, as `VLAConfig.channels`.
+        leash_px: how far what the instruction asks for may pull a window each way; 0: not at all.
     """
 
     gaze: Gaze
@@ -42,12 +46,14 @@ class CropConfig:
     coarse_px: int = 48
     jitter_px: int = 8
     channels: int = 64
+    leash_px: float = 0.0
 
     def __post_init__(self) -> None:
         leasts = {"crop_px": 2, "zoomed_px": 16, "coarse_px": 16, "jitter_px": 0, "channels": 1}
+        leasts |= {"leash_px": 0}
         for name, least in leasts.items():
             value = getattr(self, name)
-            if value < least:
+            if not value >= least:
                 raise ConfigError(f"crops {name} is {value}; expected at least {least}")
         for name in ("zoomed_px", "coarse_px"):
             value = getattr(self, name)
@@ -94,14 +100,25 @@ class CroppedViews:
         crops: (b, v, 3, y', x') in [−1, 1], what is around the gripper.
         geometry: (b, v, 3) the true centre x, y of each crop, from −1 to 1 of its view, and its
             side over the view's: a place p of the crop is centre + scale · p of the view.
+        views: (b, v, 3, Y, X) in [−1, 1], what they were cut from, where the crops may move.
     """
 
     whole: Tensor
     crops: Tensor
     geometry: Tensor
+    views: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.whole)
+
+    def only(self, views: list[int]) -> CroppedViews:
+        """Those of some views."""
+        return CroppedViews(
+            self.whole[:, views],
+            self.crops[:, views],
+            self.geometry[:, views],
+            None if self.views is None else self.views[:, views],
+        )
 
 
 Images = Tensor | CroppedViews
@@ -126,7 +143,45 @@ def cut(images: Tensor, corners: Tensor, config: CropConfig) -> CroppedViews:
     centres = (corners + config.crop_px / 2) / side * 2 - 1  # (b, v, 2)
     scale = torch.full_like(centres[..., :1], config.crop_px / side)
     geometry = torch.cat([centres, scale], dim=-1).to(images.dtype)
-    return CroppedViews(whole.unflatten(0, (b, -1)), crops.unflatten(0, (b, -1)), geometry)
+    kept = images if config.leash_px else None
+    return CroppedViews(whole.unflatten(0, (b, -1)), crops.unflatten(0, (b, -1)), geometry, kept)
+
+
+class CropAim(nn.Module):
+    """Where a window goes that what the instruction asks for may pull from the gripper.
+
+        pulled = leash · tanh( Σ_k w_k (p_k − c) / leash )      p_k asked keypoints, c the gripper
+
+    It starts with w = 0, at the gripper. The window is read between pixels, so that the loss
+    teaches w through where it is (spatial transformer, arXiv 1506.02025).
+    """
+
+    def __init__(self, keypoints: int, config: CropConfig) -> None:
+        super().__init__()
+        self.config: Final = config
+        self.weight: Final = nn.Parameter(torch.zeros(keypoints))
+
+    def forward(self, images: CroppedViews, places: Tensor) -> CroppedViews:
+        """Crops where asked keypoints (b, v·2k) of the small views pull them."""
+        views, config = images.views, self.config
+        if views is None:
+            raise ValueError("these views were cut with another CropConfig")
+        side = views.shape[-1]
+        b, v = images.geometry.shape[:2]
+        centre = images.geometry[..., :2]
+        away = places.view(b, v, -1, 2) - centre.unsqueeze(2)  # (b, v, k, 2)
+        leash = config.leash_px / side * 2
+        pull = leash * torch.tanh((away * self.weight[:, None]).sum(2) / leash)
+        scale = config.crop_px / side
+        centre = (centre + pull).clamp(scale - 1, 1 - scale)
+        cells = (torch.arange(config.zoomed_px, device=views.device) + 0.5) / config.zoomed_px
+        cells = (cells * 2 - 1) * scale
+        x, y = (centre[..., axis].flatten()[:, None] + cells for axis in (0, 1))  # (b·v, z) each
+        grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+        with torch.autocast(views.device.type, enabled=False):
+            crops = F.grid_sample(views.flatten(0, 1), grid, align_corners=False)
+        geometry = torch.cat([centre, images.geometry[..., 2:]], -1)
+        return CroppedViews(images.whole, crops.unflatten(0, (b, v)), geometry, views)
 
 
 def in_view(places: Tensor, geometry: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import Backbone, PrefixCache
-from streamvla.model.crops import CropConfig, CroppedViews, Images
+from streamvla.model.crops import CropAim, CropConfig, CroppedViews, Images
 from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.focus import FocusConfig
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
@@ -163,6 +163,7 @@ class StreamingVLA(Model):
             size, numbers = (c.crops.coarse_px, c.crops.coarse_px), 6
         self.vision: Final = VisionEncoder(c.views, size, c.width, c.channels, c.asked_keypoints)
         self.crop_vision: Final = None if c.crops is None else _crop_encoder(c, c.crops)
+        self.crop_aim: Final = _crop_aim(c)
         encoder = InstructionEncoder if c.words == "hashed" else WordVectors
         self.instruction: Final[InstructionEncoder | WordVectors] = encoder(c.width)
         self.from_state: Final = nn.Linear(c.state_dim, c.width)
@@ -218,6 +219,7 @@ class StreamingVLA(Model):
         parts = (
             self.vision,
             self.crop_vision,
+            self.crop_aim,
             self.instruction,
             self.to_places,
             self.from_places,
@@ -231,6 +233,7 @@ class StreamingVLA(Model):
                 "the model tells no places: it needs asked keypoints, and a dataset with places"
             )
         crops = [] if self.crop_vision is None else self.crop_vision.locating_modules()
+        crops += [] if self.crop_aim is None else [self.crop_aim]
         return [*self.vision.locating_modules(), *crops, self.instruction, self.to_places]
 
     def _placed(self, located: Tensor) -> Tensor:
@@ -276,10 +279,9 @@ class StreamingVLA(Model):
             )
         if self.crop_vision is None or not isinstance(images, CroppedViews):
             return [self.vision.look(cast(Tensor, images), told, views=views)]
-        return [
-            self.vision.look(images.whole, told, views=views),
-            self.crop_vision.look(images.crops, told, images.geometry, views),
-        ]
+        whole = self.vision.look(images.whole, told, views=views)
+        pulled = images if self.crop_aim is None else self.crop_aim(images, whole[1])
+        return [whole, self.crop_vision.look(pulled.crops, told, pulled.geometry, views)]
 
     def contextualise(
         self, seen: Tensor, words: Tensor, state: Tensor, command: Tensor
@@ -336,6 +338,17 @@ def _crop_encoder(config: VLAConfig, crops: CropConfig) -> VisionEncoder:
     size = (crops.zoomed_px, crops.zoomed_px)
     c = config
     return VisionEncoder(c.views, size, c.width, crops.channels, c.asked_keypoints, framed=True)
+
+
+def _crop_aim(config: VLAConfig) -> CropAim | None:
+    if config.crops is None or not config.crops.leash_px:
+        return None
+    if not config.asked_keypoints:
+        raise ConfigError(
+            f"crops leash_px is {config.crops.leash_px:g} in a model without asked keypoints, "
+            "which are what pulls a crop; set it to 0"
+        )
+    return CropAim(config.asked_keypoints, config.crops)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -163,6 +163,5 @@ def _geometry(images: Images) -> np.ndarray:
 
 def _only(images: Images, views: list[int]) -> Images:
     if isinstance(images, CroppedViews):
-        parts = (images.whole, images.crops, images.geometry)
-        return CroppedViews(*(part[:, views] for part in parts))
+        return images.only(views)
     return images[:, views]

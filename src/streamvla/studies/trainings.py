@@ -38,6 +38,7 @@ class Train:
             size; for robots whose cameras are known (RobotSpec.gaze).
         crop_channels: of the crops' encoder; 64 like the other one, fewer cost less.
         crop_jitter_px: move the crops by up to this many pixels each way in training.
+        crop_leash_px: how far what the instruction asks for may pull a crop from the gripper.
         horizon: H, actions per observation.
         ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them. May grow with --resume.
@@ -86,6 +87,7 @@ class Train:
     crops: bool = False
     crop_channels: int = 64
     crop_jitter_px: int = 8
+    crop_leash_px: float = 0.0
     horizon: int = 10
     ablation: str | None = None
     steps: int = 30_000
@@ -190,7 +192,11 @@ def _size(command: Train) -> Size:
 
     focus = FocusConfig(command.attention, command.patch_k, command.gate)
     if command.backbone == "small":
-        crops = CropSize(channels=command.crop_channels, jitter_px=command.crop_jitter_px)
+        crops = CropSize(
+            channels=command.crop_channels,
+            jitter_px=command.crop_jitter_px,
+            leash_px=command.crop_leash_px,
+        )
         return ModelSize(
             focus=focus,
             crops=crops if command.crops else None,

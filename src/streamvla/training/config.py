@@ -64,6 +64,7 @@ class CropSize:
     coarse_px: int = 48
     jitter_px: int = 8
     channels: int = 64
+    leash_px: float = 0.0
 
     def crop_config(self, robot: DatasetMeta) -> CropConfig:
         """For the robot of a dataset; `ConfigError` if its cameras are not known."""

@@ -23,6 +23,7 @@ _MAY_BE_FRESH = (
     "to_places.",
     "from_places.",
     _CROP_VISION,
+    "crop_aim.",
     "prune.",
 )
 _OF_FOCUS = ".focus."
