@@ -85,6 +85,7 @@ def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
         (("eval", "--compensation", "state+clok-shift"), "did you mean 'clock-shift'"),
         (("grid", "--leads", "0"), "each ≥ 1"),
         (("ablations", "--names", "unalined"), "did you mean 'unaligned'"),
+        (("focus-variants", "--names", "corps"), "did you mean 'crops'"),
         (("export", "--out", "x", "--checkpoint", "no-such-file"), "no checkpoint at"),
         (("train-saliency", "--dataset", "no-such-folder"), "no-such-folder"),
         (("eval", "--seed", "5"), "evaluation seeds start at 1000000"),
@@ -150,7 +151,7 @@ def test_help_names_every_command(capsys):
     out = capsys.readouterr().out
     for name in (
         *("simulate", "run", "eval", "grid", "collect", "train", "train-saliency", "bench"),
-        *("ablations", "export", "results"),
+        *("ablations", "focus-variants", "export", "results"),
     ):
         assert name in out
 

@@ -81,6 +81,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         ],
         "export": ["export", "--out", f"{folder}/policy.safetensors"],
         "ablations": ["ablations", "--out", f"{folder}/ablations"],
+        "focus-variants": ["focus-variants", "--out", f"{folder}/variants"],
         "results": ["results", "--make", "timeline", "--root", f"{folder}"],
     }
 

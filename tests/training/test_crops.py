@@ -5,72 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from streamvla.core.clock import SystemClock
 from streamvla.core.errors import ConfigError
 from streamvla.data.gaze import gaze_of
-from streamvla.data.store import (
-    DatasetMeta,
-    Episode,
-    load_dataset,
-    shard_path,
-    write_meta,
-    write_shard,
-)
+from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.crops import cut
 from streamvla.policy import load_policy, resolve_checkpoint
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.robots.point import POINT
-from streamvla.robots.sawyer import ACTION_SPACE, GAZE, PLACE_NAMES, SPEC
+from streamvla.robots.sawyer import GAZE
 from streamvla.training.batches import SamplingConfig
 from streamvla.training.config import CropSize, ModelSize, TrainConfig
 from streamvla.training.initial import start_from
 from streamvla.training.trainer import Trainer, train
+from tests.training.sawyer import write_sawyer_dataset
 from tests.training.small import SMALL, small_config
 from tests.training.toy import write_toy_dataset
 
-LENGTH = 16
 CROPS = CropSize(channels=8)
-
-
-def sawyer_episode(seed: int) -> Episode:
-    """A hand wanders over the table; a white square of 2×2 px is where it is in every view."""
-    rng = np.random.default_rng(seed)
-    steps = rng.normal(size=(LENGTH, 3)) * 0.01
-    hand = np.array([0.0, 0.65, 0.15]) + np.cumsum(steps, axis=0)
-    state = np.column_stack([hand, np.ones(LENGTH)]).astype(np.float32)
-    images = {view: np.zeros((LENGTH, 96, 96, 3), np.uint8) for view in SPEC.views}
-    for view, places in zip(SPEC.views, GAZE.aim(state).swapaxes(0, 1), strict=True):
-        for t, (u, v) in enumerate(np.rint(places).astype(int)):
-            images[view][t, v - 1 : v + 1, u - 1 : u + 1] = 255
-    moves = rng.uniform(-1, 1, (LENGTH, 4)).astype(np.float32)
-    places = np.tile(rng.normal(size=9).astype(np.float32), (LENGTH, 1))
-    return Episode("reach", images, state, moves, moves, seed, 10, places=places)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sawyer")
-    meta = DatasetMeta(
-        robot=SPEC.name,
-        action_space=ACTION_SPACE,
-        state_names=SPEC.state_names,
-        control_period_ns=SPEC.control_period_ns,
-        views=SPEC.views,
-        image_size=SPEC.image_size,
-        tasks={"reach": ("reach the goal",)},
-        noise={},
-        seed=0,
-        commit="unknown",
-        place_names=PLACE_NAMES,
-    )
-    write_meta(folder, meta)
-    write_shard(shard_path(folder, "reach", 0), map(sawyer_episode, range(6)), attempts=6)
-    return folder
+    return write_sawyer_dataset(tmp_path_factory.mktemp("sawyer"))
 
 
 def config_of(dataset: Path, out: Path, **changes) -> TrainConfig:

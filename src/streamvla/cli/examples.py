@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla train-saliency --test datasets/metaworld6 --figure gate.svg",
     ),
     "ablations": ("streamvla ablations --names unaligned no-offset --tasks reach push",),
+    "focus-variants": ("streamvla focus-variants --names crops quarter-element --episodes 5",),
     "export": ("streamvla export --policy runs/train/policy.safetensors --out policy.safetensors",),
     "grid": ("streamvla grid --tasks reach --leads 2 3 --rules none always adaptive --episodes 5",),
     "bench": ("streamvla bench runtime", "streamvla bench policy --generations 20"),

@@ -31,6 +31,7 @@ from streamvla.studies.ablations import Ablations, run_ablations
 from streamvla.studies.compare import Compare, compare
 from streamvla.studies.early_grid import Grid, run_grid
 from streamvla.studies.episodes import Eval, evaluate
+from streamvla.studies.focus_variants import FocusVariants, run_focus_variants
 from streamvla.studies.trainings import Train
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
@@ -42,6 +43,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (Train, train_command),
     "train-saliency": (TrainSaliency, train_saliency_command),
     "ablations": (Ablations, run_ablations),
+    "focus-variants": (FocusVariants, run_focus_variants),
     "export": (Export, export),
     "grid": (Grid, run_grid),
     "bench": (Bench, bench),
