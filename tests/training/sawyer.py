@@ -43,5 +43,6 @@ def write_sawyer_dataset(folder: Path, episodes: int = 6) -> Path:
         place_names=PLACE_NAMES,
     )
     write_meta(folder, meta)
-    write_shard(shard_path(folder, "reach", 0), map(sawyer_episode, range(episodes)), attempts=episodes)
+    made = map(sawyer_episode, range(episodes))
+    write_shard(shard_path(folder, "reach", 0), made, attempts=episodes)
     return folder

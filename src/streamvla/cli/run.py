@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from streamvla.cli.attention import attention_pictures, watched
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError, StageFailedError, StreamVLAError, TraceError
 from streamvla.core.files import require_writable
@@ -105,6 +108,7 @@ class Run:
         out: folder for traces, videos, the report and the Perfetto trace.
         resume: keep complete episodes that an interrupted run left in `out`.
         videos: how many episodes to film.
+        attention: films also show what the policy attends to in its camera views.
         driver: "thread": the control loop beside the model's threads; "process": in a process of
             its own, which the model cannot hold up.
         priority: SCHED_FIFO priority of the control loop's process, if the system grants it; None
@@ -134,6 +138,7 @@ class Run:
     out: Path = Path("runs/run")
     resume: bool = False
     videos: int = 3
+    attention: bool = False
     driver: DriverName = "thread"
     priority: int | None = RealtimeSettings.fifo_priority
     governor: Literal["basic", "ladder"] | None = None
@@ -144,6 +149,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.videos < 0:
             raise ConfigError(f"episodes {self.episodes} must be ≥ 1, videos {self.videos} ≥ 0")
+        if self.attention and not self.videos:
+            raise ConfigError("--attention is drawn on films, and --videos 0 makes none")
         require_seconds(self.seconds)
         if self.robot is not None and self.tasks:
             raise ConfigError(
@@ -266,6 +273,7 @@ class _Session:
         if len(set(names)) < len(names):
             raise ConfigError(f"executors {list(command.executors)} are {names}: name each once")
         self._checked = False  # feasibility was said
+        self._watched = watched(policy) if command.attention else None
 
     def _executor(self, text: str, horizon: int, policy: Policy, options: EarlyOptions) -> Executor:
         return parse_executor(text, self._profile, horizon, options, policy)
@@ -437,10 +445,13 @@ class _Session:
         statuses = frame_statuses(
             events, [now_ns for now_ns, _ in shown], period_ns, self._command.pacing
         )
-        frames = [
-            annotate(picture_of(robot, capture, VIDEO_SIZE), status)
-            for (_, capture), status in zip(shown, statuses, strict=True)
-        ]
+        pictures = [picture_of(robot, capture, VIDEO_SIZE) for _, capture in shown]
+        if self._watched is not None:
+            attended = attention_pictures(
+                self._watched, robot, shown, events, self._command.instruction, len(pictures[0])
+            )
+            pictures = [np.hstack(pair) for pair in zip(pictures, attended, strict=True)]
+        frames = [annotate(*pair) for pair in zip(pictures, statuses, strict=True)]
         write_video(path.with_suffix(".mp4"), frames, NS_PER_S / period_ns)
 
     def report_early_end(self, reason: str) -> None:

@@ -11,6 +11,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Observation
 from streamvla.model.focus import watching
 from streamvla.policy.base import ModelPolicy
+from streamvla.policy.transforms import stack_pixels, to_images
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,35 @@ def vision_attention(
     Raises:
         ConfigError: the model does not say which cell a token is of, or has no such action.
     """
+    grid = require_cells(policy)
+    if not 0 <= index < policy.spec.horizon:
+        raise ConfigError(f"action {index} is outside 0..{policy.spec.horizon - 1}")
+    masses = _masses(policy, observation, index)  # (layers, v, l')
+    cells = grid[0] * grid[1]
+    layers = masses[:, :, :cells].reshape(len(masses), -1, *grid)
+    return VisionAttention(layers.mean(0), masses[:, :, cells:].mean(0), layers)
+
+
+def asked_places(policy: ModelPolicy, observation: Observation) -> np.ndarray:
+    """Where in each view the keypoints are that the instruction steers: (v, k, 2) x and y from −1
+    to 1; k = 0 of a model without them, or that encodes all views at once."""
+    views = len(policy.spec.views)
+    if not policy.model.encodes_single_views:
+        return np.zeros((views, 0, 2))
+    with torch.inference_mode():
+        pixels = stack_pixels([observation], policy.spec).to(policy.device)
+        images = to_images(pixels, observation.state[None], policy.model.crops)
+        words = policy.model.tokenise([observation.instruction]).to(policy.device)
+        located = policy.model.see(images, words).located[0]  # (1, v, 2k)
+    return located[0].unflatten(-1, (-1, 2)).double().cpu().numpy()
+
+
+def require_cells(policy: ModelPolicy) -> tuple[int, int]:
+    """(rows, cols) of the cells of every view.
+
+    Raises:
+        ConfigError: the model does not say which cell a token is of.
+    """
     grid = policy.model.token_grid
     if grid is None:
         raise ConfigError(
@@ -55,12 +85,7 @@ def vision_attention(
             "the policy's backbone reads only some of the vision tokens (pruned_to), so that cells "
             "have no attention of their own"
         )
-    if not 0 <= index < policy.spec.horizon:
-        raise ConfigError(f"action {index} is outside 0..{policy.spec.horizon - 1}")
-    masses = _masses(policy, observation, index)  # (layers, v, l')
-    cells = grid[0] * grid[1]
-    layers = masses[:, :, :cells].reshape(len(masses), -1, *grid)
-    return VisionAttention(layers.mean(0), masses[:, :, cells:].mean(0), layers)
+    return grid
 
 
 def _masses(policy: ModelPolicy, observation: Observation, index: int) -> np.ndarray:
