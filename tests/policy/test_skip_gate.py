@@ -253,7 +253,7 @@ def test_a_gate_comes_back_from_its_file(policy, tmp_path):
 
 def test_a_gate_that_is_not_there_is_one_clear_error(policy, tmp_path):
     """The message says how to train one."""
-    with pytest.raises(CheckpointError, match="no skip gate at .*train-skipping"):
+    with pytest.raises(CheckpointError, match=r"no skip gate at .*train-skipping"):
         load_skip_gate(tmp_path / "p.skipping.safetensors", policy)
 
 

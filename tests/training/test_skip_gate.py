@@ -220,7 +220,7 @@ def test_a_gate_in_the_way_and_episodes_that_were_trained_on_are_refused(toy, tm
 def test_too_few_held_out_episodes_write_no_file(toy, tmp_path):
     """Two episodes a task cannot bound a miss rate of 10 %."""
     config = settings(toy, tmp_path, holdout_per_task=2, miss_rates=(0.1,))
-    with pytest.raises(ConfigError, match="are needed for a miss rate of 0.1"):
+    with pytest.raises(ConfigError, match=r"are needed for a miss rate of 0\.1"):
         train_skipping(config)
     assert not config.path.exists()
 
