@@ -88,6 +88,7 @@ def test_simulate_writes_the_same_trace_twice(capsys, tmp_path):
         (("focus-variants", "--names", "corps"), "did you mean 'crops'"),
         (("export", "--out", "x", "--checkpoint", "no-such-file"), "no checkpoint at"),
         (("train-saliency", "--dataset", "no-such-folder"), "no-such-folder"),
+        (("train-skipping", "--dataset", "no-such-folder"), "no-such-folder"),
         (("eval", "--seed", "5"), "evaluation seeds start at 1000000"),
         (("eval", "--suite", "language", "--tasks", "reach"), "expected one of the two"),
         (("collect", "--tasks", "reech"), "did you mean 'reach'"),
@@ -151,7 +152,7 @@ def test_help_names_every_command(capsys):
     out = capsys.readouterr().out
     for name in (
         *("simulate", "run", "eval", "grid", "collect", "train", "train-saliency", "bench"),
-        *("ablations", "focus-variants", "export", "results"),
+        *("ablations", "focus-variants", "export", "results", "train-skipping"),
     ):
         assert name in out
 

@@ -79,6 +79,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "train-saliency figure": [
             *("train-saliency", "--test", f"{dataset}", "--figure", f"{folder}/gate.svg"),
         ],
+        "train-skipping": ["train-skipping", "--out", f"{folder}/p.safetensors"],
         "export": ["export", "--out", f"{folder}/policy.safetensors"],
         "ablations": ["ablations", "--out", f"{folder}/ablations"],
         "focus-variants": ["focus-variants", "--out", f"{folder}/variants"],

@@ -82,6 +82,7 @@ def refused(capsys, command: str) -> str:
         ("ablations --executors synchronous action-flow", "expected one"),
         ("train-saliency --test x --steps 3", "a training, and --test is none"),
         ("train-saliency --figure x.svg", "needs --test"),
+        ("train-skipping --test x --observations 3", "a training, and --test is none"),
         ("bench faults --priority 50", "needs --wall-clock"),
         ("simulate --seed 3", "needs --jitter"),
         ("simulate --executors async-chunks --concurrent", "an executor that streams"),

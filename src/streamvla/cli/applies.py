@@ -48,6 +48,9 @@ _SHARED = "an executor that streams while it observes, such as action-flow"
 _TRAINING = ("calibration", "dataset", "out", "steps", "batch-size", "longest-lead", "threads")
 _TRAINING = (*_TRAINING, "holdout-per-task", "miss-rate", "tail", "seed", "resume")
 
+_GATE_TRAINING = ("calibration", "dataset", "observations", "steps", "longest-age", "longest-lead")
+_GATE_TRAINING = (*_GATE_TRAINING, "holdout-per-task", "miss-rates", "tail", "threads")
+
 RULES: dict[str, tuple[Rule, ...]] = {
     "simulate": (
         ("seed", lambda c: c.jitter > 0, "--jitter"),
@@ -77,6 +80,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ("figure", lambda c: c.test is not None, "--test"),
         *((flag, lambda c: c.test is None, "a training, and --test is none")
           for flag in _TRAINING),
+    ),
+    "train-skipping": tuple(
+        (flag, lambda c: c.test is None, "a training, and --test is none")
+        for flag in _GATE_TRAINING
     ),
     "grid": (
         (

@@ -33,6 +33,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla train-saliency --policy runs/train/policy.safetensors",
         "streamvla train-saliency --test datasets/metaworld6 --figure gate.svg",
     ),
+    "train-skipping": (
+        "streamvla train-skipping --policy runs/train/policy.safetensors",
+        "streamvla train-skipping --policy runs/train/policy.safetensors --test datasets/fresh",
+    ),
     "ablations": ("streamvla ablations --names unaligned no-offset --tasks reach push",),
     "focus-variants": ("streamvla focus-variants --names crops quarter-element --episodes 5",),
     "export": ("streamvla export --policy runs/train/policy.safetensors --out policy.safetensors",),

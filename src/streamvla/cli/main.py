@@ -24,6 +24,7 @@ from streamvla.cli.simulate import Simulate, simulate
 from streamvla.cli.trace import TraceCommand, trace
 from streamvla.cli.train import train_command
 from streamvla.cli.train_saliency import TrainSaliency, train_saliency_command
+from streamvla.cli.train_skipping import TrainSkipping, train_skipping_command
 from streamvla.core.errors import StreamVLAError
 from streamvla.core.files import reason
 from streamvla.runtime.drivers.signals import raised_as_interrupts
@@ -42,6 +43,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "collect": (Collect, collect_command),
     "train": (Train, train_command),
     "train-saliency": (TrainSaliency, train_saliency_command),
+    "train-skipping": (TrainSkipping, train_skipping_command),
     "ablations": (Ablations, run_ablations),
     "focus-variants": (FocusVariants, run_focus_variants),
     "export": (Export, export),

@@ -176,6 +176,16 @@ class ModelPolicy:
                 digest.update(values.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    def digest(self) -> str:
+        """What tells its actions from those of another policy: SHA-256 of all its weights, of its
+        views and units. Settings that need no training do not count."""
+        said = repr((self.spec.views, self.spec.action_space, self.normalisation, self.model.crops))
+        digest = hashlib.sha256(said.encode())
+        for name, values in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(values.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def encode(self, observation: Observation) -> Context:
         """The context of one observation.
 

@@ -10,19 +10,22 @@ frames are: the control periods between the captures, which are actions where th
 So it is as good as the policy was trained for such ages (`SamplingConfig.max_offset`); ages beyond
 `PolicySpec.max_age` count as that.
 
-What decides is whether the *actions* would be others, not whether the pictures are: the rule here
-encodes whenever the gripper has moved or was told to, for that is when a task enters another phase.
-It cannot see what moves by itself; `most` bounds how long that stays unseen.
+What decides is whether the *actions* would be others, not whether the pictures are. The rule here
+encodes whenever the gripper has moved or was told to, for that is when a task enters another phase;
+a learned gate (`policy.skip_gate`) foresees by how much the actions would differ, and decides
+instead of the tolerances. Neither sees what moves by itself: `moved_levels` compares pixels away
+from the gripper, and `most` bounds how long anything stays unseen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from streamvla.core.cameras import Gaze
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import (
@@ -34,6 +37,27 @@ from streamvla.core.interfaces import (
     UnderstandingPolicy,
     begin_episode,
 )
+from streamvla.policy.changes import largest_change_away
+
+
+class Gate(Protocol):
+    """Decides whether a context may be used again, as `policy.skip_gate.LearnedGate` does."""
+
+    @property
+    def threshold(self) -> float:
+        """Tells it from another one of the same kind."""
+        ...
+
+    def allows(
+        self, context: Any, encoded: Observation, now: Observation, age: int, pending: np.ndarray
+    ) -> bool:
+        """Whether the context of `encoded`, `age` control periods before `now`, may be used.
+
+        Args:
+            pending: (d,) what actions that were made and not yet executed will do: their sum in
+                delta dimensions, the last less the present command in absolute ones.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,11 @@ class SkipRule:
         oldest: control periods that frames may be old at a capture; older ones are made anew.
         opening: dimensions of the state that must not have changed, such as a gripper's opening.
         tolerance: by how much they may have, and absolute dimensions of the action state too.
+        opening_tolerance: by how much the first may have; None: as `tolerance`.
+        moved_levels: encode if a cell of 16 px away from the gripper changed by more grey levels
+            than this since the last encoding; None: pixels do not count.
+        gripper_px: cells within so many pixels of the gripper, where it was and where it is, do not
+            count; of a robot whose cameras are known (`Gaze`). Of others every cell counts.
         time_share: what a skipped observation takes of the time of an encoded one. Measured with
             the shipped policy on one thread of an AMD EPYC: .011.
     """
@@ -57,6 +86,9 @@ class SkipRule:
     opening: tuple[int, ...] = (-1,)
     tolerance: float = 0.02
     time_share: float = 0.011
+    opening_tolerance: float | None = None
+    moved_levels: float | None = None
+    gripper_px: float = 32.0
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.oldest < 1 or self.phase < 0:
@@ -69,6 +101,26 @@ class SkipRule:
                 f"skipping: tolerance {self.tolerance}, share of the time {self.time_share}; "
                 "expected a number ≥ 0 and a share from 0 to 1"
             )
+        if self.opening_tolerance is not None and not self.opening_tolerance >= 0:
+            raise ConfigError(
+                f"skipping: tolerance of the opening {self.opening_tolerance}; expected a number "
+                "≥ 0"
+            )
+        if not (0 <= (self.moved_levels or 0.0) < np.inf and 0 <= self.gripper_px < np.inf):
+            raise ConfigError(
+                f"skipping: pixels that moved by {self.moved_levels} grey levels, "
+                f"{self.gripper_px} px around the gripper; expected numbers ≥ 0"
+            )
+
+    def settings(self) -> dict[str, float]:
+        """What differs from the defaults, for `PolicySpec.settings`."""
+        named: dict[str, float | None] = {
+            "skip_phase": float(self.phase) or None,
+            "skip_tolerance": self.tolerance if self.tolerance != SkipRule.tolerance else None,
+            "skip_opening": self.opening_tolerance,
+            "skip_pixels": self.moved_levels,
+        }
+        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +148,18 @@ class SkippingPolicy:
     Args:
         policy: that encodes and generates.
         rule: when it need not encode.
+        gate: decides instead of the rule's tolerances; made for this policy.
+
+    Attributes:
+        gaze: where the robot's cameras show its gripper, for `SkipRule.moved_levels`; at first what
+            the policy knows of it.
 
     Raises:
         ConfigError: a policy that knows no ages, or does not count what observations cost; a state
             dimension that it does not have.
     """
 
-    def __init__(self, policy: Policy, rule: SkipRule) -> None:
+    def __init__(self, policy: Policy, rule: SkipRule, gate: Gate | None = None) -> None:
         if not (policy.spec.max_age and policy.spec.counts):
             raise ConfigError(
                 "skipping: the policy does not know how old an observation is (max_age "
@@ -117,7 +174,8 @@ class SkippingPolicy:
                     f"{states - 1}"
                 )
         settings = {**policy.spec.settings, "most_skips": float(rule.most)}
-        settings |= {"skip_phase": float(rule.phase)} if rule.phase else {}
+        settings |= rule.settings()
+        settings |= {} if gate is None else {"skip_gate": gate.threshold}
         self.spec: PolicySpec = replace(
             policy.spec,
             anticipates=False,
@@ -129,13 +187,16 @@ class SkippingPolicy:
         )
         self._policy = policy
         self._rule = rule
+        self._gate = gate
+        self.gaze: Gaze | None = policy.spec.gaze
         self._kept: Kept | None = None
         self._encoded = 0
+        self._planned: np.ndarray | None = None
 
     def begin(self) -> None:
         """A new episode: nothing that was seen before counts."""
         begin_episode(self._policy)
-        self._kept, self._encoded = None, 0
+        self._kept, self._encoded, self._planned = None, 0, None
 
     def encode(self, observation: Observation) -> Kept:
         """The context of an observation; the one before with its age, if the rule allows that."""
@@ -157,7 +218,14 @@ class SkippingPolicy:
             raise ConfigError(
                 "skipping cannot be combined with the clock shift: use the compensation 'state'"
             )
-        return self._policy.generate(context.context, replace(start, age=start.age + context.age))
+        older = replace(start, age=start.age + context.age)
+        return self._noted(self._policy.generate(context.context, older), start.action_state)
+
+    def _noted(self, actions: Iterator[np.ndarray], planned: np.ndarray) -> Iterator[np.ndarray]:
+        """The same actions; where they lead is known by the next observation."""
+        for action in actions:
+            self._planned = planned = self.spec.action_space.advance(planned, action)
+            yield action
 
     def clarity(self, instruction: str) -> float:
         """As the policy inside, if it is an `UnderstandingPolicy`."""
@@ -190,10 +258,42 @@ class SkippingPolicy:
         age = round(old_ns / self.spec.control_period_ns)
         if not 0 < age <= rule.oldest or observation.instruction != encoded.instruction:
             return None
-        absolute = ~self.spec.action_space.is_delta()
-        opening = list(rule.opening)
-        told = np.abs(observation.action_state - encoded.action_state)[absolute]
-        moved = np.abs(observation.state - encoded.state)[opening]
-        if max(*told, *moved, 0.0) > rule.tolerance:
+        if not self._unchanged(kept, observation, age) or self._something_moved(
+            encoded, observation
+        ):
             return None
         return replace(kept, age=age, old_ns=old_ns, skips=kept.skips + 1)
+
+    def _unchanged(self, kept: Kept, observation: Observation, age: int) -> bool:
+        """Whether the old context would do, by what is known without pixels."""
+        encoded, rule = kept.encoded, self._rule
+        if self._gate is not None:
+            pending = self._pending(observation)
+            return self._gate.allows(kept.context, encoded, observation, age, pending)
+        absolute = ~self.spec.action_space.is_delta()
+        told = np.abs(observation.action_state - encoded.action_state)[absolute]
+        moved = np.abs(observation.state - encoded.state)[list(rule.opening)]
+        opening = rule.tolerance if rule.opening_tolerance is None else rule.opening_tolerance
+        return bool((told <= rule.tolerance).all() and (moved <= opening).all())
+
+    def _pending(self, observation: Observation) -> np.ndarray:
+        """(d,) what actions that were made and not yet executed will do, as far as is known."""
+        if self._planned is None:
+            return np.zeros(self.spec.action_space.dim)
+        return self._planned - observation.action_state
+
+    def _something_moved(self, encoded: Observation, observation: Observation) -> bool:
+        """Whether something moved away from the gripper."""
+        rule = self._rule
+        if rule.moved_levels is None:
+            return False
+        then, now = (
+            None if self.gaze is None else self.gaze.aim(each.state)
+            for each in (encoded, observation)
+        )  # (v, 2) each
+        for number, view in enumerate(self.spec.views):
+            around = [each[number] for each in (then, now) if each is not None]
+            pair = (encoded.images[view], observation.images[view])
+            if largest_change_away(*pair, around, rule.gripper_px) > rule.moved_levels:
+                return True
+        return False

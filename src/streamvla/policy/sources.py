@@ -41,6 +41,7 @@ class FoundPolicy:
         tasks: what it was trained on; empty where that is not known.
         method: how it makes actions, for tables; None where that is not known.
         predictor: what tells its saliency predictor from others; None: it has none.
+        file: of a policy of ours; None: it is none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class FoundPolicy:
     tasks: tuple[str, ...] = ()
     method: str | None = None
     predictor: str | None = None
+    file: Path | None = None
 
 
 SCHEMES = Registry(
@@ -115,6 +117,7 @@ def find_file(path: Path, method: str | None = None) -> FoundPolicy:
         tasks=known_tasks(file),
         method=method_of(file),
         predictor=predictor,
+        file=file,
     )
 
 

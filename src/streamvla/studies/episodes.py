@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
@@ -62,6 +63,7 @@ from streamvla.trace.spans import Pacing
 from streamvla.trace.store import trace_bytes
 
 if TYPE_CHECKING:  # it needs torch
+    from streamvla.policy.skipping import SkippingPolicy
     from streamvla.policy.sources import FoundPolicy
 
 
@@ -84,6 +86,13 @@ class Eval:
         most_skips: observations in a row that are not encoded, where the actions from the context
             before are as good (docs/how-to/focus.md); 0 encodes every one.
         skip_phase: with most_skips: observations of an episode to encode first, beside one.
+        skip_tolerance: with most_skips: by how much gripper command and opening may have changed;
+            default .02.
+        skip_opening: with most_skips: the same of the opening alone.
+        skip_pixels: with most_skips: encode if a cell of 16 px away from the gripper changed by
+            more than so many grey levels.
+        skip_gate: with most_skips: let the learned gate beside the policy decide instead of the
+            tolerances, at this miss rate; one that it was calibrated at, such as 0.1.
         suite: evaluate on all tasks of a suite: metaworld, language, all, point, or one of a
             package that is installed.
         tasks: default all the policy was trained on.
@@ -122,6 +131,10 @@ class Eval:
     reuse: float | None = None
     most_skips: int = 0
     skip_phase: int = 0
+    skip_tolerance: float | None = None
+    skip_opening: float | None = None
+    skip_pixels: float | None = None
+    skip_gate: float | None = None
     suite: str | None = None
     tasks: tuple[str, ...] = ()
     robot: str | None = None
@@ -166,6 +179,7 @@ class Eval:
             raise ConfigError(
                 f"skip_phase {self.skip_phase}: expected 0 or more, and most_skips with it"
             )
+        self._check_skips()
         if self.most_skips and self.early.early == "adaptive":
             raise ConfigError(
                 "--most-skips with --early adaptive: what is not encoded cannot be foreseen; use "
@@ -182,6 +196,20 @@ class Eval:
                 f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
                 "are the demonstrations the policy was trained on"
             )
+
+    def _check_skips(self) -> None:
+        names = (SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_GATE)
+        stated = {name: getattr(self, name) for name in names}
+        for name, value in stated.items():
+            if value is None:
+                continue
+            if not (0 <= value < math.inf and self.most_skips):
+                raise ConfigError(f"{name} {value}: expected a number ≥ 0, and most_skips with it")
+            if name in (SKIP_TOLERANCE, SKIP_OPENING) and self.skip_gate is not None:
+                raise ConfigError(
+                    f"{name} {value} with skip_gate {self.skip_gate}: the gate decides instead of "
+                    "tolerances; leave one of the two out"
+                )
 
     @property
     def executor(self) -> str | None:
@@ -212,6 +240,10 @@ class Eval:
             REUSE: self.reuse,
             MOST_SKIPS: self.most_skips or None,
             SKIP_PHASE: self.skip_phase or None,
+            SKIP_TOLERANCE: self.skip_tolerance,
+            SKIP_OPENING: self.skip_opening,
+            SKIP_PIXELS: self.skip_pixels,
+            SKIP_GATE: self.skip_gate,
         }
         return {name: value for name, value in asked.items() if value is not None}
 
@@ -232,7 +264,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress", "patch_k", REUSE, MOST_SKIPS, SKIP_PHASE}
+        left_out |= {"engine", "stress", "patch_k", *_SAVING}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -369,10 +401,7 @@ def _require_settings(source: str, command: Eval) -> None:
     method = None if source in EXPERTS else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
-            if (
-                name not in ("patch_k", REUSE, MOST_SKIPS, SKIP_PHASE)
-                and name not in method_named(method).tunable
-            ):
+            if name not in ("patch_k", *_SAVING) and name not in method_named(method).tunable:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {value:g}: a policy by {method} has no such "
                     "setting; leave it out, or use a policy of another method"
@@ -555,6 +584,10 @@ def run_missing(every: list[Job], engine: Engine) -> float | None:
 
 
 REUSE, MOST_SKIPS, SKIP_PHASE = "reuse", "most_skips", "skip_phase"
+SKIP_TOLERANCE, SKIP_OPENING = "skip_tolerance", "skip_opening"
+SKIP_PIXELS, SKIP_GATE = "skip_pixels", "skip_gate"
+_SKIPS = (MOST_SKIPS, SKIP_PHASE, SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_GATE)
+_SAVING = (REUSE, *_SKIPS)
 _MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], tuple[FoundPolicy, Policy]] = {}
 _robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
@@ -592,6 +625,8 @@ def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
     stress = command.stresses()
     robot = _robot(job.task, command.instructions, command.asked, sees_truth, stress)
     check_fit(policy.spec, robot.spec)
+    if command.skip_pixels is not None:
+        cast("SkippingPolicy", policy).gaze = robot.spec.gaze
     profile = command.profile_for(policy.spec)
     robot.reset(job.seed, 0, profile.execute_ns)
     settings = EpisodeSettings(
@@ -670,8 +705,8 @@ def _saving(found: FoundPolicy, settings: dict[str, float]) -> Policy:
     Raises:
         ConfigError: views cannot be reused by a policy that is not one of our models.
     """
-    tolerance, most_skips = settings.pop(REUSE, None), settings.pop(MOST_SKIPS, None)
-    phase = int(settings.pop(SKIP_PHASE, 0))
+    tolerance = settings.pop(REUSE, None)
+    skips = {name: settings.pop(name) for name in _SKIPS if name in settings}
     policy = found.load(settings)
     if tolerance is not None:
         from streamvla.policy import ModelPolicy
@@ -682,11 +717,39 @@ def _saving(found: FoundPolicy, settings: dict[str, float]) -> Policy:
                 f"--reuse {tolerance:g}: {found.name} does not encode single views; leave it out"
             )
         policy = ReusingPolicy(policy, tolerance)
-    if most_skips is not None:
-        from streamvla.policy.skipping import SkippingPolicy, SkipRule
+    return _skipping(found, policy, skips) if skips else policy
 
-        policy = SkippingPolicy(policy, SkipRule(int(most_skips), phase))
-    return policy
+
+def _skipping(found: FoundPolicy, policy: Policy, settings: Mapping[str, float]) -> Policy:
+    """The policy that does not encode every observation.
+
+    Raises:
+        ConfigError: it knows no ages, or its gate not this miss rate; or it is no file of ours, and
+            has no gate.
+        CheckpointError: the gate is missing, damaged, or another policy's.
+    """
+    from streamvla.policy.skipping import SkippingPolicy, SkipRule
+
+    rule = SkipRule(
+        int(settings[MOST_SKIPS]),
+        int(settings.get(SKIP_PHASE, 0)),
+        tolerance=settings.get(SKIP_TOLERANCE, SkipRule.tolerance),
+        opening_tolerance=settings.get(SKIP_OPENING),
+        moved_levels=settings.get(SKIP_PIXELS),
+    )
+    miss_rate = settings.get(SKIP_GATE)
+    if miss_rate is None:
+        return SkippingPolicy(policy, rule)
+    from streamvla.policy import ModelPolicy
+    from streamvla.policy.skip_gate import LearnedGate, load_skip_gate, skip_gate_path
+
+    if found.file is None or not isinstance(policy, ModelPolicy):
+        raise ConfigError(
+            f"--skip-gate {miss_rate:g}: {found.name} is no policy file of ours, beside which a "
+            "gate could lie; leave it out"
+        )
+    checkpoint = load_skip_gate(skip_gate_path(found.file), policy)
+    return SkippingPolicy(policy, rule, LearnedGate(checkpoint, policy, miss_rate))
 
 
 def close_robots() -> None:
