@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamvla.core.clock import NS_PER_MS, SystemClock
+from streamvla.core.clock import NS_PER_MS, NS_PER_S, SystemClock
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import (
@@ -33,8 +33,10 @@ from streamvla.core.interfaces import (
 )
 from streamvla.core.provenance import machine, without_folders
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
+from streamvla.core.stress import NO_STRESS, NOMINAL, Stress, parse_stress
 from streamvla.evaluation.stats import bootstrap_ratio
 from streamvla.robots.registry import make_robot
+from streamvla.robots.stress import stressed_robot
 from streamvla.studies.checks import require_seconds
 from streamvla.studies.episodes import MOST_SKIPS, REUSE, check_tasks, policy_of
 from streamvla.studies.tables import figure, print_json, print_table
@@ -51,6 +53,8 @@ _TASKS = (
     "press-named-button",
     "window-open",
 )
+_SETTLE_NS = 2 * NS_PER_S
+"""An arm sinks a little after a reset."""
 _PARTS = ("look", "context", "whole")
 
 
@@ -66,9 +70,11 @@ class BenchObservation:
         episodes: a task, at seeds `seed`, `seed` + 1, …
         seconds: an episode's limit, on the robot's clock.
         still: observations, a horizon apart, of a robot that stands where each episode of a task
-            begins; 0: none.
+            begins, from two seconds after that on; 0: none.
         reuse: grey levels by which a cell of 16 px of a view may differ that is not encoded again.
         most_skips: observations in a row that are not encoded; 0: leave skipping out.
+        stress: what real robots bring, as `eval` takes it, such as camera-noise:1; what it does to
+            latency plays no part.
         rounds: how often every observation is measured, after one round that does not count.
         threads: of PyTorch.
         json: print the figures as one JSON object on the last line.
@@ -82,6 +88,7 @@ class BenchObservation:
     still: int = 50
     reuse: float = 0.0
     most_skips: int = 1
+    stress: str = NOMINAL
     rounds: int = 3
     threads: int = 1
     json: bool = False
@@ -97,6 +104,11 @@ class BenchObservation:
         if len(set(self.policies)) < len(self.policies):
             raise ConfigError(f"--policies {' '.join(self.policies)}: one is named twice")
         require_seconds(self.seconds)
+        self.stresses()
+
+    def stresses(self) -> Stress:
+        """What `stress` says; raises `ConfigError` if it says nothing known."""
+        return NO_STRESS if self.stress == NOMINAL else parse_stress(self.stress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +157,7 @@ def bench_observation(command: BenchObservation) -> None:
                 "machine": machine(),
                 "threads": command.threads,
                 "rounds": command.rounds,
+                "stress": str(command.stresses()) or NOMINAL,
                 "seeds": list(seeds),
                 "rows": rows,
             }
@@ -211,7 +224,8 @@ def _recorded(command: BenchObservation, variants: dict[str, Policy]) -> Iterato
     """Every episode that the first policy drives, and every robot that stands."""
     driver = next(iter(variants.values()))
     for task in command.tasks:
-        with closing(make_robot(task)) as robot:
+        plain = make_robot(task)
+        with closing(stressed_robot(plain, command.stresses())) as robot:
             for policy in variants.values():
                 check_fit(policy.spec, robot.spec)
             for seed in range(command.seed, command.seed + command.episodes):
@@ -234,17 +248,25 @@ def _standing(policy: Policy, robot: Robot, seed: int, count: int) -> tuple[Obse
     """So many observations, a horizon apart, of a robot that is told to stay where it is."""
     spec = robot.spec
     robot.reset(seed, 0, spec.control_period_ns)
-    state, now_ns = standing_at(robot), 0
+    state = standing_at(robot)
+    now_ns = _hold(robot, state, 0, _SETTLE_NS)
     observations: list[Observation] = []
     for _ in range(count):
         frames = robot.observe(robot.capture())
         told = (state, robot.instruction, now_ns)
         observations.append(Observation(frames.images, frames.state, *told))
-        for _ in range(policy.spec.horizon):
-            robot.command(spec.action_space.hold(state), now_ns)
-            now_ns += spec.control_period_ns
-            robot.advance_to(now_ns)
+        now_ns = _hold(robot, state, now_ns, policy.spec.horizon * spec.control_period_ns)
     return tuple(observations)
+
+
+def _hold(robot: Robot, state: np.ndarray, now_ns: int, duration_ns: int) -> int:
+    """Hold for so long in whole control periods; the instant after."""
+    period_ns = robot.spec.control_period_ns
+    for _ in range(duration_ns // period_ns):
+        robot.command(robot.spec.action_space.hold(state), now_ns)
+        now_ns += period_ns
+        robot.advance_to(now_ns)
+    return now_ns
 
 
 # --- the times -------------------------------------------------------------------------------
