@@ -170,21 +170,19 @@ def variants_of(command: BenchObservation) -> dict[str, Policy]:
     Raises:
         ConfigError: a policy that does not count its costs; one that cannot keep or skip.
     """
-    first, *others = command.policies
-    named = without_folders(first)
-    variants = {named: policy_of(first)}
-    variants[f"{named}, reuse {command.reuse:g}"] = policy_of(first, None, {REUSE: command.reuse})
-    if command.most_skips:
-        skipping = policy_of(first, None, {MOST_SKIPS: float(command.most_skips)})
-        variants[f"{named}, most skips {command.most_skips}"] = skipping
-    variants |= {without_folders(source): policy_of(source) for source in others}
-    for name, policy in variants.items():
+    plain = {without_folders(source): policy_of(source) for source in command.policies}
+    for name, policy in plain.items():
         if policy.spec.sees_truth or not policy.spec.counts:
             raise ConfigError(
                 f"policy {name} does not count what its observations cost (PolicySpec.counts), or "
                 "sees no frames; name a policy of this package, or leave it out"
             )
-    return variants
+    source, named = command.policies[0], next(iter(plain))
+    saving = {f"{named}, reuse {command.reuse:g}": policy_of(source, None, {REUSE: command.reuse})}
+    if command.most_skips:
+        skipping = policy_of(source, None, {MOST_SKIPS: float(command.most_skips)})
+        saving[f"{named}, most skips {command.most_skips}"] = skipping
+    return {named: plain.pop(named), **saving, **plain}
 
 
 # --- the observations ------------------------------------------------------------------------
