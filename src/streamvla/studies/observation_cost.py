@@ -53,8 +53,8 @@ _TASKS = (
     "press-named-button",
     "window-open",
 )
-_SETTLE_NS = 2 * NS_PER_S
-"""An arm sinks a little after a reset."""
+_SETTLE_NS = 10 * NS_PER_S
+"""A simulated arm sinks after a reset; up to eight seconds later some pixels still change."""
 _PARTS = ("look", "context", "whole")
 
 
@@ -70,7 +70,7 @@ class BenchObservation:
         episodes: a task, at seeds `seed`, `seed` + 1, …
         seconds: an episode's limit, on the robot's clock.
         still: observations, a horizon apart, of a robot that stands where each episode of a task
-            begins, from two seconds after that on; 0: none.
+            begins, from ten seconds after that on; 0: none.
         reuse: grey levels by which a cell of 16 px of a view may differ that is not encoded again.
         most_skips: observations in a row that are not encoded; 0: leave skipping out.
         stress: what real robots bring, as `eval` takes it, such as camera-noise:1; what it does to
