@@ -76,6 +76,7 @@ def test_figures_are_ratios_to_the_first_variant():
     _, moving, unparted, _, still, _ = rows
     assert (moving["ratio"], moving["ratio_ci"]) == (0.5, [0.5, 0.5])
     assert (moving["observations"], moving["episodes"]) == (3, 2)
+    assert still["ratio_ci"] is None  # of one episode
     assert (still["look_ratio"], still["context_ratio"], still["ratio"]) == (0.25, 1.0, 0.7)
     assert (moving["encoder_saved"], still["encoder_saved"]) == (0.5, 0.9)
     assert moving["ms_p50"] == 5.0

@@ -338,7 +338,7 @@ def _in_two_parts(policy: Policy) -> ModelPolicy | None:
 
 def figures_of(recorded: list[Recorded], found: dict[str, list[Measured]]) -> list[dict[str, Any]]:
     """A row a scene and variant. Times are ms; `ratio` is that of all time spent, over the same
-    observations, with a bootstrap interval over the episodes, and so are those of the two parts;
+    observations, with a bootstrap interval over the episodes (none over one), and so are those of the two parts;
     `encoder_saved` is the share of the looks' operations that the variant did not need."""
     rows: list[dict[str, Any]] = []
     for scene in dict.fromkeys(each.scene for each in recorded):
@@ -369,7 +369,7 @@ def _row(episodes: list[Measured], first: list[Measured]) -> dict[str, Any]:
         of = [[each.total(part) for each in some] for some in (first, episodes)]
         known = bool(np.isfinite(of).all())
         ratio, low, high = bootstrap_ratio(*of) if known else (None, None, None)
-        row |= {name: ratio, f"{name}_ci": [low, high] if known else None}
+        row |= {name: ratio, f"{name}_ci": [low, high] if known and len(episodes) > 1 else None}
     return row
 
 
@@ -395,7 +395,7 @@ def _print(scene: str, rows: list[dict[str, Any]]) -> None:
 
 def _between(row: dict[str, Any], name: str) -> str:
     """`0.55 (0.53–0.57)`."""
-    if row[name] is None:
-        return "–"
+    if row[f"{name}_ci"] is None:
+        return figure(row[name], 2)
     low, high = row[f"{name}_ci"]
     return f"{row[name]:.2f} ({low:.2f}–{high:.2f})"
