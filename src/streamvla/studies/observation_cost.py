@@ -338,8 +338,8 @@ def _in_two_parts(policy: Policy) -> ModelPolicy | None:
 
 def figures_of(recorded: list[Recorded], found: dict[str, list[Measured]]) -> list[dict[str, Any]]:
     """A row a scene and variant. Times are ms; `ratio` is that of all time spent, over the same
-    observations, with a bootstrap interval over the episodes (none over one), and so are those of the two parts;
-    `encoder_saved` is the share of the looks' operations that the variant did not need."""
+    observations, with a bootstrap interval over the episodes (none over one), and so are those of
+    the two parts; `encoder_saved` is the share of the looks' operations that was not needed."""
     rows: list[dict[str, Any]] = []
     for scene in dict.fromkeys(each.scene for each in recorded):
         at = [number for number, each in enumerate(recorded) if each.scene == scene]
