@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from streamvla.cli.main import execute
 from streamvla.core.errors import RingError
+from streamvla.policy import resolve_checkpoint
 from streamvla.studies import control_rate
 from streamvla.studies.handoff_cost import _numbered, _verify
 
@@ -122,6 +124,32 @@ def test_policy_compares_the_methods(capsys):
     assert figures["first_action_ratio"] > 0
 
 
+def test_observation_measures_every_variant_on_the_same_frames(capsys, tmp_path):
+    """A copy of the policy costs the same operations; of a robot that stands, only the first
+    observation is encoded with --reuse, and every second with --most-skips; of one that moves,
+    all."""
+    copied = tmp_path / "copy" / "policy.safetensors"
+    copied.parent.mkdir()
+    shutil.copy(resolve_checkpoint(None), copied)
+    figures = figures_of(
+        capsys,
+        *("observation", "--policies", "shipped", str(copied), "--tasks", "reach"),
+        *("--episodes", "1", "--seconds", "2", "--still", "8", "--rounds", "1"),
+    )
+    rows = {(row["scene"], row["run"]): row for row in figures["rows"]}
+    names = ("shipped", "shipped, reuse 0", "shipped, most skips 1", "copy/policy.safetensors")
+    assert list(rows) == [(scene, name) for scene in ("moving", "still") for name in names]
+    for scene in ("moving", "still"):
+        whole, _, skipping, copy = (rows[scene, name] for name in names)
+        assert (whole["ratio"], whole["encodes_per_observation"]) == (1, 2)
+        assert (copy["gflop"], copy["encoder_saved"]) == (whole["gflop"], 0)
+        assert skipping["look_ratio"] is None
+        assert {each["observations"] for each in (whole, skipping, copy)} == {whole["observations"]}
+    assert rows["still", "shipped, most skips 1"]["encodes_per_observation"] == 1
+    assert rows["still", "shipped, reuse 0"]["encoder_saved"] == pytest.approx(7 / 8, abs=0.002)
+    assert rows["moving", "shipped, reuse 0"]["encodes_per_observation"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -131,6 +159,10 @@ def test_policy_compares_the_methods(capsys):
         (("handoff", "--batch", "0"), "batch 0"),
         (("handoff", "--records", "1"), "at least 100"),
         (("policy", "--generations", "0"), "generations 0"),
+        (("observation", "--rounds", "0"), "0 rounds"),
+        (("observation", "--policies", "shipped", "shipped"), "named twice"),
+        (("observation", "--policies", "expert:reach"), "does not count"),
+        (("observation", "--stress", "camera-noise:9"), "camera-noise"),
     ],
 )
 def test_settings_out_of_range_are_refused(capsys, arguments, message):

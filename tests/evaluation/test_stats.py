@@ -10,6 +10,7 @@ from streamvla.evaluation.stats import (
     Distribution,
     Samples,
     bootstrap_paired,
+    bootstrap_ratio,
     compare_paired,
     mcnemar_exact,
     wilson_interval,
@@ -72,6 +73,16 @@ def test_paired_runs_must_be_the_same_episodes() -> None:
     """Unequal lengths cannot be pairs."""
     with pytest.raises(ConfigError, match="3 and 2 episodes"):
         compare_paired([True] * 3, [True] * 2)
+
+
+def test_bootstrap_of_a_ratio_is_that_of_the_sums() -> None:
+    """Long episodes count for more than short ones; equal shares leave no width, and what has no
+    ratio is refused."""
+    assert bootstrap_ratio([10, 1], [5, 2]) == (pytest.approx(7 / 11), 0.5, 2.0)
+    assert bootstrap_ratio([8, 2, 4], [4, 1, 2]) == (0.5, 0.5, 0.5)
+    for first, second in (([], []), ([1], [1, 2]), ([0], [1])):
+        with pytest.raises(ConfigError, match="ratio"):
+            bootstrap_ratio(first, second)
 
 
 def test_bootstrap_covers_the_mean_difference() -> None:

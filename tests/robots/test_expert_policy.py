@@ -10,7 +10,7 @@ import pytest
 from streamvla.core.clock import NS_PER_S, ms_to_ns
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
-from streamvla.data.experts import for_task
+from streamvla.data.experts import for_task, of_every_task
 from streamvla.policy.sources import find_policy
 from streamvla.robots.expert_policy import ExpertPolicy
 from streamvla.robots.point import REACH_M
@@ -25,6 +25,7 @@ from streamvla.runtime.timing.latency import ConstantLatency, profile_ms
 from streamvla.testing.fakes import StillRobot, unit_space
 from streamvla.testing.policy_contract import PolicyContract
 from streamvla.trace import MemoryTrace, Sent
+from streamvla.trace.events import ObserveReady
 
 PERIOD_NS = ms_to_ns(50)
 
@@ -97,6 +98,38 @@ def test_a_source_without_a_task_is_refused(source):
         find_policy(source)
 
 
+@pytest.mark.parametrize(
+    "option", ["look=fast", "look=-1", "look=nan", "looks=0.9", "look=1:look=1", "look", "5:6"]
+)
+def test_a_wrong_share_is_refused(option):
+    """As is one stated twice, an unknown one, and a second horizon."""
+    with pytest.raises(ConfigError, match=r"expert:point:"):
+        find_policy(f"expert:point:{option}")
+
+
+def test_a_stated_cost_belongs_to_the_source():
+    """It is part of the identity and the settings, and every observation reports it; a source
+    without one is what it was, and counts nothing."""
+    found = find_policy("expert-chunks:point:5:context=0.55:look=0.9")
+    assert found.identity == {"source": "expert-chunks:point:5:look=0.9:context=0.55"}
+    policy = found.load({})
+    assert policy.spec.settings == {"look": 0.9, "context": 0.55}
+    assert (policy.spec.horizon, policy.spec.chunk_passes) == (5, 5)
+    cost = policy.cost(None)
+    assert (cost.look_time, cost.context_time, cost.look_flops) == (0.9, 0.55, 0)
+    plain = find_policy("expert:point")
+    assert plain.identity == {"source": "expert:point:10"}
+    assert not plain.load({}).spec.counts
+
+
+def test_a_task_is_filled_in_before_the_options():
+    """Of an expert whose task is not named, and of nothing else."""
+    assert for_task("expert:look=0.9:context=0.5", "point") == "expert:point:look=0.9:context=0.5"
+    for source in ("expert:point:look=0.9", "runs/a=b", "expert:point", "experts"):
+        assert not of_every_task(source)
+        assert for_task(source, "reach") == source
+
+
 class TestExpertPolicy(PolicyContract):
     def policy(self):
         return find_policy("expert:point").load({})
@@ -105,6 +138,26 @@ class TestExpertPolicy(PolicyContract):
         robot = make_robot("point", sees_truth=True)
         robot.reset(seed, 0, PERIOD_NS)
         return observed(robot)
+
+
+class TestCostedExpert(TestExpertPolicy):
+    def policy(self):
+        return find_policy("expert:point:look=0.9:context=0.55").load({})
+
+
+def test_a_cheaper_observation_is_ready_sooner():
+    """Of 33 ms to look and 74 ms for the context half and a quarter, where that is stated."""
+    profile = profile_ms("test", 107, 33, 50, look=33)
+    ready_ns = []
+    for source in ("expert:point", "expert:point:look=0.5:context=0.25"):
+        policy, trace = find_policy(source).load({}), MemoryTrace()
+        with closing(make_robot("point", sees_truth=True)) as robot:
+            robot.reset(3, 0, PERIOD_NS)
+            parts = (Synchronous(), profile, "grid", EpisodeLimits(ms_to_ns(500)))
+            settings = EpisodeSettings(policy.spec.action_space, 10, *parts)
+            run_simulated(settings.episode(policy, robot, trace), ConstantLatency(profile))
+        ready_ns += [event.t_ns for event in trace.events if isinstance(event, ObserveReady)][:1]
+    assert ready_ns == [ms_to_ns(107), ms_to_ns(33 / 2 + 74 / 4)]
 
 
 def test_a_timed_expert_considers_what_no_executor_compensates(view):

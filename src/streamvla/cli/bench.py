@@ -12,12 +12,14 @@ from streamvla.cli.examples import described
 from streamvla.studies.control_rate import BenchRealtime, bench_realtime
 from streamvla.studies.fault_campaign import BenchFaults, bench_faults
 from streamvla.studies.handoff_cost import BenchHandoff, bench_handoff
+from streamvla.studies.observation_cost import BenchObservation, bench_observation
 from streamvla.studies.policy_cost import BenchPolicy, bench_policy
 from streamvla.studies.runtime_cost import BenchRuntime, bench_runtime
 
 _BENCHES: dict[type, Callable[[Any], None]] = {
     BenchRuntime: bench_runtime,
     BenchPolicy: bench_policy,
+    BenchObservation: bench_observation,
     BenchRealtime: bench_realtime,
     BenchHandoff: bench_handoff,
     BenchFaults: bench_faults,
@@ -40,6 +42,7 @@ class Bench:
     what: (
         Annotated[BenchRuntime, _part(BenchRuntime, "runtime")]
         | Annotated[BenchPolicy, _part(BenchPolicy, "policy")]
+        | Annotated[BenchObservation, _part(BenchObservation, "observation")]
         | Annotated[BenchRealtime, _part(BenchRealtime, "realtime")]
         | Annotated[BenchHandoff, _part(BenchHandoff, "handoff")]
         | Annotated[BenchFaults, _part(BenchFaults, "faults")]

@@ -44,6 +44,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench": ("streamvla bench runtime", "streamvla bench policy --generations 20"),
     "bench runtime": ("streamvla bench runtime --ticks 100000",),
     "bench policy": ("streamvla bench policy --generations 20",),
+    "bench observation": (
+        "streamvla bench observation --tasks reach push --episodes 1",
+        "streamvla bench observation --policies shipped runs/crops/policy.safetensors",
+    ),
     "bench realtime": (
         "streamvla bench realtime --hz 100 --seconds 10",
         "streamvla bench realtime --cameras 3 --sweep --seconds 20",

@@ -19,7 +19,7 @@ from streamvla.core.errors import ConfigError, StageFailedError, StreamVLAError,
 from streamvla.core.files import require_writable
 from streamvla.core.interfaces import Policy, Robot, check_fit, picture_of
 from streamvla.core.provenance import commit, machine
-from streamvla.data.experts import EXPERTS, for_task
+from streamvla.data.experts import for_task, of_every_task
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.evaluation.stats import compare_paired
 from streamvla.robots.registry import is_robot, require_task, suite_of
@@ -193,7 +193,7 @@ def run(command: Run) -> None:
         require_ours(command.out / name, mark)
         require_writable(command.out / name)  # now, not after the last episode
     first, *others = tasks
-    if source in EXPERTS and others:
+    if of_every_task(source) and others:
         raise ConfigError(
             f"{source} is another policy in every task: expected one of {', '.join(tasks)}"
         )

@@ -144,6 +144,37 @@ def bootstrap_mean(
     return float(sample.mean()), float(low), float(high)
 
 
+def bootstrap_ratio(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Sum of the second over sum of the first, such as times of the same episodes, with the
+    percentile bootstrap interval over the pairs.
+
+    Returns:
+        (ratio, low, high).
+
+    Raises:
+        ConfigError: the two differ in length, are empty, or the first is not positive.
+    """
+    pairs = np.array([first, second], dtype=float) if len(first) == len(second) else np.empty(0)
+    if pairs.size == 0 or not (pairs[0] > 0).all():
+        raise ConfigError(
+            f"ratio of {len(second)} values to {len(first)}: expected as many of each, at least "
+            "one, and the latter above 0"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(first), (resamples, len(first)))
+    below, above = pairs[:, chosen].sum(-1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(above / below, [tail, 100 - tail])
+    return float(pairs[1].sum() / pairs[0].sum()), float(low), float(high)
+
+
 @dataclass(frozen=True)
 class Distribution:
     """What a list of measurements looked like. Figures are None when there were none.

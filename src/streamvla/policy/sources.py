@@ -3,6 +3,7 @@
     runs/train/policy.safetensors     a file of ours, or a folder that holds one
     shipped, shipped:chunk-flow       one that ships with this package
     expert:TASK, expert-chunks:TASK   the scripted expert of a task, which sees the true state
+    expert:TASK:look=0.9:context=0.5  the same, its observations cheaper (`data.experts`)
     my_package.module:make            what `make()` gives: any object that is a `Policy`
     SCHEME:REST, SCHEME://REST        a scheme of another package
 

@@ -21,11 +21,12 @@ from the third chunk of an episode on: of the first two the executor states no d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
+from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation, PolicySpec
 from streamvla.robots.registry import suite_of
@@ -117,6 +118,36 @@ class ExpertPolicy:
             return nothing
         executed = nothing if start.executed is None else start.executed[start.in_force :]
         return np.concatenate([executed, nothing if start.prefix is None else start.prefix])
+
+
+class CostedExpert(ExpertPolicy):
+    """An expert whose observations take a stated share of the emulated stage times, as those of a
+    policy that saves computation do. Implements `CountingPolicy`.
+
+    It sees no pictures, so it counts no tokens and no operations.
+
+    Args:
+        cost: of every observation.
+        task, horizon, chunk_passes, timed: as of `ExpertPolicy`.
+    """
+
+    def __init__(
+        self,
+        cost: ObservationCost,
+        task: str,
+        horizon: int = HORIZON,
+        chunk_passes: int = 0,
+        *,
+        timed: bool = False,
+    ) -> None:
+        super().__init__(task, horizon, chunk_passes, timed=timed)
+        self._cost = cost
+        shares = {"look": cost.look_time, "context": cost.context_time}
+        self._spec = replace(self._spec, counts=True, settings=shares)
+
+    def cost(self, made: _Context) -> ObservationCost:
+        """Of any observation."""
+        return self._cost
 
 
 class _World:

@@ -20,7 +20,7 @@ from streamvla.core.numbers import exact
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.core.stress import NO_STRESS, Stress, parse_stress
-from streamvla.data.experts import EXPERTS, for_task
+from streamvla.data.experts import for_task, of_every_task
 from streamvla.evaluation.metrics import RunMetrics, aggregate, metrics_of
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.registry import (
@@ -297,7 +297,7 @@ def evaluate(command: Eval) -> None:
     require_robots(policy, tasks, command.instructions, command.asked)
     for task in tasks:
         require_stressable(policy, task, command, [command.stresses()])
-    if source not in EXPERTS:
+    if not of_every_task(source):
         warn_of_unseen_tasks(source, tasks, command.method)
     if command.asked != "blank":
         warn_of_unclear(policy, said_in(tasks))
@@ -339,7 +339,7 @@ def policy_and_tasks(
         )
     if source == "shipped" and method is not None:
         source = f"shipped:{method}"
-    if not tasks and source not in EXPERTS:
+    if not tasks and not of_every_task(source):
         tasks = find_policy(source, method).tasks
     if not tasks:
         raise ConfigError(f"{source} does not say which tasks it was trained on; name them")
@@ -398,7 +398,7 @@ def _require_settings(source: str, command: Eval) -> None:
     from streamvla.model.methods.registry import METHODS, method_named
     from streamvla.policy import find_policy
 
-    method = None if source in EXPERTS else find_policy(source, command.method).method
+    method = None if of_every_task(source) else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
             if name not in ("patch_k", *_SAVING) and name not in method_named(method).tunable:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from streamvla.core.seeds import FIRST_REPORT_SEED, FIRST_TUNING_SEED, tuning_seeds
 from streamvla.evaluation.results import Column
 from streamvla.evaluation.stats import compare_paired
+from streamvla.studies.cost_recipes import COSTS
 from streamvla.studies.focus_recipes import FOCUS
 from streamvla.studies.recipe import Recipe, Row
 from streamvla.studies.sweep_recipes import SWEEPS
@@ -821,4 +822,5 @@ RECIPES: dict[str, Recipe] = {
     ),
     **SWEEPS,
     **FOCUS,
+    **COSTS,
 }

@@ -1,0 +1,127 @@
+"""Recipes of what an observation costs, and of what a cheaper one does to the whole loop."""
+
+from __future__ import annotations
+
+from streamvla.core.numbers import exact
+from streamvla.core.seeds import FIRST_REPORT_SEED, tuning_seeds
+from streamvla.evaluation.results import Column
+from streamvla.studies.recipe import Recipe, Row
+
+_CROPS, _PRUNED_CROPS = (f"runs/{name}/policy.safetensors" for name in ("crops", "crops-pruned"))
+"""Trained with `--crops`, and with `--crops --pruned-to 0.25` (docs/how-to/focus.md)."""
+
+CHEAPER = {"crops, a quarter of the tokens": (0.90, 0.55), "half of both (assumed)": (0.5, 0.5)}
+"""What a look and a context take, as shares of their times on whole frames. The first pair is
+measured: `look_ratio` and `context_ratio` of the row "crops, a quarter of the tokens" of
+observation-cost.json, to two decimals. The second is assumed, to show where the next step is."""
+
+_EXECUTORS = {
+    "synchronous": ("expert-chunks", "synchronous"),
+    "early observation": ("expert", "action-flow:up-to-9"),
+    "as fast as possible": ("expert", "action-flow:up-to-9,replan=as-fast-as-possible"),
+}
+"""Name → policy, executor."""
+
+
+def _options(shares: tuple[float, float]) -> str:
+    """Behind an expert's name (`data.experts`)."""
+    look, context = map(exact, shares)
+    return f":look={look}:context={context}"
+
+
+def _entries(policy: str, executor: str) -> str:
+    """Whole frames first, which the others are compared to."""
+    sources = [policy, *(policy + _options(shares) for shares in CHEAPER.values())]
+    return " ".join(f"{source}/{executor}" for source in sources)
+
+
+def _loop_rows(name: str, figures: Row) -> list[Row]:
+    """One row a profile and cost, of one executor over all tasks."""
+    words = {_options(shares): cost for cost, shares in CHEAPER.items()}
+    rows: list[Row] = []
+    for cell in figures["overall"]:
+        _, colon, options = cell["policy"].partition(":")
+        cost = words[colon + options] if colon else "whole frames"
+        rows.append({"run": f"{cell['profile']}, {name}, {cost}", **cell})
+    return rows
+
+
+_LOOP_FIGURES = {
+    "run": Column("profile, executor, cost of an observation"),
+    "success": Column("success", 0, percent=True, interval="success_ci"),
+    "paired.difference": Column("less whole frames, paired", 1, percent=True, interval="paired.ci"),
+    "score": Column("score of 10", 1, interval="score_ci"),
+    "paired.score_difference": Column("less whole frames, paired", 2, interval="paired.score_ci"),
+    "mean_lead": Column("mean lead", 2),
+    "halt_ms_per_observation": Column("halt / observation (ms)", 0),
+    "action_age_ms.p50": Column("action age p50 (ms)", 0),
+    "action_age_ms.mean": Column("mean (ms)", 0),
+    "reaction_ms.p50": Column("reaction p50 (ms)", 0),
+    "reaction_ms.mean": Column("mean (ms)", 0),
+    "completion_time_s": Column("time of successes (s)", 2),
+}
+
+
+def _loop_recipe(arguments: str, without: tuple[str, ...] = ()) -> Recipe:
+    """The expert under each executor, at every cost of an observation, on one accelerator."""
+    sweep = f"compare {arguments} --profiles paper-20hz edge-20hz --seed {FIRST_REPORT_SEED}"
+    return Recipe(
+        commands={
+            name: f"{sweep} --executors {_entries(*entry)} --no-report --json"
+            for name, entry in _EXECUTORS.items()
+        },
+        rows=_loop_rows,
+        tuning_seeds=tuning_seeds(),
+        columns=_LOOP_FIGURES,
+        tables={"main": tuple(name for name in _LOOP_FIGURES if name not in without)},
+    )
+
+
+_VARIANTS = {
+    "shipped": "whole frames",
+    "shipped, reuse 0": "views that did not change kept",
+    "shipped, most skips 1": "encodings skipped, one at most",
+    _CROPS: "crops",
+    _PRUNED_CROPS: "crops, a quarter of the tokens",
+}
+
+
+def _variant_rows(name: str, figures: Row) -> list[Row]:
+    """One row a variant and scene of a `bench observation`."""
+    return [
+        {**row, "run": f"{_VARIANTS.get(row['run'], row['run'])}, {row['scene']} robot"}
+        for row in figures["rows"]
+    ]
+
+
+_COST_FIGURES = {
+    "run": Column("observation, frames to context"),
+    "observations": Column("observations", 0),
+    "ms_p50": Column("p50 (ms)"),
+    "ms_p90": Column("p90 (ms)"),
+    "ms_mean": Column("mean (ms)"),
+    "ratio": Column("time to whole frames", 2, interval="ratio_ci"),
+    "look_ratio": Column("look", 2, interval="look_ratio_ci"),
+    "context_ratio": Column("context", 2, interval="context_ratio_ci"),
+    "encodes_per_observation": Column("pictures encoded", 2),
+    "gflop": Column("GFLOP", 3),
+    "encoder_saved": Column("encoder's operations saved", 0, percent=True),
+}
+
+COSTS: dict[str, Recipe] = {
+    "observation-cost": Recipe(
+        commands={
+            "this machine": f"bench observation --policies shipped {_CROPS} {_PRUNED_CROPS} "
+            f"--episodes 3 --seed {FIRST_REPORT_SEED} --json"
+        },
+        rows=_variant_rows,
+        tuning_seeds=tuning_seeds(),
+        columns=_COST_FIGURES,
+        tables={"main": tuple(_COST_FIGURES)},
+    ),
+    "cheaper-observation": _loop_recipe("--suite tempo --episodes 50 --out runs/results/tempo"),
+    "cheaper-reaction": _loop_recipe(
+        "--tasks reach-moved --episodes 200 --seconds 6 --out runs/results/cheaper-reaction",
+        without=("score", "paired.score_difference"),
+    ),
+}
