@@ -79,6 +79,8 @@ class Eval:
         euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
         patch_k: share of the vision tokens that each layer of the expert attends to, the best ones;
             default the policy's own.
+        nearest_phrase: read an instruction as the nearest phrasing of the training, if the two are
+            more similar than this (0.3 suits the shipped policies); default: as it stands.
         reuse: encode only views of which a cell of 16 px changed by more than so many grey levels;
             0 for any change. Default: encode all.
         most_skips: observations in a row that are not encoded, where the actions from the context
@@ -119,6 +121,7 @@ class Eval:
     noise_scale: float | None = None
     euler_steps: int | None = None
     patch_k: float | None = None
+    nearest_phrase: float | None = None
     reuse: float | None = None
     most_skips: int = 0
     skip_phase: int = 0
@@ -209,6 +212,7 @@ class Eval:
             "noise_scale": self.noise_scale,
             "euler_steps": self.euler_steps,
             "patch_k": self.patch_k,
+            "nearest_phrase": self.nearest_phrase,
             REUSE: self.reuse,
             MOST_SKIPS: self.most_skips or None,
             SKIP_PHASE: self.skip_phase or None,
@@ -232,7 +236,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress", "patch_k", REUSE, MOST_SKIPS, SKIP_PHASE}
+        left_out |= {"engine", "stress", "patch_k", "nearest_phrase", REUSE, MOST_SKIPS, SKIP_PHASE}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -370,7 +374,7 @@ def _require_settings(source: str, command: Eval) -> None:
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
             if (
-                name not in ("patch_k", REUSE, MOST_SKIPS, SKIP_PHASE)
+                name not in ("patch_k", "nearest_phrase", REUSE, MOST_SKIPS, SKIP_PHASE)
                 and name not in method_named(method).tunable
             ):
                 raise ConfigError(
