@@ -87,7 +87,7 @@ class Phrases:
     def _nearest(self, words: tuple[str, ...]) -> tuple[float, int, float]:
         """How near the nearest goal is, its best phrasing, and the similarity to that."""
         cosines = self._vectors @ sentence_vector(" ".join(words))
-        scores = cosines + np.array([self._agreement(frozenset(words), w) for w in self._words])
+        scores = cosines + self._agreements(frozenset(words))
         found: list[tuple[float, int]] = []
         for own in self._of_goal:
             best, second = np.sort(scores[own])[[-1, -2 if len(own) > 1 else -1]]
@@ -96,16 +96,19 @@ class Phrases:
         nearness, index = max(found)
         return nearness, index, min(float(cosines[index]), 1.0)
 
-    def _agreement(self, said: frozenset[str], phrase: frozenset[str]) -> float:
-        known = [word for word in said if word in self._weights]
-        whole = sum(self._weights[word] for word in sorted(known))
-        both = sum(self._weights[word] for word in sorted(known) if word in phrase)
-        lost = [word for word in said - phrase if word in self._opposites]
-        contradicted = sum(1 for word in lost if self._opposites[word] & (phrase - said))
-        missing = sum(1 for word in lost if word not in FUNCTION_WORDS)
-        return SAID * (both / whole if whole else 0) - (
-            CONTRADICTED * contradicted + MISSING * missing
-        )
+    def _agreements(self, said: frozenset[str]) -> np.ndarray:
+        """(phrases,) what the words alone say of each phrasing."""
+        known = sorted(said & self._vocabulary)
+        whole = sum(self._weights[word] for word in known) or 1.0
+        apart = [word for word in known if word in self._opposites]
+        scores: list[float] = []
+        for phrase in self._words:
+            both = sum(self._weights[word] for word in known if word in phrase)
+            lost = [word for word in apart if word not in phrase]
+            against = sum(not self._opposites[word].isdisjoint(phrase - said) for word in lost)
+            missing = sum(word not in FUNCTION_WORDS for word in lost)
+            scores.append(SAID * both / whole - CONTRADICTED * against - MISSING * missing)
+        return np.array(scores)
 
     def _readings(self, instruction: str) -> Iterator[tuple[str, ...]]:
         """The instruction in every way that its misspelt words may be meant, up to 32."""

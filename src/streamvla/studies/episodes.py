@@ -10,6 +10,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
 from streamvla.core.errors import CheckpointError, ConfigError
@@ -31,6 +33,7 @@ from streamvla.robots.registry import (
     training_instructions,
 )
 from streamvla.robots.stress import stressed_robot
+from streamvla.robots.typing_errors import misspelt
 from streamvla.runtime import (
     EpisodeLimits,
     Executor,
@@ -109,6 +112,7 @@ class Eval:
         instructions: phrasings the policy was trained on, or held out.
         asked: the episode's own goal; another goal of the same scene, which success then means
             (language scenes); or nothing, with success still the episode's own goal.
+        misspelt: put typing errors into 30 % of an instruction's words, others in every episode.
         engine: local: processes of this machine; ray: a Ray cluster, that of RAY_ADDRESS or one
             found or started here; ray:HOST:PORT.
         workers: processes of the local engine.
@@ -142,6 +146,7 @@ class Eval:
     seed: int = FIRST_EVALUATION_SEED
     instructions: Split = "train"
     asked: Asked = "own"
+    misspelt: bool = False
     engine: str = "local"
     workers: int = 2
     out: Path = Path("runs/eval")
@@ -237,6 +242,7 @@ class Job:
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
         left_out |= {"engine", "stress", "patch_k", "nearest_phrase", REUSE, MOST_SKIPS, SKIP_PHASE}
+        left_out |= set() if self.settings.misspelt else {"misspelt"}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -456,6 +462,7 @@ def _jobs_of(command: Eval, source: str, task: str) -> list[Job]:
     executor = executor_of(command, policy)
     identity = identity_of(found, policy.spec)
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
+    variant += ["misspelt"] * command.misspelt
     variant += [f"stress-{command.stresses().slug()}"] if command.stress else []
     setting = "-".join(
         [
@@ -606,6 +613,7 @@ def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
         command.pacing,
         EpisodeLimits(ms_to_ns(command.seconds * 1000)),
         serial=not command.concurrent,
+        instruction=_mistyped(robot.instruction, job.seed) if command.misspelt else None,
     )
     jittered = JitteredLatency(profile, command.jitter, job.seed)
     latency = jittered if command.jitter else ConstantLatency(profile)
@@ -613,6 +621,11 @@ def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
         episode = settings.episode(policy, robot, trace, watch)
         run_simulated(episode, stressed_latency(latency, stress, job.seed))
     return robot
+
+
+def _mistyped(instruction: str, seed: int) -> str:
+    """With typing errors, from a stream of their own."""
+    return misspelt(instruction, np.random.default_rng([seed, 4]))
 
 
 def policy_of(
