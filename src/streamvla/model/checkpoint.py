@@ -42,6 +42,7 @@ from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import DEFAULT, method_from_json
 from streamvla.model.models import model_config_from_json
 from streamvla.model.normalisation import Normalisation
+from streamvla.model.phrases import Phrases
 
 SCHEMA_VERSION = 3
 _READABLE = (2, SCHEMA_VERSION)  # 2: action flow only, under "flow" instead of "method"
@@ -60,6 +61,7 @@ class Checkpoint:
         vocabulary: the words that training said, sorted; None where the model keeps its own
             (a pretrained tokeniser), or in a file from before it was stored.
         clarity: how it tells clear instructions from unclear ones; None: it does not.
+        phrases: the phrasings of its training by goal, of `defaults.json`; no part of the file.
     """
 
     model: ModelConfig
@@ -70,6 +72,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     vocabulary: tuple[str, ...] | None = None
     clarity: Clarity | None = None
+    phrases: Phrases | None = None
 
     def build_model(self) -> Model:
         """The model with these weights and words, in evaluation mode, on the CPU."""
@@ -361,7 +364,14 @@ def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Ch
     spec = replace(checkpoint.spec, chunk_passes=method.chunk_passes)
     words = defaults.vocabulary if checkpoint.vocabulary is None else checkpoint.vocabulary
     clarity = checkpoint.clarity or defaults.clarity
-    return replace(checkpoint, method=method, spec=spec, vocabulary=words, clarity=clarity)
+    return replace(
+        checkpoint,
+        method=method,
+        spec=spec,
+        vocabulary=words,
+        clarity=clarity,
+        phrases=defaults.phrases,
+    )
 
 
 def _words_from_header(header: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -2,7 +2,8 @@
 
     {"policies": {"chunk-flow.safetensors": {"sha256": "…", "method": {"euler_steps": 2}}},
      "vocabulary": ["press", "the", …],
-     "clarity": {"threshold": 0.25, "miss_rate": 0.02, "instructions": ["press the red button", …]}}
+     "clarity": {"threshold": 0.25, "miss_rate": 0.02, "instructions": ["press the red button", …]},
+     "phrases": {"threshold": 0.3, "goals": [["press the red button", …], …]}}
 
 So that settings chosen later, and the vocabulary and clarity of a policy from before they were
 stored, need no second copy of its weights. An entry is for the file with that SHA-256 and for no
@@ -20,6 +21,7 @@ from typing import Any
 
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.model.clarity import Clarity
+from streamvla.model.phrases import Phrases
 
 DEFAULTS_NAME = "defaults.json"
 
@@ -32,11 +34,13 @@ class Defaults:
         method: settings of its method that take the place of those in its header.
         vocabulary: the words its training said; None to leave what its header says.
         clarity: how it tells clear instructions from unclear ones; None likewise.
+        phrases: the phrasings of its training by goal; None: they are not known.
     """
 
     method: Mapping[str, Any]
     vocabulary: tuple[str, ...] | None
     clarity: Clarity | None = None
+    phrases: Phrases | None = None
 
 
 NO_DEFAULTS = Defaults({}, None)
@@ -59,7 +63,8 @@ def read_defaults(checkpoint: Path) -> Defaults:
         words = fields.get("vocabulary")
         clarity = Clarity.from_json(fields["clarity"]) if "clarity" in fields else None
         words = None if words is None else tuple(words)
-        return Defaults(dict(entry.get("method", {})), words, clarity)
+        phrases = Phrases.from_json(fields["phrases"]) if "phrases" in fields else None
+        return Defaults(dict(entry.get("method", {})), words, clarity, phrases)
     except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or remove it to use "

@@ -32,17 +32,28 @@ def read_as(word: str, vocabulary: frozenset[str]) -> str | None:
     >>> [read_as(word, known) for word in ("buton", "teh", "read", "gren", "wibble")]
     ['button', 'the', None, None, None]
     """
+    means = may_mean(word, vocabulary)
+    return means[0] if len(means) == 1 else None
+
+
+@lru_cache(maxsize=4096)
+def may_mean(word: str, vocabulary: frozenset[str]) -> tuple[str, ...]:
+    """The known words that a lower-case word is, or may mean with the fewest errors, sorted.
+
+    >>> may_mean("gren", frozenset({"press", "green", "grey", "button"}))
+    ('green', 'grey')
+    """
     if word in vocabulary:
-        return word
+        return (word,)
     if len(word) < SHORTEST or not _LETTERS.fullmatch(word) or word in english_words():
-        return None
+        return ()
     most = 2 if len(word) >= LONG else 1
     near: dict[int, list[str]] = {}
     for known in vocabulary:
         if len(known) >= SHORTEST and abs(len(known) - len(word)) <= most:
             near.setdefault(errors_between(word, known), []).append(known)
     fewest = min(near, default=most + 1)
-    return near[fewest][0] if fewest <= most and len(near[fewest]) == 1 else None
+    return tuple(sorted(near[fewest])) if fewest <= most else ()
 
 
 def errors_between(typed: str, meant: str) -> int:

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -73,6 +74,19 @@ class WordVectors(nn.Module):
 
     def list_words(self, vocabulary: Iterable[str]) -> None:
         """Likewise."""
+
+
+def sentence_vector(text: str) -> np.ndarray:
+    """(256,) of norm 1: the mean of a text's vectors; zeros for no words.
+
+    Raises:
+        ConfigError: the packages `wordllama` and `tokenizers` are not installed.
+    """
+    ids = _tokenizer().encode(text.lower(), add_special_tokens=False).ids
+    if not ids:
+        return np.zeros(WIDTH)
+    mean = _vectors()[ids].mean(0).double().numpy()
+    return mean / np.linalg.norm(mean)
 
 
 @cache

@@ -27,6 +27,7 @@ from streamvla.model.focus import TUNABLE, FocusConfig
 from streamvla.model.interface import Model
 from streamvla.model.methods.base import Context, Method, Units
 from streamvla.model.normalisation import Normalisation
+from streamvla.model.phrases import Phrases, Told
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.model.spelling import english_words
 from streamvla.policy.transforms import (
@@ -35,6 +36,10 @@ from streamvla.policy.transforms import (
     stack_pixels,
     to_images,
 )
+
+NEAREST_PHRASE = "nearest_phrase"
+"""The setting that says up to which similarity an instruction is told as it stands."""
+_MOST_TOLD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class ModelPolicy:
 
     Attributes:
         predictor: of what a motion changes; None: it does not anticipate.
+        phrases: of which the nearest is told instead of an instruction; None: it is told as said.
     """
 
     def __init__(
@@ -97,6 +103,8 @@ class ModelPolicy:
             english_words()  # read now, and not with the first unknown word in motion
         self.understanding = clarity
         self._clarities: dict[str, float] = {}  # of the latest instruction
+        self.phrases: Phrases | None = None
+        self._told: dict[str, Told] = {}
         self.method = method
         self.normalisation = normalisation
         self.device: Final = torch.device(device)
@@ -148,6 +156,25 @@ class ModelPolicy:
         expert.focus = focus
         kept = {name: value for name, value in self.spec.settings.items() if name not in TUNABLE}
         self.spec = replace(self.spec, settings={**kept, **focus.settings})
+
+    def retrieve(self, phrases: Phrases) -> None:
+        """From now on read every instruction as the phrasing of the training that is nearest."""
+        self.phrases = phrases
+        self._told.clear()
+        settings = {**self.spec.settings, NEAREST_PHRASE: phrases.threshold}
+        self.spec = replace(self.spec, settings=settings)
+        phrases.told("")  # what it needs is read now, and not in motion
+
+    def told(self, instruction: str) -> Told:
+        """What the model is told for an instruction, and how similar that is; itself, with
+        similarity 1, unless `retrieve` was called."""
+        if self.phrases is None:
+            return Told(instruction, 1.0)
+        if instruction not in self._told:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told[instruction] = self.phrases.told(instruction)
+        return self._told[instruction]
 
     def clarity(self, instruction: str) -> float:
         """How clear an instruction is: 0 to 1, and unclear up to `spec.unclear_up_to`.
@@ -332,7 +359,8 @@ class ModelPolicy:
         known = before is not None and before[0] == instructions
         words = before[1] if before is not None and known else None
         if words is None:
-            words = self.model.tokenise(instructions).to(self.device)
+            words = self.model.tokenise([self.told(each).phrase for each in instructions])
+            words = words.to(self.device)
         self._words = instructions, words, captured_ns
         return words, before is not None and known and captured_ns > before[2]
 

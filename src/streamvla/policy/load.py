@@ -11,10 +11,12 @@ import torch
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
-from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.checkpoint import Checkpoint, load_checkpoint
+from streamvla.model.defaults import DEFAULTS_NAME
 from streamvla.model.focus import TUNABLE
 from streamvla.model.methods.base import Method
-from streamvla.policy.base import ModelPolicy
+from streamvla.model.phrases import Phrases
+from streamvla.policy.base import NEAREST_PHRASE, ModelPolicy
 from streamvla.policy.saliency import load_saliency, saliency_path
 
 
@@ -30,7 +32,9 @@ def load_policy(
         action_space: of the robot it shall drive; None to accept any.
         settings: of its method, instead of its own: those in `Method.tunable`, such as
             `{"noise_scale": 0.5, "euler_steps": 5}` of chunk flow; or of its focus, those in
-            `model.focus.TUNABLE`: `{"patch_k": 0.5}`.
+            `model.focus.TUNABLE`: `{"patch_k": 0.5}`. Or
+            `{"nearest_phrase": None}`: read instructions as the nearest phrasing of the training
+            (`model/phrases.py`), a number instead of None for another threshold.
 
     Raises:
         ConfigError: a setting that its method does not have, or out of range.
@@ -41,7 +45,8 @@ def load_policy(
     found = load_checkpoint(path, action_space)
     settings = settings or {}
     of_focus = {name: value for name, value in settings.items() if name in TUNABLE}
-    rest = {name: value for name, value in settings.items() if name not in of_focus}
+    apart = {*of_focus, NEAREST_PHRASE}
+    rest = {name: value for name, value in settings.items() if name not in apart}
     method = _tuned(found.method, rest)
     spec = replace(found.spec, chunk_passes=method.chunk_passes)
     policy = ModelPolicy(
@@ -49,12 +54,24 @@ def load_policy(
     )
     if of_focus:
         policy.focus_on(replace(policy.model.expert.focus, **of_focus))
+    if NEAREST_PHRASE in settings:
+        policy.retrieve(_phrases_of(Path(path), found, settings[NEAREST_PHRASE]))
     beside = saliency_path(Path(path))
     if beside.is_file():
         saliency = load_saliency(beside, policy)
         calibration = saliency.calibration
         policy.attach(saliency.build(), calibration)
     return policy
+
+
+def _phrases_of(path: Path, found: Checkpoint, threshold: float | None) -> Phrases:
+    """With its own threshold for None."""
+    if found.phrases is None:
+        raise ConfigError(
+            f"{NEAREST_PHRASE} of {path}: {DEFAULTS_NAME} beside it does not list the phrasings of "
+            "its training (phrases), as that of the shipped policies does; leave it out"
+        )
+    return found.phrases if threshold is None else replace(found.phrases, threshold=threshold)
 
 
 def _tuned(method: Method, settings: Mapping[str, Any]) -> Method:

@@ -11,6 +11,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
+
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
 from streamvla.core.errors import CheckpointError, ConfigError
@@ -32,6 +34,7 @@ from streamvla.robots.registry import (
     training_instructions,
 )
 from streamvla.robots.stress import stressed_robot
+from streamvla.robots.typing_errors import misspelt
 from streamvla.runtime import (
     EpisodeLimits,
     Executor,
@@ -81,6 +84,8 @@ class Eval:
         euler_steps: of chunk flow: expert passes a chunk; default the policy's own.
         patch_k: share of the vision tokens that each layer of the expert attends to, the best ones;
             default the policy's own.
+        nearest_phrase: read an instruction as the nearest phrasing of the training, if the two are
+            more similar than this (0.3 suits the shipped policies); default: as it stands.
         reuse: encode only views of which a cell of 16 px changed by more than so many grey levels;
             0 for any change. Default: encode all.
         most_skips: observations in a row that are not encoded, where the actions from the context
@@ -116,6 +121,7 @@ class Eval:
         instructions: phrasings the policy was trained on, or held out.
         asked: the episode's own goal; another goal of the same scene, which success then means
             (language scenes); or nothing, with success still the episode's own goal.
+        misspelt: put typing errors into 30 % of an instruction's words, others in every episode.
         engine: local: processes of this machine; ray: a Ray cluster, that of RAY_ADDRESS or one
             found or started here; ray:HOST:PORT.
         workers: processes of the local engine.
@@ -128,6 +134,7 @@ class Eval:
     noise_scale: float | None = None
     euler_steps: int | None = None
     patch_k: float | None = None
+    nearest_phrase: float | None = None
     reuse: float | None = None
     most_skips: int = 0
     skip_phase: int = 0
@@ -152,6 +159,7 @@ class Eval:
     seed: int = FIRST_EVALUATION_SEED
     instructions: Split = "train"
     asked: Asked = "own"
+    misspelt: bool = False
     engine: str = "local"
     workers: int = 2
     out: Path = Path("runs/eval")
@@ -237,6 +245,7 @@ class Eval:
             "noise_scale": self.noise_scale,
             "euler_steps": self.euler_steps,
             "patch_k": self.patch_k,
+            "nearest_phrase": self.nearest_phrase,
             REUSE: self.reuse,
             MOST_SKIPS: self.most_skips or None,
             SKIP_PHASE: self.skip_phase or None,
@@ -264,7 +273,8 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress", "patch_k", *_SAVING}
+        left_out |= {"engine", "stress", *_OF_ALL_METHODS}
+        left_out |= set() if self.settings.misspelt else {"misspelt"}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -401,7 +411,7 @@ def _require_settings(source: str, command: Eval) -> None:
     method = None if of_every_task(source) else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
-            if name not in ("patch_k", *_SAVING) and name not in method_named(method).tunable:
+            if name not in _OF_ALL_METHODS and name not in method_named(method).tunable:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {value:g}: a policy by {method} has no such "
                     "setting; leave it out, or use a policy of another method"
@@ -481,6 +491,7 @@ def _jobs_of(command: Eval, source: str, task: str) -> list[Job]:
     executor = executor_of(command, policy)
     identity = identity_of(found, policy.spec)
     variant = [v for v in (command.instructions, command.asked) if v not in ("train", "own")]
+    variant += ["misspelt"] * command.misspelt
     variant += [f"stress-{command.stresses().slug()}"] if command.stress else []
     setting = "-".join(
         [
@@ -588,6 +599,7 @@ SKIP_TOLERANCE, SKIP_OPENING = "skip_tolerance", "skip_opening"
 SKIP_PIXELS, SKIP_GATE = "skip_pixels", "skip_gate"
 _SKIPS = (MOST_SKIPS, SKIP_PHASE, SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_GATE)
 _SAVING = (REUSE, *_SKIPS)
+_OF_ALL_METHODS = ("patch_k", "nearest_phrase", *_SAVING)
 _MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], tuple[FoundPolicy, Policy]] = {}
 _robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
@@ -637,6 +649,7 @@ def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
         command.pacing,
         EpisodeLimits(ms_to_ns(command.seconds * 1000)),
         serial=not command.concurrent,
+        instruction=_mistyped(robot.instruction, job.seed) if command.misspelt else None,
     )
     jittered = JitteredLatency(profile, command.jitter, job.seed)
     latency = jittered if command.jitter else ConstantLatency(profile)
@@ -644,6 +657,11 @@ def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
         episode = settings.episode(policy, robot, trace, watch)
         run_simulated(episode, stressed_latency(latency, stress, job.seed))
     return robot
+
+
+def _mistyped(instruction: str, seed: int) -> str:
+    """With typing errors, from a stream of their own."""
+    return misspelt(instruction, np.random.default_rng([seed, 4]))
 
 
 def policy_of(

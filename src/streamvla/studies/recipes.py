@@ -497,6 +497,7 @@ def _loop_settings_recipe() -> Recipe:
 _METHODS = ("action-flow", "chunk-flow", "regression")
 _METAWORLD = f"eval --suite metaworld --episodes 50 {_FRESH} --method"
 _LANGUAGE = f"eval --suite language --episodes 50 {_FRESH} --method"
+_NEAREST = "--nearest-phrase 0.3"
 _ZERO_HALT, _CLASSIC = "--executors action-flow:auto", "--executors synchronous"
 _REPLANNING = "--executors action-flow:auto --replan as-fast-as-possible"
 
@@ -544,6 +545,29 @@ RECIPES: dict[str, Recipe] = {
             "independent paraphrases": f"{_LANGUAGE} action-flow --instructions independent",
         },
         ("held-out phrasings", "independent paraphrases"),
+    ),
+    "words": _compared_recipe(
+        {
+            "as trained": f"{_LANGUAGE} action-flow",
+            "held out": f"{_LANGUAGE} action-flow --instructions heldout",
+            "paraphrases": f"{_LANGUAGE} action-flow --instructions independent",
+            "misspelt": f"{_LANGUAGE} action-flow --misspelt",
+            "held out, nearest": f"{_LANGUAGE} action-flow --instructions heldout {_NEAREST}",
+            "paraphrases, nearest": f"{_LANGUAGE} action-flow --instructions independent "
+            f"{_NEAREST}",
+            "misspelt, nearest": f"{_LANGUAGE} action-flow --misspelt {_NEAREST}",
+            "misspelt paraphrases, nearest": f"{_LANGUAGE} action-flow --instructions independent "
+            f"--misspelt {_NEAREST}",
+        },
+        (
+            "held out",
+            "paraphrases",
+            "misspelt",
+            "held out, nearest",
+            "paraphrases, nearest",
+            "misspelt, nearest",
+            "misspelt paraphrases, nearest",
+        ),
     ),
     "ablations": Recipe(
         commands={
