@@ -62,13 +62,17 @@ def _expert(**changes: Any) -> Variant:
     return Variant({"train": "expert", **changes}, brief=True)
 
 
+def _further(**changes: Any) -> Variant:
+    return Variant({"crops": True, "lr": 3e-4, **changes}, start="crops", brief=True)
+
+
 _QUARTER = {"attention": "cascaded", "patch_k": 0.25}
 
 VARIANTS: dict[str, Variant] = {
     "whole": Variant({}),
     "crops": Variant({"crops": True}),
-    "crops-leashed": Variant({"crops": True, "crop_leash_px": 9.0}, start="crops", brief=True),
-    "crops-pruned": Variant({"crops": True, "pruned_to": 0.5}, start="crops", brief=True),
+    "crops-leashed": _further(crop_leash_px=9.0),
+    "crops-pruned": _further(pruned_to=0.5),
     "mixed": _expert(),
     "cascaded": _expert(attention="cascaded"),
     "quarter": _expert(**_QUARTER),
@@ -120,7 +124,7 @@ class FocusVariants:
         tasks: to train and evaluate on.
         steps: of trainings of all weights; brief_steps: of those of the expert alone, and of those
             that go on from another variant.
-        lr, brief_lr: highest learning rates.
+        lr: highest learning rate; 3e-4 for those that go on from crops.
         max_offset, threads: as for `train`.
         episodes: per task and row, the same seeds in each.
         seed: of the first episode.
@@ -137,7 +141,6 @@ class FocusVariants:
     steps: int = 6000
     brief_steps: int = 1500
     lr: float = 5e-4
-    brief_lr: float = 5e-4
     max_offset: int = 23
     threads: int | None = None
     episodes: int = 20
@@ -190,18 +193,18 @@ def _policy(command: FocusVariants, name: str) -> tuple[Path | str, float | None
     if name == SHIPPED:
         return SHIPPED, None
     variant, out = VARIANTS[name], command.out / name
+    changes = {"lr": command.lr, **variant.changes}
     settings = Train(
         dataset=command.dataset,
         more=command.more,
         tasks=command.tasks,
         init=Path(_policy(command, variant.start)[0]),
         steps=command.brief_steps if variant.brief else command.steps,
-        lr=command.brief_lr if variant.brief else command.lr,
         max_offset=command.max_offset,
         threads=command.threads,
         out=out,
         resume=(out / STATE_NAME).exists(),
-        **variant.changes,
+        **changes,
     )
     result = train(train_config(settings))
     if not result.finished:

@@ -396,8 +396,8 @@ def gate_figures(
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's, ties by order."""
-    ranks = [each.argsort().argsort().astype(float) for each in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = np.stack([each.argsort().argsort() for each in (one, other)]).astype(float)
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 # --- the command's two ways ------------------------------------------------------------------
