@@ -5,14 +5,14 @@ from __future__ import annotations
 from streamvla.core.numbers import exact
 from streamvla.core.seeds import FIRST_REPORT_SEED, tuning_seeds
 from streamvla.evaluation.results import Column
+from streamvla.studies.focus_recipes import trained
 from streamvla.studies.recipe import Recipe, Row
 
-_CROPS, _PRUNED_CROPS = (f"runs/{name}/policy.safetensors" for name in ("crops", "crops-pruned"))
-"""Trained with `--crops`, and with `--crops --pruned-to 0.25` (docs/how-to/focus.md)."""
+_CROPS, _PRUNED_CROPS = trained("crops"), trained("crops-pruned")
 
-CHEAPER = {"crops, a quarter of the tokens": (0.90, 0.55), "half of both (assumed)": (0.5, 0.5)}
+CHEAPER = {"crops, half of the tokens": (0.90, 0.55), "half of both (assumed)": (0.5, 0.5)}
 """What a look and a context take, as shares of their times on whole frames. The first pair is
-measured: `look_ratio` and `context_ratio` of the row "crops, a quarter of the tokens" of
+measured: `look_ratio` and `context_ratio` of the row "crops, half of the tokens" of
 observation-cost.json, to two decimals. The second is assumed, to show where the next step is."""
 
 _EXECUTORS = {
@@ -82,7 +82,7 @@ _VARIANTS = {
     "shipped, reuse 0": "views that did not change kept",
     "shipped, most skips 1": "encodings skipped, one at most",
     _CROPS: "crops",
-    _PRUNED_CROPS: "crops, a quarter of the tokens",
+    _PRUNED_CROPS: "crops, half of the tokens",
 }
 
 

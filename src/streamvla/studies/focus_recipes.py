@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streamvla.core.seeds import FIRST_REPORT_SEED, tuning_seeds
 from streamvla.evaluation.results import Column
+from streamvla.evaluation.stats import compare_paired
 from streamvla.studies.focus_variants import TASKS
 from streamvla.studies.recipe import Recipe, Row
 
@@ -59,7 +60,110 @@ _BY_TASK = {
     for task in TASKS
 }
 
+
+def trained(variant: str) -> str:
+    """Where `focus-variants` leaves a policy."""
+    return f"runs/focus-variants/{variant}/policy.safetensors"
+
+
+_STILL = TASKS[:6]
+"""The Meta-World tasks of them."""
+
+_SKIPS = "--skip-tolerance 0.5 --skip-opening 0.5 --most-skips"
+"""Until the gripper is told to open or close, or does."""
+
+_SAVED = {
+    "whole views": ("whole", ""),
+    "whole views, skipping two": ("whole", f"{_SKIPS} 2"),
+    "crops": ("crops", ""),
+    "crops, half of the tokens": ("crops-pruned", ""),
+    "the same, unchanged views kept": ("crops-pruned", "--reuse 0"),
+    "the same, skipping one": ("crops-pruned", f"--reuse 0 {_SKIPS} 1"),
+    "the same, skipping one, phase 1": ("crops-pruned", f"--reuse 0 {_SKIPS} 1 --skip-phase 1"),
+    "the same, skipping two": ("crops-pruned", f"--reuse 0 {_SKIPS} 2"),
+    "the same, skipping two, phase 1": ("crops-pruned", f"--reuse 0 {_SKIPS} 2 --skip-phase 1"),
+    "the same, skipping two, phase 2": ("crops-pruned", f"--reuse 0 {_SKIPS} 2 --skip-phase 2"),
+    "the same, learned gate at .3": (
+        "crops-pruned",
+        "--reuse 0 --most-skips 2 --skip-gate 0.3",
+    ),
+}
+"""Row → variant, options of `eval`; every row is compared with the first, and one that skips with
+the row of the same policy that does not, too."""
+
+_UNSKIPPED = {"whole": "whole views", "crops-pruned": "the same, unchanged views kept"}
+
+
+def _solved(figures: Row) -> list[bool]:
+    return [letter == "1" for task in figures["tasks"].values() for letter in task["solved"]]
+
+
+def _beside(control: Row, figures: Row) -> Row:
+    paired = compare_paired(_solved(control), _solved(figures))
+    return {"difference": paired.difference, "difference_ci": [paired.low, paired.high]}
+
+
+def _saved_rows(figures: dict[str, Row]) -> list[Row]:
+    first = next(iter(figures.values()))
+    rows = []
+    for name, each in figures.items():
+        variant, options = _SAVED[name]
+        row = {"run": name, **each, **_beside(first, each)}
+        row |= {
+            "encoded": each["encodes"] / _pictures(variant) / each["observations"],
+            "encoded_per_success": each["encodes"] / _pictures(variant) / each["successes"],
+            "gflop": each["flops_per_observation"] / 1e9,
+            "time_by_task": _mean_time(each),
+        }
+        if "skips" in options:
+            every = figures[_UNSKIPPED[variant]]
+            row["same_policy"] = _beside(every, each)
+            row["saved"] = 1 - row["encoded_per_success"] / (
+                every["encodes"] / _pictures(variant) / every["successes"]
+            )
+        rows.append(row)
+    return rows
+
+
+def _pictures(variant: str) -> int:
+    """Through an encoder for one observation of two views."""
+    return 4 if variant.startswith("crops") else 2
+
+
+def _mean_time(figures: Row) -> float:
+    """Of successes, mean over the tasks, so that a task that is solved more often adds no time."""
+    times = [task["completion_time_s"] for task in figures["tasks"].values()]
+    return sum(times) / len(times)
+
+
+_SAVED_COLUMNS = {
+    "run": Column("observation"),
+    "success": Column("success", 0, percent=True, interval="success_ci"),
+    "difference": Column("less whole views, paired", 1, percent=True, interval="difference_ci"),
+    "same_policy.difference": Column(
+        "less the same policy, paired", 1, percent=True, interval="same_policy.difference_ci"
+    ),
+    "encoded": Column("of the observations encoded", 0, percent=True),
+    "encoded_per_success": Column("encoded per success", 1),
+    "saved": Column("fewer", 0, percent=True),
+    "gflop": Column("GFLOP / observation", 3),
+    "time_by_task": Column("time of successes (s)", 2),
+    "mean_hand_jerk": Column("jerk of the hand (m/s³)", 1),
+}
+
 FOCUS: dict[str, Recipe] = {
+    "saving": Recipe(
+        commands={
+            name: f"eval --policy {trained(variant)} --tasks {' '.join(_STILL)} --episodes 100 "
+            f"--seed {FIRST_REPORT_SEED} --executors action-flow:auto --early always "
+            + " ".join(f"{options} --out runs/results/saving --json".split())
+            for name, (variant, options) in _SAVED.items()
+        },
+        gather=_saved_rows,
+        tuning_seeds=tuning_seeds(),
+        columns=_SAVED_COLUMNS,
+        tables={"main": tuple(_SAVED_COLUMNS)},
+    ),
     "focus-variants": Recipe(
         commands={
             "variants": "focus-variants --dataset datasets/crops --more datasets/language "
