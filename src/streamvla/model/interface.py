@@ -132,11 +132,11 @@ class Model(nn.Module, ABC):
 
     def see(self, images: Images, words: Tensor, views: Sequence[int] | None = None) -> Seen:
         """What each view shows by itself; `views`: which ones `images` are of, None for all."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not encode single views")
 
     def look_at(self, seen: Seen) -> Tensor:
         """What all views show → (b, v, l', w), as `look`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not encode single views")
 
     @abstractmethod
     def contextualise(

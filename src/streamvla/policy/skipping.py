@@ -69,7 +69,8 @@ class SkipRule:
         phase: so many observations of an episode are encoded before the first that may not be, one
             more than these; where in a task the encodings fall decides what they cost.
         oldest: control periods that frames may be old at a capture; older ones are made anew.
-        opening: dimensions of the state that must not have changed, such as a gripper's opening.
+        opening: dimensions of the state that must not have changed, such as a gripper's opening:
+            by default the last, as in Sawyer's and LIBERO's states.
         tolerance: by how much they may have, and absolute dimensions of the action state too.
         opening_tolerance: by how much the first may have; None: as `tolerance`.
         moved_levels: encode if a cell of 16 px away from the gripper changed by more grey levels
