@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from streamvla.core.errors import ConfigError
@@ -66,7 +66,7 @@ class BudgetRow:
     @property
     def name(self) -> str:
         """`reuse=8+most_skips=1`, or `whole`."""
-        return "+".join(f"{key}={exact(value)}" for key, value in self.settings.items()) or WHOLE
+        return settings_name(self.settings)
 
     def cost(self, unit: Unit) -> float:
         """Of an observation."""
@@ -87,7 +87,7 @@ class BudgetTable:
     """The rows, and how they were measured: machine, commit, tasks, seeds, executor, profile."""
 
     rows: tuple[BudgetRow, ...]
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -129,13 +129,22 @@ class BudgetTable:
         Raises:
             ConfigError, KeyError, TypeError, ValueError: it is something else.
         """
-        rows = [BudgetRow(**{**row, "success_ci": _pair(row)}) for row in fields["rows"]]
-        return cls(tuple(rows), fields["measured"])
+        return cls(tuple(_row_from_json(row) for row in fields["rows"]), fields["measured"])
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = row["success_ci"]
-    return float(low), float(high)
+def _row_from_json(fields: Mapping[str, Any]) -> BudgetRow:
+    low, high = fields["success_ci"]
+    values: dict[str, Any] = {**fields, "success_ci": (float(low), float(high))}
+    return BudgetRow(**values)
+
+
+def settings_name(settings: Mapping[str, float]) -> str:
+    """Of a row.
+
+    >>> settings_name({"reuse": 8.0, "most_skips": 1.0}), settings_name({})
+    ('reuse=8+most_skips=1', 'whole')
+    """
+    return "+".join(f"{key}={exact(value)}" for key, value in settings.items()) or WHOLE
 
 
 def _rounded(ratio: float | None) -> float:
