@@ -96,7 +96,11 @@ class Run:
     Attributes:
         policy: a file, or another source (docs/how-to/policies.md); default the
             one of the first task's suite, which for ours is the one that ships.
-        patch_k, reuse, most_skips, skip_phase, camera_every: as of eval (docs/how-to/focus.md).
+        patch_k: share of the vision tokens to attend to; this and the next four as of eval.
+        reuse: encode only views that changed by more than so many grey levels.
+        most_skips: observations in a row that are not encoded.
+        skip_phase: with most_skips: observations of an episode to encode first, beside one.
+        camera_every: cameras that are encoded only every n-th observation, as in front=2.
         tasks: to run, in turn; default all the policy was trained on.
         instruction: say this to the policy instead of the task's own phrasing.
         early: of the action-flow executors among them.

@@ -216,7 +216,7 @@ def camera_rates(views: Sequence[str], every: Mapping[str, float]) -> tuple[int,
             raise ConfigError(
                 f"camera {view!r}: the policy has {', '.join(views)}; name one of these"
             )
-        if not (rate >= 1 and rate == int(rate)):
+        if not (1 <= rate < np.inf and rate == int(rate)):
             raise ConfigError(
                 f"camera {view}: every {rate:g} observations; expected a whole number, at least 1"
             )
