@@ -152,7 +152,7 @@ def test_every_command_has_an_example():
     """None is left out."""
     parts = [name.removeprefix("bench ") for name in EXAMPLES if name.startswith("bench ")]
     assert set(EXAMPLES) >= set(main._COMMANDS)
-    assert parts == ["runtime", "policy", "realtime", "handoff", "faults"]
+    assert parts == ["runtime", "policy", "realtime", "handoff", "faults", "budget"]
 
 
 @pytest.mark.parametrize(
