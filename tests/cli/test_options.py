@@ -153,7 +153,8 @@ def test_every_command_has_an_example():
     """None is left out."""
     parts = [name.removeprefix("bench ") for name in EXAMPLES if name.startswith("bench ")]
     assert set(EXAMPLES) >= set(main._COMMANDS)
-    assert parts == ["runtime", "policy", "observation", "realtime", "handoff", "faults"]
+    parts_of_bench = ["runtime", "policy", "observation", "realtime", "handoff", "faults", "budget"]
+    assert parts == parts_of_bench
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,15 @@ def test_an_episode_begins_for_the_policy_inside_too():
     assert policy.cost(policy.encode(later(0))).encodes == 2
 
 
+def test_frames_behind_a_skipped_observation_are_as_old_as_the_camera_that_rested():
+    """A camera rests at the second encoding, and the third observation uses that context again:
+    its oldest frame is of the first."""
+    inside = ReusingPolicy(make_policy(max_age=12), None, every={"front": 2})
+    policy = SkippingPolicy(inside, SkipRule(phase=1))
+    old = [policy.cost(policy.encode(later(p))).frames_old_ns // PERIOD_NS for p in (0, 3, 6)]
+    assert old == [0, 3, 6]
+
+
 def test_every_picture_of_a_skipped_observation_is_a_hit():
     """Two views and the instruction, also where the views were kept before."""
     policy = SkippingPolicy(ReusingPolicy(make_policy(max_age=12), 0.0), SkipRule())

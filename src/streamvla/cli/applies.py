@@ -96,6 +96,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ("holdout-frames", lambda c: c.dataset is not None, "--dataset"),
     ),
     "bench faults": (("priority", lambda c: c.wall_clock > 0, "--wall-clock"),),
+    "bench budget": (_LOCAL,),
 }  # fmt: skip
 """Command → what may be stated in vain."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import subcommand
 
 from streamvla.cli.examples import described
+from streamvla.studies.budget_table import BenchBudget, bench_budget
 from streamvla.studies.control_rate import BenchRealtime, bench_realtime
 from streamvla.studies.fault_campaign import BenchFaults, bench_faults
 from streamvla.studies.handoff_cost import BenchHandoff, bench_handoff
@@ -23,6 +24,7 @@ _BENCHES: dict[type, Callable[[Any], None]] = {
     BenchRealtime: bench_realtime,
     BenchHandoff: bench_handoff,
     BenchFaults: bench_faults,
+    BenchBudget: bench_budget,
 }
 
 
@@ -46,6 +48,7 @@ class Bench:
         | Annotated[BenchRealtime, _part(BenchRealtime, "realtime")]
         | Annotated[BenchHandoff, _part(BenchHandoff, "handoff")]
         | Annotated[BenchFaults, _part(BenchFaults, "faults")]
+        | Annotated[BenchBudget, _part(BenchBudget, "budget")]
     )
 
 

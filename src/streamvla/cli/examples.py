@@ -57,6 +57,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla bench faults --faults 200",
         "streamvla bench faults --faults 0 --wall-clock 10 --priority 50",
     ),
+    "bench budget": (
+        "streamvla bench budget --tasks reach push --episodes 20",
+        "streamvla bench budget --settings reuse=8 reuse=8+most_skips=1",
+    ),
     "trace": ("streamvla trace export runs/run", "streamvla trace show runs/run"),
     "trace export": (
         "streamvla trace export run.jsonl --out perfetto.json",

@@ -43,6 +43,13 @@ from streamvla.runtime.executors.options import AUTO, EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.studies.checks import require_effect, require_seconds
+from streamvla.studies.dial import (
+    BudgetOptions,
+    Chosen,
+    require_saving,
+    saving_settings,
+    within_budget,
+)
 from streamvla.studies.episodes import (
     file_name,
     policy_and_tasks,
@@ -92,6 +99,15 @@ class Run:
     Attributes:
         policy: a file, or another source (docs/how-to/policies.md); default the
             one of the first task's suite, which for ours is the one that ships.
+        patch_k: share of the vision tokens to attend to; this and the next eight as of eval.
+        reuse: encode only views that changed by more than so many grey levels.
+        most_skips: observations in a row that are not encoded.
+        skip_phase: with most_skips: observations of an episode to encode first, beside one.
+        skip_tolerance: with most_skips: by how much gripper command and opening may have changed.
+        skip_opening: with most_skips: the same of the opening alone.
+        skip_pixels: with most_skips: encode if a cell away from the gripper changed by more.
+        skip_gate: with most_skips: let the learned gate decide, at this miss rate.
+        camera_every: cameras that are encoded only every n-th observation, as in front=2.
         tasks: to run, in turn; default all the policy was trained on.
         instruction: say this to the policy instead of the task's own phrasing.
         early: of the action-flow executors among them.
@@ -123,6 +139,16 @@ class Run:
     """
 
     policy: str | None = None
+    patch_k: float | None = None
+    reuse: float | None = None
+    most_skips: int = 0
+    skip_phase: int = 0
+    skip_tolerance: float | None = None
+    skip_opening: float | None = None
+    skip_pixels: float | None = None
+    skip_gate: float | None = None
+    camera_every: tuple[str, ...] = ()
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
     tasks: tuple[str, ...] = ()
     robot: str | None = None
     instruction: str | None = None
@@ -152,6 +178,7 @@ class Run:
         if self.attention and not self.videos:
             raise ConfigError("--attention is drawn on films, and --videos 0 makes none")
         require_seconds(self.seconds)
+        require_saving(self)
         if self.robot is not None and self.tasks:
             raise ConfigError(
                 f"robot {self.robot} and tasks {', '.join(self.tasks)}: expected one of the two"
@@ -198,7 +225,10 @@ def run(command: Run) -> None:
             f"{source} is another policy in every task: expected one of {', '.join(tasks)}"
         )
     source = for_task(source, first)
-    policy = load_on_one_thread(source)
+    found = find_policy(source)
+    chosen = within_budget(command.budget, found)
+    command = command if chosen is None else replace(command, **chosen.fields())
+    policy = load_on_one_thread(source, saving_settings(command))
     for task in tasks:
         if not is_robot(task) and not policy.spec.sees_truth:
             check_fit(policy.spec, suite_of(task).spec_of(task))
@@ -209,7 +239,7 @@ def run(command: Run) -> None:
     for typed, read in misspelt_words(command.instruction or "", policy.spec.vocabulary).items():
         print(f"The policy reads {typed} as {read}.", file=sys.stderr)
     warn_of_unclear(policy, [command.instruction] if command.instruction else said_in(tasks))
-    identity = identity_of(find_policy(source), policy.spec)
+    identity = identity_of(found, policy.spec)
     begun: _Session | None = None
     try:
         with closing(_driver(command, source, policy)) as driver:
@@ -221,7 +251,7 @@ def run(command: Run) -> None:
         if begun is not None:
             _report_early_end(begun, command, ending)
         raise
-    session.report()
+    session.report(chosen)
 
 
 def _report_early_end(
@@ -244,7 +274,7 @@ def _report_early_end(
 
 def _driver(command: Run, source: str, policy: Policy) -> Driver:
     settings = RealtimeSettings(command.priority)
-    return make_driver(command.driver, source, policy, settings)
+    return make_driver(command.driver, source, policy, settings, saving_settings(command))
 
 
 class _Session:
@@ -461,7 +491,7 @@ class _Session:
         if outcomes:
             self._write_report(outcomes, _rows(outcomes), {"ended early": reason})
 
-    def report(self) -> None:
+    def report(self, chosen: Chosen | None = None) -> None:
         """Compute every figure from the traces; print them, write report and Perfetto trace."""
         outcomes = [self._outcome(executor) for executor in self._executors]
         rows = _rows(outcomes)
@@ -471,6 +501,8 @@ class _Session:
             print_json(
                 {
                     "command": "run",
+                    **self._policy.settings,
+                    **({} if chosen is None else {"budget": chosen.to_json()}),
                     "profile": self._profile.label,
                     "emulated": self._profile.emulated,
                     "seeds": self._seeds(),
@@ -523,7 +555,12 @@ class _Session:
             commit=commit(),
             seeds=self._seeds(),
             machine=machine(),
-            settings={"tasks": ", ".join(self._tasks), "pacing": pacing, **(more or {})},
+            settings={
+                "tasks": ", ".join(self._tasks),
+                "pacing": pacing,
+                **{name: f"{value:g}" for name, value in self._policy.settings.items()},
+                **(more or {}),
+            },
         )
         write_report(out / REPORT, runs, context)
         episodes = [

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from streamvla.core.action_space import ActionSpace
+from streamvla.core.budget import BudgetTable
 from streamvla.core.errors import CheckpointError, ConfigError, StreamVLAError
 from streamvla.core.files import replacing, unreadable
 from streamvla.core.interfaces import PolicySpec
@@ -62,6 +63,7 @@ class Checkpoint:
             (a pretrained tokeniser), or in a file from before it was stored.
         clarity: how it tells clear instructions from unclear ones; None: it does not.
         phrases: the phrasings of its training by goal, of `defaults.json`; no part of the file.
+        budget: what its observations cost with which settings, as measured; None: it was not.
     """
 
     model: ModelConfig
@@ -73,6 +75,7 @@ class Checkpoint:
     vocabulary: tuple[str, ...] | None = None
     clarity: Clarity | None = None
     phrases: Phrases | None = None
+    budget: BudgetTable | None = None
 
     def build_model(self) -> Model:
         """The model with these weights and words, in evaluation mode, on the CPU."""
@@ -95,6 +98,42 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *, half: bool = Fa
     weights = checkpoint.weights
     if half:
         weights = {name: _halved(name, tensor) for name, tensor in weights.items()}
+    save_tensors(Path(path), weights, _header_of(checkpoint))
+
+
+def write_budget(source: Path, path: Path, budget: BudgetTable) -> None:
+    """Write the policy of one file with a table of what its observations cost to another, or to the
+    same one, atomically; weights as they are stored, to the last bit.
+
+    What `defaults.json` says of the source goes into the header.
+
+    Raises:
+        CheckpointError: `source` is missing, damaged, or not a streamvla checkpoint.
+    """
+    checkpoint = load_checkpoint(source)
+    stored = load_tensors(source)[1]
+    save_tensors(
+        path, {**checkpoint.weights, **stored}, _header_of(replace(checkpoint, budget=budget))
+    )
+
+
+def budget_of(path: Path) -> BudgetTable | None:
+    """The table in a policy file, without its weights; None: it has none.
+
+    Raises:
+        CheckpointError: missing, truncated, or not ours, or the table is damaged.
+    """
+    header = _read_header(path)
+    try:
+        return _budget_from_header(header)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: its budget table is garbled ({type(error).__name__}: {error}). Measure it "
+            "again with `streamvla bench budget`."
+        ) from error
+
+
+def _header_of(checkpoint: Checkpoint) -> dict[str, Any]:
     header = {
         "schema_version": SCHEMA_VERSION,
         "model": asdict(cast(Any, checkpoint.model)),
@@ -106,7 +145,9 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *, half: bool = Fa
     }
     if checkpoint.clarity is not None:
         header["clarity"] = checkpoint.clarity.to_json()
-    save_tensors(Path(path), weights, header)
+    if checkpoint.budget is not None:
+        header["budget"] = checkpoint.budget.to_json()
+    return header
 
 
 def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -> Checkpoint:
@@ -134,6 +175,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             weights={name: _restored(tensor) for name, tensor in weights.items()},
             vocabulary=_words_from_header(header),
             clarity=Clarity.from_json(header["clarity"]) if "clarity" in header else None,
+            budget=_budget_from_header(header),
         )
         checkpoint = replace(checkpoint, weights=checkpoint.model.completed(checkpoint.weights))
     except (KeyError, TypeError, ValueError, StreamVLAError) as error:
@@ -153,7 +195,7 @@ def mean_checkpoint(checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
 
     Only sensible for stages of one training, whose weights lie near each other. Its provenance and
     the settings that need no training are the first one's; the provenance of the others stands in
-    it as `averaged_with`.
+    it as `averaged_with`. What was measured of one of them, the table of costs, is left out.
 
     Args:
         checkpoints: by the name an error shall use; one is returned as it is.
@@ -176,7 +218,7 @@ def mean_checkpoint(checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
     averaged_with = [dict(other.provenance) for _, other in others]
     provenance = {**first.provenance, "averaged_with": averaged_with}
     words = next((each.vocabulary for each in checkpoints.values() if each.vocabulary), None)
-    return replace(first, weights=weights, provenance=provenance, vocabulary=words)
+    return replace(first, weights=weights, provenance=provenance, vocabulary=words, budget=None)
 
 
 def _alike(first: Checkpoint, other: Checkpoint, part: str) -> bool:
@@ -372,6 +414,10 @@ def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Ch
         clarity=clarity,
         phrases=defaults.phrases,
     )
+
+
+def _budget_from_header(header: Mapping[str, Any]) -> BudgetTable | None:
+    return BudgetTable.from_json(header["budget"]) if "budget" in header else None
 
 
 def _words_from_header(header: Mapping[str, Any]) -> tuple[str, ...] | None:

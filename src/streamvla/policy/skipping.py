@@ -246,7 +246,7 @@ class SkippingPolicy:
             context_flops=0,
             look_time=share,
             context_time=share,
-            frames_old_ns=made.old_ns,
+            frames_old_ns=cost.frames_old_ns + made.old_ns,  # of a camera that rested, older
         )
 
     def _again(self, observation: Observation) -> Kept | None:

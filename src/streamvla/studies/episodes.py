@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
@@ -48,6 +47,24 @@ from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
 from streamvla.runtime.timing.stress import stressed_latency
 from streamvla.studies.checks import require_effect, require_jitter, require_seconds
+from streamvla.studies.dial import (
+    EVERY,
+    MOST_SKIPS,
+    REUSE,
+    SAVING,
+    SKIP_GATE,
+    SKIP_OPENING,
+    SKIP_PHASE,
+    SKIP_PIXELS,
+    SKIP_TOLERANCE,
+    SKIPS,
+    BudgetOptions,
+    Chosen,
+    is_saving,
+    require_saving,
+    saving_settings,
+    within_budget,
+)
 from streamvla.studies.engines import parse_engine
 from streamvla.studies.outputs import require_trace
 from streamvla.studies.stage_times import (
@@ -98,6 +115,8 @@ class Eval:
             more than so many grey levels.
         skip_gate: with most_skips: let the learned gate beside the policy decide instead of the
             tolerances, at this miss rate; one that it was calibrated at, such as 0.1.
+        camera_every: cameras that are encoded only every n-th observation, as in front=2; in
+            between their last tokens are used again.
         suite: evaluate on all tasks of a suite: metaworld, language, all, point, or one of a
             package that is installed.
         tasks: default all the policy was trained on.
@@ -142,6 +161,8 @@ class Eval:
     skip_opening: float | None = None
     skip_pixels: float | None = None
     skip_gate: float | None = None
+    camera_every: tuple[str, ...] = ()
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
     suite: str | None = None
     tasks: tuple[str, ...] = ()
     robot: str | None = None
@@ -181,43 +202,13 @@ class Eval:
         said = [f"{what} {name}" for what, name in named.items() if name]
         if len(said) > 1:
             raise ConfigError(f"{' and '.join(said)}: expected one of the two")
-        if self.most_skips < 0:
-            raise ConfigError(f"most_skips {self.most_skips}: expected 0 or more observations")
-        if self.skip_phase < 0 or (self.skip_phase and not self.most_skips):
-            raise ConfigError(
-                f"skip_phase {self.skip_phase}: expected 0 or more, and most_skips with it"
-            )
-        self._check_skips()
-        if self.most_skips and self.early.early == "adaptive":
-            raise ConfigError(
-                "--most-skips with --early adaptive: what is not encoded cannot be foreseen; use "
-                "--early always"
-            )
-        if self.most_skips and "clock-shift" in (self.early.compensation or ""):
-            raise ConfigError(
-                "--most-skips with the compensation clock-shift: both say how old frames are; use "
-                "the compensation state"
-            )
+        require_saving(self)
         self.stresses()
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
                 f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
                 "are the demonstrations the policy was trained on"
             )
-
-    def _check_skips(self) -> None:
-        names = (SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_GATE)
-        stated = {name: getattr(self, name) for name in names}
-        for name, value in stated.items():
-            if value is None:
-                continue
-            if not (0 <= value < math.inf and self.most_skips):
-                raise ConfigError(f"{name} {value}: expected a number ≥ 0, and most_skips with it")
-            if name in (SKIP_TOLERANCE, SKIP_OPENING) and self.skip_gate is not None:
-                raise ConfigError(
-                    f"{name} {value} with skip_gate {self.skip_gate}: the gate decides instead of "
-                    "tolerances; leave one of the two out"
-                )
 
     @property
     def executor(self) -> str | None:
@@ -244,17 +235,10 @@ class Eval:
         asked: dict[str, float | None] = {
             "noise_scale": self.noise_scale,
             "euler_steps": self.euler_steps,
-            "patch_k": self.patch_k,
             "nearest_phrase": self.nearest_phrase,
-            REUSE: self.reuse,
-            MOST_SKIPS: self.most_skips or None,
-            SKIP_PHASE: self.skip_phase or None,
-            SKIP_TOLERANCE: self.skip_tolerance,
-            SKIP_OPENING: self.skip_opening,
-            SKIP_PIXELS: self.skip_pixels,
-            SKIP_GATE: self.skip_gate,
         }
-        return {name: value for name, value in asked.items() if value is not None}
+        stated = {name: value for name, value in asked.items() if value is not None}
+        return stated | saving_settings(self)
 
 
 @dataclass(frozen=True)
@@ -273,7 +257,7 @@ class Job:
         """What must agree for a finished trace to be taken instead of running again."""
         left_out = {"policy", "method", "suite", "tasks", "episodes", "seed"}
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
-        left_out |= {"engine", "stress", *_OF_ALL_METHODS}
+        left_out |= {"engine", "stress", "nearest_phrase", *SAVING, "camera_every", "budget"}
         left_out |= set() if self.settings.misspelt else {"misspelt"}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
@@ -302,6 +286,8 @@ def evaluate(command: Eval) -> None:
     named = (command.robot,) if command.robot else named
     source, tasks = policy_and_tasks(command.policy, named, command.method)
     check_tasks(tasks)
+    chosen = within_budget(command.budget, _found(for_task(source, tasks[0]), command.method))
+    command = command if chosen is None else replace(command, **chosen.fields())
     _require_settings(source, command)
     policy = policy_of(for_task(source, tasks[0]), command.method, command.policy_settings())
     require_robots(policy, tasks, command.instructions, command.asked)
@@ -325,7 +311,7 @@ def evaluate(command: Eval) -> None:
     jobs = episode_jobs(command, source, tasks)
     pace = run_missing(jobs, engine)
     outcomes = {task: [outcome_of(job) for job in jobs if job.task == task] for task in tasks}
-    _report(command, source, jobs, outcomes, pace)
+    _report(command, source, jobs, outcomes, pace, chosen)
 
 
 def policy_and_tasks(
@@ -411,7 +397,8 @@ def _require_settings(source: str, command: Eval) -> None:
     method = None if of_every_task(source) else find_policy(source, command.method).method
     if method is not None and method in METHODS:
         for name, value in command.policy_settings().items():
-            if name not in _OF_ALL_METHODS and name not in method_named(method).tunable:
+            of_policy = name == "nearest_phrase" or is_saving(name)
+            if not of_policy and name not in method_named(method).tunable:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {value:g}: a policy by {method} has no such "
                     "setting; leave it out, or use a policy of another method"
@@ -594,12 +581,6 @@ def run_missing(every: list[Job], engine: Engine) -> float | None:
     return len(jobs) * 60 * NS_PER_S / (clock.now_ns() - began_ns)
 
 
-REUSE, MOST_SKIPS, SKIP_PHASE = "reuse", "most_skips", "skip_phase"
-SKIP_TOLERANCE, SKIP_OPENING = "skip_tolerance", "skip_opening"
-SKIP_PIXELS, SKIP_GATE = "skip_pixels", "skip_gate"
-_SKIPS = (MOST_SKIPS, SKIP_PHASE, SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_GATE)
-_SAVING = (REUSE, *_SKIPS)
-_OF_ALL_METHODS = ("patch_k", "nearest_phrase", *_SAVING)
 _MOST_POLICIES = 8
 _policies: dict[tuple[Any, ...], tuple[FoundPolicy, Policy]] = {}
 _robots: dict[tuple[str, Split, Asked, bool, Stress], Any] = {}
@@ -625,14 +606,17 @@ def driven_commit() -> str:
     return commit()
 
 
-def drive(job: Job, trace: TraceSink, film: Captures | None = None) -> Robot:
+def drive(
+    job: Job, trace: TraceSink, film: Captures | None = None, driving: Policy | None = None
+) -> Robot:
     """One episode; policy and robot are kept for the next.
 
     Args:
         film: gets the captures of all control instants; the robot that is returned draws them.
+        driving: instead of the job's policy.
     """
     command = job.settings
-    policy = _policy_for(job)
+    policy = driving or _policy_for(job)
     sees_truth = policy.spec.sees_truth
     stress = command.stresses()
     robot = _robot(job.task, command.instructions, command.asked, sees_truth, stress)
@@ -724,17 +708,12 @@ def _saving(found: FoundPolicy, settings: dict[str, float]) -> Policy:
         ConfigError: views cannot be reused by a policy that is not one of our models.
     """
     tolerance = settings.pop(REUSE, None)
-    skips = {name: settings.pop(name) for name in _SKIPS if name in settings}
+    skips = {name: settings.pop(name) for name in SKIPS if name in settings}
+    every = {name: settings.pop(name) for name in list(settings) if name.startswith(EVERY)}
+    every = {name.removeprefix(EVERY): rate for name, rate in every.items()}
     policy = found.load(settings)
-    if tolerance is not None:
-        from streamvla.policy import ModelPolicy
-        from streamvla.policy.reuse import ReusingPolicy
-
-        if not isinstance(policy, ModelPolicy):
-            raise ConfigError(
-                f"--reuse {tolerance:g}: {found.name} does not encode single views; leave it out"
-            )
-        policy = ReusingPolicy(policy, tolerance)
+    if tolerance is not None or every:
+        policy = _reusing(found, policy, tolerance, every)
     return _skipping(found, policy, skips) if skips else policy
 
 
@@ -770,6 +749,25 @@ def _skipping(found: FoundPolicy, policy: Policy, settings: Mapping[str, float])
     return SkippingPolicy(policy, rule, LearnedGate(checkpoint, policy, miss_rate))
 
 
+def _reusing(
+    found: FoundPolicy, policy: Policy, tolerance: float | None, every: Mapping[str, float]
+) -> Policy:
+    """The policy that encodes only some of the views; itself, where that is all of them."""
+    from streamvla.policy import ModelPolicy
+    from streamvla.policy.reuse import ReusingPolicy, camera_rates
+
+    rates = camera_rates(policy.spec.views, every)
+    if tolerance is None and max(rates, default=1) == 1:
+        return policy
+    if not isinstance(policy, ModelPolicy):
+        said = [] if tolerance is None else [f"--reuse {tolerance:g}"]
+        said += [f"--camera-every {camera}={rate:g}" for camera, rate in every.items()]
+        raise ConfigError(
+            f"{' '.join(said)}: {found.name} does not encode single views; leave it out"
+        )
+    return ReusingPolicy(policy, tolerance, every=every)
+
+
 def close_robots() -> None:
     """Close what `drive` keeps, in the process that drove."""
     for robot in _robots.values():
@@ -789,6 +787,7 @@ def _report(
     jobs: list[Job],
     outcomes: dict[str, list[RunMetrics]],
     pace: float | None,
+    chosen: Chosen | None,
 ) -> None:
     from streamvla.policy import find_policy
 
@@ -824,6 +823,7 @@ def _report(
                 "command": "eval",
                 "method": find_policy(source, command.method).method,
                 **policy.spec.settings,
+                **({} if chosen is None else {"budget": chosen.to_json()}),
                 "policy": jobs[0].policy,
                 "executor": executor.slug(),
                 "profile": command.profile_for(policy.spec).label,

@@ -5,7 +5,7 @@ Both take the same plans, so everything else about a run is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -16,6 +16,7 @@ from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.runtime.processes.privileges import RealtimeSettings
+from streamvla.studies.episodes import policy_of
 from streamvla.trace import FileTrace
 
 if TYPE_CHECKING:  # it needs torch
@@ -47,28 +48,35 @@ class Driver(Protocol):
 
 
 def make_driver(
-    name: DriverName, source: str, policy: Policy, settings: RealtimeSettings
+    name: DriverName,
+    source: str,
+    policy: Policy,
+    settings: RealtimeSettings,
+    saving: Mapping[str, float] | None = None,
 ) -> Driver:
     """The driver of that name for this policy, which came from `source`.
 
     Args:
         settings: of the executor process, if there is one.
+        saving: settings of the policy, as of `load_on_one_thread`.
     """
     if name == "process":
-        make_policy = partial(load_on_one_thread, source)
+        make_policy = partial(load_on_one_thread, source, dict(saving or {}))
         return ProcessRunner(make_policy, settings, sees_truth=policy.spec.sees_truth)
     return ThreadRunner(policy)
 
 
-def load_on_one_thread(source: str) -> Policy:
+def load_on_one_thread(source: str, saving: Mapping[str, float] | None = None) -> Policy:
     """The policy of a source (`policy.sources`), PyTorch's arithmetic on one thread: the other
-    cores are for control and rendering."""
+    cores are for control and rendering.
+
+    Args:
+        saving: settings that save computation (`studies.dial.saving_settings`).
+    """
     import torch
 
-    from streamvla.policy import find_policy
-
     torch.set_num_threads(1)
-    return find_policy(source).load({})
+    return policy_of(source, settings=saving)
 
 
 class _OneRobot:
