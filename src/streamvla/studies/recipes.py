@@ -7,6 +7,7 @@ from dataclasses import replace
 from streamvla.core.seeds import FIRST_REPORT_SEED, FIRST_TUNING_SEED, tuning_seeds
 from streamvla.evaluation.results import Column
 from streamvla.evaluation.stats import compare_paired
+from streamvla.robots.registry import suite_tasks
 from streamvla.studies.cost_recipes import COSTS
 from streamvla.studies.focus_recipes import FOCUS
 from streamvla.studies.recipe import Recipe, Row
@@ -546,28 +547,40 @@ RECIPES: dict[str, Recipe] = {
         },
         ("held-out phrasings", "independent paraphrases"),
     ),
-    "words": _compared_recipe(
-        {
-            "as trained": f"{_LANGUAGE} action-flow",
-            "held out": f"{_LANGUAGE} action-flow --instructions heldout",
-            "paraphrases": f"{_LANGUAGE} action-flow --instructions independent",
-            "misspelt": f"{_LANGUAGE} action-flow --misspelt",
-            "held out, nearest": f"{_LANGUAGE} action-flow --instructions heldout {_NEAREST}",
-            "paraphrases, nearest": f"{_LANGUAGE} action-flow --instructions independent "
-            f"{_NEAREST}",
-            "misspelt, nearest": f"{_LANGUAGE} action-flow --misspelt {_NEAREST}",
-            "misspelt paraphrases, nearest": f"{_LANGUAGE} action-flow --instructions independent "
-            f"--misspelt {_NEAREST}",
+    "words": Recipe(
+        commands={
+            name: f"{_LANGUAGE} action-flow {arguments}".strip()
+            for name, arguments in {
+                "as trained": "",
+                "held-out phrasings": "--instructions heldout",
+                "held-out phrasings, nearest told": f"--instructions heldout {_NEAREST}",
+                "independent paraphrases": "--instructions independent",
+                "independent paraphrases, nearest told": f"--instructions independent {_NEAREST}",
+                "misspelt": "--misspelt",
+                "misspelt, nearest told": f"--misspelt {_NEAREST}",
+                "misspelt paraphrases, nearest told": "--instructions independent --misspelt "
+                f"{_NEAREST}",
+            }.items()
         },
-        (
-            "held out",
-            "paraphrases",
-            "misspelt",
-            "held out, nearest",
-            "paraphrases, nearest",
-            "misspelt, nearest",
-            "misspelt paraphrases, nearest",
-        ),
+        gather=_schedule_rows,
+        tuning_seeds=tuning_seeds(),
+        columns={
+            "run": Column("instructions"),
+            "success": Column("success", 1, percent=True, interval="success_ci"),
+            "paired": Column("less as trained, paired", 1, percent=True, interval="paired_ci"),
+            **{
+                f"tasks.{family}.success": Column(family, 0, percent=True)
+                for family in suite_tasks("language")
+            },
+        },
+        tables={
+            "main": (
+                "run",
+                "success",
+                "paired",
+                *(f"tasks.{family}.success" for family in suite_tasks("language")),
+            )
+        },
     ),
     "ablations": Recipe(
         commands={
