@@ -19,7 +19,7 @@ from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA
 from streamvla.robots.point import SPEC
-from streamvla.studies.budget_table import default_rows, encode_ms, parse_row
+from streamvla.studies.budget_table import _copy_beside, default_rows, encode_ms, parse_row
 from tests.model.tiny import TINY
 
 FLOW = ActionFlowConfig(horizon=6, max_age=12)
@@ -164,6 +164,17 @@ def test_a_rate_of_one_gives_the_trace_of_no_rate(capsys, tmp_path, plain):
         (trace,) = out.rglob("*.jsonl")
         found.append((trace.relative_to(out), trace.read_bytes()))
     assert found[0] == found[1]
+
+
+def test_what_lies_beside_a_policy_goes_with_its_copy(tmp_path, plain):
+    """The saliency predictor and the gate of skipping are beside the copy; in place, both stay."""
+    names = [f"tiny.{part}.safetensors" for part in ("saliency", "skipping")]
+    for name in names:
+        plain.with_name(name).write_text(name)
+    copy = tmp_path / "out" / plain.name
+    for target in (copy, plain):
+        _copy_beside(plain, target)
+        assert [target.with_name(name).read_text() for name in names] == names
 
 
 def test_another_policy_is_not_written_over(capsys, tmp_path, plain):

@@ -121,7 +121,6 @@ def bench_budget(command: BenchBudget) -> None:
     """Run the command, print the table, and write it into a policy file."""
     from streamvla.model.checkpoint import write_budget
     from streamvla.policy import find_policy
-    from streamvla.policy.saliency import saliency_path
 
     engine = parse_engine(command.engine, command.workers)
     named = suite_tasks(command.suite) if command.suite else command.tasks
@@ -149,10 +148,7 @@ def bench_budget(command: BenchBudget) -> None:
         _measured(command, found, policies[0], evaluations[WHOLE], tasks),
     )
     write_budget(file, target, table)
-    beside = saliency_path(file)
-    if beside.is_file() and saliency_path(target) != beside:
-        with replacing(saliency_path(target)) as partial:
-            shutil.copyfile(beside, partial)
+    _copy_beside(file, target)
     _report(command, table, target)
 
 
@@ -169,6 +165,19 @@ def require_target(source: Path, target: Path) -> None:
         raise ConfigError(
             f"{target} holds another policy than {source}: name another file with --write"
         )
+
+
+def _copy_beside(source: Path, target: Path) -> None:
+    """What lies beside a policy and belongs to what it sees with: its saliency predictor and its
+    gate of skipping."""
+    from streamvla.policy.saliency import saliency_path
+    from streamvla.policy.skip_gate import skip_gate_path
+
+    for path_of in (saliency_path, skip_gate_path):
+        beside = path_of(source)
+        if beside.is_file() and path_of(target).resolve() != beside.resolve():
+            with replacing(path_of(target)) as partial:
+                shutil.copyfile(beside, partial)
 
 
 # --- rows ------------------------------------------------------------------------------------
