@@ -147,9 +147,11 @@ _SAVED_COLUMNS = {
     "encoded_per_success": Column("encoded per success", 1),
     "saved": Column("fewer", 0, percent=True),
     "gflop": Column("GFLOP / observation", 3),
-    "time_by_task": Column("time of successes (s)", 2),
-    "mean_hand_jerk": Column("jerk of the hand (m/s³)", 1),
+    "time_by_task": Column("time of successes, mean over tasks (s)", 2),
+    "smoothness.mean_jerk": Column("mean jerk of the commands", 0),
 }
+
+_SAVED_BY_TASK = {f"tasks.{task}.success": Column(task, 0, percent=True) for task in _STILL}
 
 FOCUS: dict[str, Recipe] = {
     "saving": Recipe(
@@ -161,8 +163,8 @@ FOCUS: dict[str, Recipe] = {
         },
         gather=_saved_rows,
         tuning_seeds=tuning_seeds(),
-        columns=_SAVED_COLUMNS,
-        tables={"main": tuple(_SAVED_COLUMNS)},
+        columns={**_SAVED_COLUMNS, **_SAVED_BY_TASK},
+        tables={"main": tuple(_SAVED_COLUMNS), "tasks": ("run", *_SAVED_BY_TASK)},
     ),
     "focus-variants": Recipe(
         commands={
