@@ -57,8 +57,9 @@ class BenchBudget:
         policy: a file or folder of ours; default what ships.
         method: of the policy, where the folder holds several.
         settings: a row of the table each: settings joined by "+", as in reuse=8+most_skips=1,
-            of patch_k, reuse, most_skips, skip_phase, and every_CAMERA. Whole frames are always a
-            row. Default: one of each that the policy can have, and two pairs.
+            of patch_k, reuse, most_skips, skip_phase, skip_tolerance, skip_opening, skip_pixels,
+            skip_gate, and every_CAMERA. Whole frames are always a row. Default: one of the
+            simplest that the policy can have, and two pairs.
         suite: measure on all tasks of a suite.
         tasks: default all the policy was trained on.
         episodes: per task and row, at seeds `seed`, `seed` + 1, …
@@ -122,6 +123,7 @@ def bench_budget(command: BenchBudget) -> None:
     from streamvla.model.checkpoint import write_budget
     from streamvla.policy import find_policy
     from streamvla.policy.saliency import saliency_path
+    from streamvla.policy.skip_gate import skip_gate_path
 
     engine = parse_engine(command.engine, command.workers)
     named = suite_tasks(command.suite) if command.suite else command.tasks
@@ -149,11 +151,16 @@ def bench_budget(command: BenchBudget) -> None:
         _measured(command, found, policies[0], evaluations[WHOLE], tasks),
     )
     write_budget(file, target, table)
-    beside = saliency_path(file)
-    if beside.is_file() and saliency_path(target) != beside:
-        with replacing(saliency_path(target)) as partial:
-            shutil.copyfile(beside, partial)
+    for path_beside in (saliency_path, skip_gate_path):
+        _copy(path_beside(file), path_beside(target))
     _report(command, table, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """What lies beside the policy, if it does."""
+    if source.is_file() and source != target:
+        with replacing(target) as partial:
+            shutil.copyfile(source, partial)
 
 
 def require_target(source: Path, target: Path) -> None:
