@@ -131,8 +131,8 @@ class BudgetTable:
             ConfigError, KeyError, TypeError, ValueError: it is something else.
         """
         measured = fields["measured"]
-        if not isinstance(measured, dict) or not isinstance(measured.get("machine", {}), dict):
-            raise ConfigError("budget table: what it was measured on is no JSON object")
+        machine: Any = dict(measured).get("machine", {})
+        dict(machine)  # an object too, or one of these errors
         return cls(tuple(_row_from_json(row) for row in fields["rows"]), measured)
 
 
