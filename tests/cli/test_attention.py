@@ -14,6 +14,7 @@ from streamvla.core.interfaces import Observation
 from streamvla.policy import load_policy, resolve_checkpoint
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.focus import asked_places
+from streamvla.policy.reuse import ReusingPolicy
 from streamvla.robots.registry import make_robot
 from streamvla.robots.sawyer import ACTION_SPACE
 from streamvla.trace.events import Sent
@@ -84,6 +85,19 @@ def test_every_capture_gets_a_picture_of_all_views(policy):
     assert [picture.shape for picture in pictures] == [(120, 240, 3)] * 2
     assert all(picture.dtype == np.uint8 for picture in pictures)
     assert np.abs(pictures[0][::5, :120:5].astype(int) - plain[::4, ::4]).max() > 30
+
+
+def test_every_picture_is_of_its_own_capture_whatever_the_policy_reuses(policy):
+    """A policy that encodes its cameras at every ninth observation attends as one that encodes all,
+    in two scenes in turn."""
+    slow = ReusingPolicy(policy, None, every=dict.fromkeys(policy.spec.views, 9.0))
+    with closing(make_robot("press-named-button")) as robot:
+        shown = []
+        for number in range(2):
+            robot.reset(1_000_000 + number, 0, 50_000_000)
+            shown.append((number * 50_000_000, robot.capture()))
+        drawn = [attention_pictures(each, robot, shown, [], None, 96) for each in (policy, slow)]
+    assert all((one == other).all() for one, other in zip(*drawn, strict=True))
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_driven():

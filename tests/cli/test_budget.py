@@ -18,6 +18,7 @@ from streamvla.model.defaults import sha256_of
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA
+from streamvla.policy.skip_gate import skip_gate_path
 from streamvla.robots.point import SPEC
 from streamvla.studies.budget_table import _copy_beside, default_rows, encode_ms, parse_row
 from tests.model.tiny import TINY
@@ -72,8 +73,10 @@ def short(kind: str, policy: Path, out: Path) -> str:
 
 def test_a_table_is_measured_kept_and_chosen_from(capsys, tmp_path, plain):
     """Rows as named, whole frames first with the ratio 1; the policy's own file is as before; the
-    copy has the table; a second run drives no episode; a budget is met with a row of it."""
+    copy has the table, and a skip gate beside it if the policy has; a second run drives no episode;
+    a budget is met with a row of it."""
     before, out = sha256_of(plain), tmp_path / "out"
+    skip_gate_path(plain).write_text("a gate")
     command = f"{short('bench budget', plain, out)} --repeats 1 --settings reuse=8 most_skips=1"
     figures, _ = done(capsys, command)
     names = ["whole", "reuse=8", "most_skips=1"]
@@ -84,6 +87,7 @@ def test_a_table_is_measured_kept_and_chosen_from(capsys, tmp_path, plain):
     assert all(row.ms > 0 and row.episodes == 1 for row in table.rows)
     assert table.measured["tasks"] == ["point"]
     assert sha256_of(plain) == before
+    assert skip_gate_path(out / plain.name).read_text() == "a gate"
     traces = {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
     assert len(traces) == 3
     done(capsys, command)
@@ -147,6 +151,14 @@ def test_a_policy_without_a_table_names_the_command_that_makes_it(capsys, tmp_pa
     assert f"streamvla bench budget --policy {plain}" in line
 
 
+def test_a_budget_of_a_policy_that_is_no_file_is_not_sent_to_the_bench(capsys, tmp_path):
+    """The bench would refuse it too; the line says to leave the budget out."""
+    options = "--policy tests.cli.test_options:policy --tasks point --budget-flops 1e9"
+    line = refused(capsys, f"eval --out {tmp_path} {options}")
+    assert "no policy file of ours" in line
+    assert "bench budget" not in line
+
+
 def test_a_camera_rate_of_a_policy_that_is_no_model_is_refused(capsys, tmp_path):
     """A script has no single views; at rate 1 it runs."""
     options = "--policy tests.cli.test_options:policy --tasks point --camera-every"
@@ -204,6 +216,9 @@ def test_rows_that_a_policy_cannot_have_are_left_out_or_refused(capsys, tmp_path
         ("reuse=much", "expected NAME=NUMBER"),
         ("noise_scale=0", "setting noise_scale=0: expected patch_k"),
         ("most_skips=-1", "expected 0 or more"),
+        ("most_skips=1.5", "most_skips=1.5: expected a whole number"),
+        ("most_skips=nan", "most_skips=nan: expected a whole number"),
+        ("skip_phase=inf", "skip_phase=inf: expected a whole number"),
         ("every_front=2", "camera 'front'"),
     ],
 )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from streamvla.core.cameras import CameraView, Gaze
 from streamvla.core.errors import SpecMismatchError
 from streamvla.robots.point import SPEC
 from streamvla.runtime import ActionFlow, EpisodePlan, RealtimeSettings
@@ -65,6 +70,29 @@ def test_both_drivers_carry_out_a_plan_alike(tmp_path):
     assert sent[0] == sent[1]
     assert len(sent[0]) == 3 * HORIZON
     assert (films[0] == films[1]).all()
+
+
+def test_both_drivers_tell_a_policy_that_skips_by_pixels_where_the_gripper_is(monkeypatch):
+    """The camera model of the robot that is driven; another policy is told nothing."""
+    camera = CameraView(((1.0, 0, 0, 0), (0, 1.0, 0, 0), (0, 0, 0, 1.0)))
+    gaze = Gaze((0, 1, 2), (0.0, 0.0, 0.0), (camera,))
+    robot = SimpleNamespace(spec=replace(SPEC, gaze=gaze), close=lambda: None)
+    made: list[Callable[[], Any]] = []
+    monkeypatch.setattr("streamvla.robots.registry.make_robot", lambda *_, **__: robot)
+    monkeypatch.setattr(
+        "streamvla.studies.sessions.ProcessDriver", lambda _, policy, settings: made.append(policy)
+    )
+    for settings, known in (({"skip_pixels": 6.0}, gaze), ({}, None)):
+
+        def skipping(settings=settings) -> PointPolicy:
+            policy = PointPolicy()
+            policy.spec = replace(policy.spec, settings=settings)
+            return policy
+
+        policy = skipping()
+        ThreadRunner(policy).use("point")
+        ProcessRunner(skipping, NORMAL).use("point")
+        assert [getattr(each, "gaze", None) for each in (policy, made.pop()())] == [known] * 2
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_a_table_survives_json():
         {"success": 0.5},  # outside its interval
         {"success_ci": (0.9, 1.1)},
         {"settings": {"reuse": float("inf")}},
+        {"time_ratio": float("nan")},
     ],
 )
 def test_rows_that_cannot_be_are_refused(row):
@@ -80,3 +81,19 @@ def test_a_table_has_each_row_once():
     for rows in ((), (WHOLE, WHOLE)):
         with pytest.raises(ConfigError, match="each once"):
             BudgetTable(rows, {})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"measured": None},
+        {"measured": {"machine": "a machine"}},
+        {"rows": 5},
+        {"rows": [{**vars(WHOLE), "settings": 8}]},
+        {"rows": [{**vars(WHOLE), "time_ratio": "fast"}]},
+    ],
+)
+def test_a_damaged_table_is_noticed_when_it_is_read(damage):
+    """Each raises one of the errors that `from_json` names, and not later ones of its users."""
+    with pytest.raises((ConfigError, KeyError, TypeError, ValueError)):
+        BudgetTable.from_json({**TABLE.to_json(), **damage})

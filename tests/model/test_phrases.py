@@ -106,6 +106,15 @@ def test_nonsense_is_told_as_it_stands():
         assert shipped().told(text).phrase == text
 
 
+def test_prepared_phrases_read_nothing_with_the_first_instruction():
+    """The vectors and weights are there before; `told` makes none."""
+    phrases = Phrases(shipped().goals, 0.3)
+    phrases.prepare()
+    before = set(vars(phrases))
+    phrases.told("could you please tap the red one of the buttons")
+    assert set(vars(phrases)) <= before | {"_known"}
+
+
 def test_phrases_travel_as_json():
     """What was written is read; what is no table of texts, or has one goal, is refused."""
     assert Phrases.from_json(json.loads(json.dumps(shipped().to_json()))) == shipped()

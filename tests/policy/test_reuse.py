@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from streamvla.core.errors import ConfigError
+from streamvla.model.phrases import Phrases, Told
 from streamvla.policy.reuse import ReusingPolicy, largest_change
 from streamvla.testing.policy_contract import PolicyContract
 from tests.policy.test_action_flow import make_observation, make_policy
@@ -49,6 +50,14 @@ def test_a_repeated_frame_is_not_encoded_and_gives_the_same_tokens():
     assert again.cost.look_flops == 0
     assert again.cost.cache_hits == first.cost.cache_hits + 3  # two views and the instruction
     assert again.cost.look_time == pytest.approx(0.12)
+
+
+def test_an_instruction_is_told_as_the_policy_inside_tells_it(monkeypatch):
+    """The nearest phrasing of the training, where that is asked for."""
+    inside = make_policy()
+    inside.phrases = Phrases((("push the puck",), ("pull the puck",)), 0.3)
+    monkeypatch.setattr(Phrases, "told", lambda *_: Told("push the puck", 0.8))
+    assert ReusingPolicy(inside, 0.0).told("shove it") == ("push the puck", 0.8)
 
 
 def test_with_the_tolerance_zero_every_look_is_that_of_a_whole_encoding():

@@ -305,6 +305,15 @@ def test_the_learned_gate_skips_up_to_its_threshold(policy):
     for threshold, allowed in ((expected - 0.1, False), (expected + 0.1, True)):
         gate = LearnedGate(checkpoint_for(policy, {0.1: threshold}), policy, 0.1)
         assert gate.allows(*asked) is allowed
-    broken = replace(later(5), state=np.array([np.nan, 0.0], np.float32))
     gate = LearnedGate(checkpoint_for(policy, {0.1: 1e9}), policy, 0.1)
-    assert not gate.allows(context, encoded, broken, 5, np.zeros(3))
+    for bad in (np.nan, np.inf):
+        broken = replace(later(5), state=np.array([bad, 0.0], np.float32))
+        assert not gate.allows(context, encoded, broken, 5, np.zeros(3))
+
+
+def test_the_learned_gate_allows_no_age_that_it_was_not_calibrated_at(policy):
+    """Calibrated up to 23 control periods, it allows 23 and not 24, whatever it expects."""
+    gate = LearnedGate(checkpoint_for(policy, {0.1: 1e9}), policy, 0.1)
+    context = policy.encode(later(0))
+    for age, allowed in ((23, True), (24, False)):
+        assert gate.allows(context, later(0), later(age), age, np.zeros(3)) is allowed

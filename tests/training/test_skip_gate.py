@@ -20,6 +20,7 @@ from streamvla.training.anticipation.skipping import (
     Draws,
     SkipSamples,
     SkipTraining,
+    examine_skipping,
     expected_errors,
     fit_gate,
     gate_figures,
@@ -246,3 +247,9 @@ def test_what_makes_no_sense_together_is_refused(toy, capsys, words, message):
     """Each in one line."""
     assert execute(f"eval --policy {toy[1]} --tasks point {words}".split()) != 0
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_examination_without_observations_is_refused(tmp_path):
+    """Before anything is read, with the number."""
+    with pytest.raises(ConfigError, match="calibration_observations is 0"):
+        examine_skipping(tmp_path / "policy.safetensors", tmp_path / "data", observations=0)

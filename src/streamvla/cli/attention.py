@@ -10,7 +10,7 @@ import numpy as np
 
 from streamvla.core.action_space import ActionSpace
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Observation, Policy, Robot
+from streamvla.core.interfaces import Observation, Policy, Robot, begin_episode
 from streamvla.evaluation.heat import overlay
 from streamvla.runtime.drivers.film import Captures
 from streamvla.trace.events import Sent, TraceEvent
@@ -60,6 +60,7 @@ def attention_pictures(
         frames = robot.observe(capture)
         said = instruction or robot.instruction
         observation = Observation(frames.images, frames.state, state, said, now_ns)
+        begin_episode(policy)  # else one that reuses views shows those of the picture before
         seen.append([frames.images[view] for view in policy.spec.views])
         heats.append(vision_attention(policy, observation).grid)  # (v, rows, cols)
         places.append(asked_places(policy, observation))  # (v, k, 2)

@@ -54,7 +54,8 @@ class BudgetRow:
 
     def __post_init__(self) -> None:
         low, high = self.success_ci
-        numbers = (self.flops, self.ms, self.ms_ratio, *self.settings.values())
+        times = [time for time in (self.completion_time_s, self.time_ratio) if time is not None]
+        numbers = (self.flops, self.ms, self.ms_ratio, *times, *self.settings.values())
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise ConfigError(f"budget row {self.name}: {numbers}; expected finite numbers ≥ 0")
         if not 0 <= low <= self.success <= high <= 1:
@@ -129,12 +130,16 @@ class BudgetTable:
         Raises:
             ConfigError, KeyError, TypeError, ValueError: it is something else.
         """
-        return cls(tuple(_row_from_json(row) for row in fields["rows"]), fields["measured"])
+        measured = fields["measured"]
+        machine: Any = dict(measured).get("machine", {})
+        dict(machine)  # an object too, or one of these errors
+        return cls(tuple(_row_from_json(row) for row in fields["rows"]), measured)
 
 
 def _row_from_json(fields: Mapping[str, Any]) -> BudgetRow:
     low, high = fields["success_ci"]
     values: dict[str, Any] = {**fields, "success_ci": (float(low), float(high))}
+    values["settings"] = dict(values["settings"])
     return BudgetRow(**values)
 
 

@@ -129,7 +129,7 @@ def budget_of(path: Path) -> BudgetTable | None:
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path}: its budget table is garbled ({type(error).__name__}: {error}). Measure it "
-            "again with `streamvla bench budget`."
+            "again with `streamvla bench budget --policy` and the file that it was made from."
         ) from error
 
 

@@ -53,8 +53,8 @@ class CropConfig:
         leasts |= {"leash_px": 0}
         for name, least in leasts.items():
             value = getattr(self, name)
-            if not value >= least:
-                raise ConfigError(f"crops {name} is {value}; expected at least {least}")
+            if not least <= value < np.inf:
+                raise ConfigError(f"crops {name} is {value}; expected a number, at least {least}")
         for name in ("zoomed_px", "coarse_px"):
             value = getattr(self, name)
             if value % 16:

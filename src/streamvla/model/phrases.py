@@ -20,7 +20,7 @@ word stands for each known word that it may mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -68,6 +68,14 @@ class Phrases:
                 "at least two goals, a phrasing of each, and a threshold from -1 to 1"
             )
 
+    def prepare(self) -> None:
+        """Read and compute what the first `told` would.
+
+        Raises:
+            ConfigError: the package of the word vectors is not installed.
+        """
+        self._nearest(words_of(self._phrases[0]))
+
     def told(self, instruction: str) -> Told:
         """What to tell the policy; the instruction itself if it is a training phrasing, or unlike
         all of them.
@@ -84,7 +92,7 @@ class Phrases:
         phrase = instruction if similarity <= self.threshold else self._phrases[index]
         return Told(phrase, similarity)
 
-    def _nearest(self, words: tuple[str, ...]) -> tuple[float, int, float]:
+    def _nearest(self, words: Sequence[str]) -> tuple[float, int, float]:
         """How near the nearest goal is, its best phrasing, and the similarity to that."""
         cosines = self._vectors @ sentence_vector(" ".join(words))
         scores = cosines + self._agreements(frozenset(words))

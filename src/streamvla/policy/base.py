@@ -161,9 +161,10 @@ class ModelPolicy:
         """From now on read every instruction as the phrasing of the training that is nearest."""
         self.phrases = phrases
         self._told.clear()
+        self._words = None  # those of the latest instruction may be others now
         settings = {**self.spec.settings, NEAREST_PHRASE: phrases.threshold}
         self.spec = replace(self.spec, settings=settings)
-        phrases.told("")  # what it needs is read now, and not in motion
+        phrases.prepare()  # now, and not in motion
 
     def told(self, instruction: str) -> Told:
         """What the model is told for an instruction, and how similar that is; itself, with

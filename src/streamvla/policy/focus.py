@@ -63,7 +63,8 @@ def asked_places(policy: ModelPolicy, observation: Observation) -> np.ndarray:
     with torch.inference_mode():
         pixels = stack_pixels([observation], policy.spec).to(policy.device)
         images = to_images(pixels, observation.state[None], policy.model.crops)
-        words = policy.model.tokenise([observation.instruction]).to(policy.device)
+        told = policy.told(observation.instruction).phrase
+        words = policy.model.tokenise([told]).to(policy.device)
         located = policy.model.see(images, words).located[0]  # (1, v, 2k)
     return located[0].unflatten(-1, (-1, 2)).double().cpu().numpy()
 

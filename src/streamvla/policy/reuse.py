@@ -57,7 +57,7 @@ class ReusingPolicy(ModelPolicy):
     """A policy that encodes only the views that changed. Batches are encoded whole.
 
     Args:
-        policy: whose model and predictor it shares.
+        policy: whose model, predictor and phrases it shares.
         tolerance: mean absolute difference of a cell in grey levels, up to which a view counts as
             unchanged; None: every view whose turn it is is encoded.
         times: what a look takes at which no view is encoded, and what an encoding takes before its
@@ -94,7 +94,7 @@ class ReusingPolicy(ModelPolicy):
         settings = {**spec.settings, **({} if tolerance is None else {REUSE: tolerance})}
         settings |= {EVERY + view: float(n) for view, n in slow.items()}
         self.spec = replace(spec, remembers=True, settings=settings)
-        self.predictor = policy.predictor
+        self.predictor, self.phrases = policy.predictor, policy.phrases
         if slow:
             self.predictor = None
             self.spec = replace(self.spec, anticipates=False, thresholds=(), longest_lead=None)

@@ -159,6 +159,7 @@ class LearnedGate:
         self._gate = checkpoint.build().to(policy.device)
         self._device = policy.device
         space, lead = policy.spec.action_space, checkpoint.calibration.longest_lead
+        self._oldest = checkpoint.calibration.longest_age
         self._most = lead * np.maximum(np.abs(space.low), np.abs(space.high))
         self._summary: tuple[Context, Tensor] | None = None
 
@@ -181,7 +182,8 @@ class LearnedGate:
         age: int,
         pending: np.ndarray,
     ) -> float:
-        """The expected log error of the actions; +inf where an input is not finite.
+        """The expected log error of the actions; +inf where an input is not finite, and for ages
+        beyond those it was calibrated at.
 
         Args:
             context: of `encoded`, `age` control periods before `now`.
@@ -195,6 +197,8 @@ class LearnedGate:
             (encoded.action_state[None], now.action_state[None]),
             np.clip(pending, -self._most, self._most)[None],
         )
+        if age > self._oldest or not np.isfinite(features).all():
+            return np.inf
         with torch.inference_mode():
             told = torch.from_numpy(features).to(self._device)
             found = float(self._gate(told, self._summarised(context)))

@@ -191,7 +191,7 @@ def stated_by(settings: Mapping[str, float]) -> dict[str, Any]:
     """The fields of a command that states these settings. Inverse of `saving_settings`.
 
     Raises:
-        ConfigError: a setting that no command has.
+        ConfigError: a setting that no command has, or a number of skips that is not whole.
     """
     fields: dict[str, Any] = {}
     for name, value in settings.items():
@@ -203,8 +203,14 @@ def stated_by(settings: Mapping[str, float]) -> dict[str, Any]:
             rate = f"{name.removeprefix(EVERY)}={value:g}"
             fields["camera_every"] = (*fields.get("camera_every", ()), rate)
         else:
-            fields[name] = int(value) if name in (MOST_SKIPS, SKIP_PHASE) else value
+            fields[name] = _whole(name, value) if name in (MOST_SKIPS, SKIP_PHASE) else value
     return fields
+
+
+def _whole(name: str, value: float) -> int:
+    if not float(value).is_integer():
+        raise ConfigError(f"setting {name}={value:g}: expected a whole number")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -246,10 +252,15 @@ def within_budget(budget: BudgetOptions, found: FoundPolicy) -> Chosen | None:
         return None
     unit, amount = budget.asked
     table = found.budget
+    if found.file is None:
+        raise ConfigError(
+            f"--budget-{unit} {amount:g}: {found.name} is no policy file of ours, which a table of "
+            "what its observations cost could be in; leave it out"
+        )
     if table is None:
         raise ConfigError(
             f"--budget-{unit} {amount:g}: {found.name} has no table of what its observations "
-            f"cost; measure it with `streamvla bench budget --policy {found.file or found.name}` "
+            f"cost; measure it with `streamvla bench budget --policy {found.file}` "
             "and use the file that it writes"
         )
     row = table.choose(unit, amount)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from streamvla.core.cameras import Gaze
 from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
 from streamvla.core.errors import CheckpointError, ConfigError
@@ -621,8 +622,7 @@ def drive(
     stress = command.stresses()
     robot = _robot(job.task, command.instructions, command.asked, sees_truth, stress)
     check_fit(policy.spec, robot.spec)
-    if command.skip_pixels is not None:
-        cast("SkippingPolicy", policy).gaze = robot.spec.gaze
+    know_gripper(policy, robot.spec.gaze)
     profile = command.profile_for(policy.spec)
     robot.reset(job.seed, 0, profile.execute_ns)
     settings = EpisodeSettings(
@@ -641,6 +641,12 @@ def drive(
         episode = settings.episode(policy, robot, trace, watch)
         run_simulated(episode, stressed_latency(latency, stress, job.seed))
     return robot
+
+
+def know_gripper(policy: Policy, gaze: Gaze | None) -> None:
+    """Tell a policy that skips by pixels where the robot's cameras show its gripper."""
+    if SKIP_PIXELS in policy.spec.settings:
+        cast("SkippingPolicy", policy).gaze = gaze
 
 
 def _mistyped(instruction: str, seed: int) -> str:

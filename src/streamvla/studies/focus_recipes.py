@@ -12,6 +12,7 @@ _WORDS = {
     "shipped": "the policy that ships",
     "whole": "whole views",
     "crops": "crops at the gripper",
+    "crops-longer": "crops, trained longer",
     "crops-leashed": "crops that the instruction pulls",
     "crops-pruned": "crops, half of the tokens into the backbone",
     "mixed": "mixed attention",

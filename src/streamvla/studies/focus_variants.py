@@ -1,10 +1,11 @@
 """`streamvla focus-variants`: the ways to save or steer attention, each trained alike and compared.
 
-Two groups, each with its own control that had the same steps and batches from the same weights:
+Three groups, each with its own control that had the same steps and batches from the same weights:
 
     control          trained                         compared with it
-    whole views      all weights, long               crops; then, briefly, crops on a leash, and
-                                                     crops with fewer tokens for the backbone
+    whole views      all weights, long               crops
+    crops, longer    from crops on, briefly          crops on a leash; crops with fewer tokens for
+                                                     the backbone
     mixed attention  the expert alone, briefly       cascaded; best quarter of the tokens; gates;
                                                      each with fewer tokens at run time, too
 """
@@ -71,6 +72,7 @@ _QUARTER = {"attention": "cascaded", "patch_k": 0.25}
 VARIANTS: dict[str, Variant] = {
     "whole": Variant({}),
     "crops": Variant({"crops": True}),
+    "crops-longer": _further(),
     "crops-leashed": _further(crop_leash_px=9.0),
     "crops-pruned": _further(pruned_to=0.5),
     "mixed": _expert(),
@@ -99,9 +101,10 @@ class Driven:
 
 def _rows() -> dict[str, Driven]:
     rows = {SHIPPED: Driven(SHIPPED, SHIPPED)}
-    for name in VARIANTS:
-        control = "whole" if VARIANTS[name].changes.get("train") != "expert" else "mixed"
-        rows[name] = Driven(name, control)
+    for name, variant in VARIANTS.items():
+        of_crops = "crops-longer" if variant.start == "crops" else "whole"
+        expert = variant.changes.get("train") == "expert"
+        rows[name] = Driven(name, "mixed" if expert else of_crops)
     for name in ("mixed", "quarter"):
         for k in (1.0, 0.5, 0.25, 0.125):
             if k != VARIANTS[name].changes.get("patch_k", 1.0):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
+from streamvla.core.cameras import Gaze
 from streamvla.core.interfaces import Policy, Robot, check_fit
 from streamvla.runtime import RealtimeDriver
 from streamvla.runtime.drivers.film import Captures, Film
@@ -16,11 +17,8 @@ from streamvla.runtime.drivers.stages import StageTimes
 from streamvla.runtime.processes.driver import ProcessDriver
 from streamvla.runtime.processes.plan import EpisodePlan
 from streamvla.runtime.processes.privileges import RealtimeSettings
-from streamvla.studies.episodes import policy_of
+from streamvla.studies.episodes import know_gripper, policy_of
 from streamvla.trace import FileTrace
-
-if TYPE_CHECKING:  # it needs torch
-    pass
 
 DriverName = Literal["thread", "process"]
 
@@ -79,6 +77,12 @@ def load_on_one_thread(source: str, saving: Mapping[str, float] | None = None) -
     return policy_of(source, settings=saving)
 
 
+def _knowing(make_policy: Callable[[], Policy], gaze: Gaze | None) -> Policy:
+    policy = make_policy()
+    know_gripper(policy, gaze)
+    return policy
+
+
 class _OneRobot:
     """The robot of the present task."""
 
@@ -118,6 +122,7 @@ class ThreadRunner:
     def use(self, task: str) -> Robot:
         if self._present.change(task, self._policy.spec.sees_truth):
             check_fit(self._policy.spec, self._present.robot.spec)
+            know_gripper(self._policy, self._present.robot.spec.gaze)
         return self._present.robot
 
     def measure(self, seed: int, repeats: int) -> list[StageTimes]:
@@ -164,7 +169,7 @@ class ProcessRunner:
             self._stop()
             self._driver = ProcessDriver(
                 partial(make_robot, task, sees_truth=self._sees_truth),
-                self._make_policy,
+                partial(_knowing, self._make_policy, self._present.robot.spec.gaze),
                 settings=self._settings,
             )
         return self._present.robot

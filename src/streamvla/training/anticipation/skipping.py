@@ -473,10 +473,14 @@ def examine_skipping(
     """Put a calibrated gate to another dataset, or to some of its tasks: `gate_figures`.
 
     Raises:
-        ConfigError: the dataset does not fit the policy.
+        ConfigError: no observations, or the dataset does not fit the policy.
         CheckpointError: the gate is missing, damaged, or another policy's.
         DatasetError: the dataset is missing, damaged, or its episodes are too short.
     """
+    if observations < 1:
+        raise ConfigError(
+            f"skip gate calibration_observations is {observations}; expected at least 1"
+        )
     policy = _policy_alone(checkpoint, device)
     found = load_skip_gate(gate or skip_gate_path(checkpoint), policy)
     demonstrations = load_dataset(dataset, tasks)
