@@ -126,18 +126,19 @@ def test_policy_compares_the_methods(capsys):
 
 def test_observation_measures_every_variant_on_the_same_frames(capsys, tmp_path):
     """A copy of the policy costs the same operations; of a robot that stands, only the first
-    observation is encoded with --reuse, and every second with --most-skips; of one that moves,
+    observation is encoded with reuse, and every second with one skip at most; of one that moves,
     all."""
     copied = tmp_path / "copy" / "policy.safetensors"
     copied.parent.mkdir()
     shutil.copy(resolve_checkpoint(None), copied)
     figures = figures_of(
         capsys,
-        *("observation", "--policies", "shipped", str(copied), "--tasks", "reach"),
+        *("observation", "--policies", "shipped", "shipped+reuse=0", "shipped+most_skips=1"),
+        *(str(copied), "--tasks", "reach"),
         *("--episodes", "1", "--seconds", "2", "--still", "8", "--rounds", "1"),
     )
     rows = {(row["scene"], row["run"]): row for row in figures["rows"]}
-    names = ("shipped", "shipped, reuse 0", "shipped, most skips 1", "copy/policy.safetensors")
+    names = ("shipped", "shipped+reuse=0", "shipped+most_skips=1", "copy/policy.safetensors")
     assert list(rows) == [(scene, name) for scene in ("moving", "still") for name in names]
     for scene in ("moving", "still"):
         whole, _, skipping, copy = (rows[scene, name] for name in names)
@@ -145,9 +146,9 @@ def test_observation_measures_every_variant_on_the_same_frames(capsys, tmp_path)
         assert (copy["gflop"], copy["encoder_saved"]) == (whole["gflop"], 0)
         assert skipping["look_ratio"] is None
         assert {each["observations"] for each in (whole, skipping, copy)} == {whole["observations"]}
-    assert rows["still", "shipped, most skips 1"]["encodes_per_observation"] == 1
-    assert rows["still", "shipped, reuse 0"]["encoder_saved"] == pytest.approx(7 / 8, abs=0.002)
-    assert rows["moving", "shipped, reuse 0"]["encodes_per_observation"] == 2
+    assert rows["still", "shipped+most_skips=1"]["encodes_per_observation"] == 1
+    assert rows["still", "shipped+reuse=0"]["encoder_saved"] == pytest.approx(7 / 8, abs=0.002)
+    assert rows["moving", "shipped+reuse=0"]["encodes_per_observation"] == 2
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,8 @@ def test_observation_measures_every_variant_on_the_same_frames(capsys, tmp_path)
         (("observation", "--rounds", "0"), "0 rounds"),
         (("observation", "--policies", "shipped", "shipped"), "named twice"),
         (("observation", "--policies", "expert:reach"), "does not count"),
+        (("observation", "--policies", "shipped+reuse=0"), "without settings"),
+        (("observation", "--policies", "shipped", "shipped+resue=0"), "expected patch_k"),
         (("observation", "--stress", "camera-noise:9"), "camera-noise"),
     ],
 )

@@ -46,7 +46,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench policy": ("streamvla bench policy --generations 20",),
     "bench observation": (
         "streamvla bench observation --tasks reach push --episodes 1",
-        "streamvla bench observation --policies shipped runs/crops/policy.safetensors",
+        "streamvla bench observation --policies shipped shipped+reuse=0 runs/crops",
     ),
     "bench realtime": (
         "streamvla bench realtime --hz 100 --seconds 10",

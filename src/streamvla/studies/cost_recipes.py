@@ -77,12 +77,15 @@ def _loop_recipe(arguments: str, without: tuple[str, ...] = ()) -> Recipe:
     )
 
 
+_SKIPPING = "+most_skips=2+skip_tolerance=0.5"
 _VARIANTS = {
     "shipped": "whole frames",
-    "shipped, reuse 0": "views that did not change kept",
-    "shipped, most skips 1": "encodings skipped, one at most",
+    "shipped+reuse=0": "unchanged views kept",
+    "shipped+reuse=2": "views kept up to 2 grey levels",
     _CROPS: "crops",
     _PRUNED_CROPS: "crops, half of the tokens",
+    f"{_PRUNED_CROPS}+reuse=2": "the same, views kept up to 2 grey levels",
+    f"{_PRUNED_CROPS}+reuse=2{_SKIPPING}": "the same, skipping two",
 }
 
 
@@ -111,7 +114,7 @@ _COST_FIGURES = {
 COSTS: dict[str, Recipe] = {
     "observation-cost": Recipe(
         commands={
-            "this machine": f"bench observation --policies shipped {_CROPS} {_PRUNED_CROPS} "
+            "this machine": f"bench observation --policies {' '.join(_VARIANTS)} "
             f"--episodes 3 --seed {FIRST_REPORT_SEED} --json"
         },
         rows=_variant_rows,

@@ -37,8 +37,9 @@ from streamvla.core.stress import NO_STRESS, NOMINAL, Stress, parse_stress
 from streamvla.evaluation.stats import bootstrap_ratio
 from streamvla.robots.registry import make_robot
 from streamvla.robots.stress import stressed_robot
+from streamvla.studies.budget_table import parse_row
 from streamvla.studies.checks import require_seconds
-from streamvla.studies.episodes import MOST_SKIPS, REUSE, check_tasks, policy_of
+from streamvla.studies.episodes import check_tasks, policy_of
 from streamvla.studies.tables import figure, print_json, print_table
 
 if TYPE_CHECKING:  # it needs torch
@@ -64,15 +65,14 @@ class BenchObservation:
     kept, encodings skipped, and other policies, on the same frames and in turns.
 
     Attributes:
-        policies: their sources. The first one drives, and is also measured with --reuse and with
-            --most-skips; the others are measured on what it saw.
+        policies: their sources, and settings of `eval` that save computation behind a +, as in
+            shipped+reuse=0+most_skips=1. The first one has no settings and drives; all are measured
+            on what it saw.
         tasks: whose observations are kept.
         episodes: a task, at seeds `seed`, `seed` + 1, …
         seconds: an episode's limit, on the robot's clock.
         still: observations, a horizon apart, of a robot that stands where each episode of a task
             begins, from ten seconds after that on; 0: none.
-        reuse: grey levels by which a cell of 16 px of a view may differ that is not encoded again.
-        most_skips: observations in a row that are not encoded; 0: leave skipping out.
         stress: what real robots bring, as `eval` takes it, such as camera-noise:1; what it does to
             latency plays no part.
         rounds: how often every observation is measured, after one round that does not count.
@@ -80,14 +80,12 @@ class BenchObservation:
         json: print the figures as one JSON object on the last line.
     """
 
-    policies: tuple[str, ...] = ("shipped",)
+    policies: tuple[str, ...] = ("shipped", "shipped+reuse=0", "shipped+most_skips=1")
     tasks: tuple[str, ...] = _TASKS
     episodes: int = 2
     seconds: float = 15.0
     seed: int = FIRST_EVALUATION_SEED
     still: int = 50
-    reuse: float = 0.0
-    most_skips: int = 1
     stress: str = NOMINAL
     rounds: int = 3
     threads: int = 1
@@ -95,14 +93,20 @@ class BenchObservation:
 
     def __post_init__(self) -> None:
         least = min(self.episodes, self.rounds, self.threads, len(self.policies), len(self.tasks))
-        if least < 1 or min(self.still, self.most_skips) < 0:
+        if least < 1 or self.still < 0:
             raise ConfigError(
                 f"{len(self.policies)} policies, {len(self.tasks)} tasks, {self.episodes} episodes,"
                 f" {self.rounds} rounds, {self.threads} threads must be at least 1; still "
-                f"{self.still} and most_skips {self.most_skips} at least 0"
+                f"{self.still} at least 0"
             )
         if len(set(self.policies)) < len(self.policies):
             raise ConfigError(f"--policies {' '.join(self.policies)}: one is named twice")
+        first, *_ = map(parse_variant, self.policies)
+        if first[1]:
+            raise ConfigError(
+                f"--policies {self.policies[0]} …: the first one drives, and the others are "
+                "compared to it; name it without settings"
+            )
         require_seconds(self.seconds)
         self.stresses()
 
@@ -164,25 +168,36 @@ def bench_observation(command: BenchObservation) -> None:
         )
 
 
+def parse_variant(text: str) -> tuple[str, dict[str, float]]:
+    """The source of a policy, and its settings.
+
+    Raises:
+        ConfigError: settings that `eval` does not have.
+
+    >>> parse_variant("shipped+reuse=0+most_skips=2")
+    ('shipped', {'reuse': 0.0, 'most_skips': 2.0})
+    """
+    source, plus, settings = text.partition("+")
+    return source, parse_row(settings) if plus else {}
+
+
 def variants_of(command: BenchObservation) -> dict[str, Policy]:
     """Name → policy; the first one encodes whole frames, and is what the others are compared to.
 
     Raises:
         ConfigError: a policy that does not count its costs; one that cannot keep or skip.
     """
-    plain = {without_folders(source): policy_of(source) for source in command.policies}
-    for name, policy in plain.items():
+    variants: dict[str, Policy] = {}
+    for text in command.policies:
+        source, settings = parse_variant(text)
+        policy, name = policy_of(source, None, settings), without_folders(text)
         if policy.spec.sees_truth or not policy.spec.counts:
             raise ConfigError(
                 f"policy {name} does not count what its observations cost (PolicySpec.counts), or "
                 "sees no frames; name a policy of this package, or leave it out"
             )
-    source, named = command.policies[0], next(iter(plain))
-    saving = {f"{named}, reuse {command.reuse:g}": policy_of(source, None, {REUSE: command.reuse})}
-    if command.most_skips:
-        skipping = policy_of(source, None, {MOST_SKIPS: float(command.most_skips)})
-        saving[f"{named}, most skips {command.most_skips}"] = skipping
-    return {named: plain.pop(named), **saving, **plain}
+        variants[name] = policy
+    return variants
 
 
 # --- the observations ------------------------------------------------------------------------
