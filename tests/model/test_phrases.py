@@ -17,7 +17,6 @@ from streamvla.policy import load_policy, resolve_checkpoint
 from streamvla.robots.metaworld.tasks import TASKS
 from streamvla.robots.tabletop.robot import FAMILIES
 
-
 GOALS = (
     *(task.phrasings.train for task in TASKS.values()),
     *(said.train for family in FAMILIES.values() for said in family.phrasings.values()),
