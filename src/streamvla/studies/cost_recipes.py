@@ -5,7 +5,7 @@ from __future__ import annotations
 from streamvla.core.numbers import exact
 from streamvla.core.seeds import FIRST_REPORT_SEED, tuning_seeds
 from streamvla.evaluation.results import Column
-from streamvla.studies.focus_recipes import trained
+from streamvla.studies.focus_recipes import ARM_TASKS, trained
 from streamvla.studies.recipe import Recipe, Row
 
 _CROPS, _PRUNED_CROPS = trained("crops"), trained("crops-pruned")
@@ -115,7 +115,8 @@ COSTS: dict[str, Recipe] = {
     "observation-cost": Recipe(
         commands={
             "this machine": f"bench observation --policies {' '.join(_VARIANTS)} "
-            f"--episodes 3 --seed {FIRST_REPORT_SEED} --json"
+            f"--tasks {' '.join(ARM_TASKS)} --episodes 5 --still 20 --seed {FIRST_REPORT_SEED} "
+            "--json"
         },
         rows=_variant_rows,
         tuning_seeds=tuning_seeds(),

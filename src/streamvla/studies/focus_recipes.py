@@ -67,7 +67,7 @@ def trained(variant: str) -> str:
     return f"runs/focus-variants/{variant}/policy.safetensors"
 
 
-_STILL = TASKS[:6]
+ARM_TASKS = TASKS[:6]
 """The Meta-World tasks of them."""
 
 _SKIPS = "--skip-tolerance 0.5 --skip-opening 0.5 --most-skips"
@@ -152,12 +152,12 @@ _SAVED_COLUMNS = {
     "smoothness.mean_jerk": Column("mean jerk of the commands", 0),
 }
 
-_SAVED_BY_TASK = {f"tasks.{task}.success": Column(task, 0, percent=True) for task in _STILL}
+_SAVED_BY_TASK = {f"tasks.{task}.success": Column(task, 0, percent=True) for task in ARM_TASKS}
 
 FOCUS: dict[str, Recipe] = {
     "saving": Recipe(
         commands={
-            name: f"eval --policy {trained(variant)} --tasks {' '.join(_STILL)} --episodes 100 "
+            name: f"eval --policy {trained(variant)} --tasks {' '.join(ARM_TASKS)} --episodes 100 "
             f"--seed {FIRST_REPORT_SEED} --executors action-flow:auto --early always "
             + " ".join(f"{options} --out runs/results/saving --json".split())
             for name, (variant, options) in _SAVED.items()
