@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 
 from streamvla.core.compute import ObservationCost
 from streamvla.data.experts import for_task
+from streamvla.evaluation.results import read_results
 from streamvla.policy.sources import find_policy
 from streamvla.studies.cost_recipes import CHEAPER, COSTS
 from streamvla.studies.entries import parse_entry
 from streamvla.studies.observation_cost import Measured, Recorded, figures_of, measure
+
+RESULTS = Path(__file__).parents[2] / "docs/results"
 
 
 @dataclass
@@ -99,3 +103,13 @@ def test_the_recipes_state_the_costs_that_they_name(name):
         rows = recipe.rows(executor, {"overall": cells})
         costs = ["whole frames", *CHEAPER]
         assert [row["run"] for row in rows] == [f"p, {executor}, {cost}" for cost in costs]
+
+
+def test_the_measured_cost_is_the_published_one():
+    """What the loop's tables assume of crops with half of the tokens is what observation-cost.json
+    says of them."""
+    name = "crops, half of the tokens"
+    measured = read_results(RESULTS / "observation-cost.json")
+    (row,) = (each for each in measured.rows if each["run"] == f"{name}, moving robot")
+    found = round(row["look_ratio"], 2), round(row["context_ratio"], 2)
+    assert found == CHEAPER[name]

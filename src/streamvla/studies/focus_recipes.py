@@ -84,6 +84,10 @@ _SAVED = {
     "the same, skipping two": ("crops-pruned", f"--reuse 0 {_SKIPS} 2"),
     "the same, skipping two, phase 1": ("crops-pruned", f"--reuse 0 {_SKIPS} 2 --skip-phase 1"),
     "the same, skipping two, phase 2": ("crops-pruned", f"--reuse 0 {_SKIPS} 2 --skip-phase 2"),
+    "the same, skipping two, views kept up to 2 grey levels": (
+        "crops-pruned",
+        f"--reuse 2 {_SKIPS} 2",
+    ),
     "the same, learned gate at .3": (
         "crops-pruned",
         "--reuse 0 --most-skips 2 --skip-gate 0.3",
