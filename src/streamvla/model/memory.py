@@ -1,0 +1,483 @@
+"""Memory for endless streams: what was seen before, at a cost that never grows.
+
+    observation t ─► prefix (model.backbone) ──────────────────┬──────────────────► expert
+                                                               ▼                      ▲
+    sinks ─ window of compact tokens ─ vision of the last ─► c compact tokens of t ───┘
+
+The prefix is made as without memory. Beside it runs a stream of compact tokens: c of each
+observation, layer by layer with the backbone. They attend to the prefix of their own observation,
+to each other, and to what is kept:
+
+    sinks     the instruction and the first state; never evicted       (StreamingLLM, 2309.17453)
+    window    compact tokens of the last N observations
+    vision    vision tokens of the last few observations, evicted first   (StreamingVLM, 2510.09608)
+
+The expert reads the compact tokens behind the prefix. So the past reaches actions through them
+alone: an observation without a past has the prefix it always had, to the last bit; history costs
+c tokens an observation; and training needs gradients for the compact tokens only.
+
+Positions are ranks in the cache: all tokens of an observation have one, sinks 0, what is kept 1 to
+n ≤ N in order of capture, the present n + 1. Keys are kept un-rotated and rotated by their rank
+when they are read (RoPE, 2104.09864), so ranks stay contiguous and bounded however long the stream.
+In the papers every token has a position of its own; ours gives one to each observation, since the
+prefix has its own order already.
+
+`Memory.clip` makes the compact tokens of a whole history in one pass, for training; `Memory.read`
+those of one observation on what is kept. Both are the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from streamvla.core.errors import ConfigError
+from streamvla.model.backbone import LayerCache, PrefixCache
+from streamvla.model.layers import FeedForward, merge_heads, split_heads
+
+Stored = Literal["float32", "float16"]
+SINKS = 2
+"""Tokens: the instruction, the first state."""
+THETA = 10_000.0
+"""Wavelengths of the rotation are from 2π to about 2π·THETA ranks, as is usual."""
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Sizes of a memory.
+
+    Attributes:
+        summaries: tokens an observation that say what was seen, beside one of the state and one of
+            the command.
+        window: N, how many observations back their compact tokens are kept; 0 keeps none.
+        vision_window: how many observations back all their vision tokens are kept.
+        width, expansion: of the compact tokens, and of their feed-forward layers.
+        stored: type of what is kept.
+        sinks: whether there are any (ablation).
+        contiguous: whether sinks have the rank before what is kept; False: the rank they had at the
+            start of the stream, ever farther away (ablation).
+    """
+
+    summaries: int = 4
+    window: int = 64
+    vision_window: int = 0
+    width: int = 256
+    expansion: int = 2
+    stored: Stored = "float32"
+    sinks: bool = True
+    contiguous: bool = True
+
+    def __post_init__(self) -> None:
+        leasts = {"summaries": 1, "window": 0, "vision_window": 0, "width": 1, "expansion": 1}
+        for name, least in leasts.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"memory {name} is {value}; expected at least {least}")
+        if self.vision_window > self.window:
+            raise ConfigError(
+                f"memory vision_window is {self.vision_window}, window {self.window}; vision is "
+                "evicted first, so expected at most the window"
+            )
+        if self.stored not in get_args(Stored):
+            raise ConfigError(f"memory stored is {self.stored!r}; use one of {get_args(Stored)}")
+
+    @property
+    def tokens(self) -> int:
+        """c, compact tokens an observation."""
+        return 2 + self.summaries
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float16 if self.stored == "float16" else torch.float32
+
+
+@dataclass(frozen=True)
+class MemorySize:
+    """Of the model around a memory.
+
+    Attributes:
+        layers, heads, head_dim: of its prefix cache.
+        told_width: w of the instruction.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    told_width: int
+    state_dim: int
+    action_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What b observations are remembered by, beside their prefix.
+
+    Attributes:
+        told: (b, w) the instruction, mean of its words.
+        state: (b, s) measured proprioception, normalised.
+        command: (b, d) as the prefix has it.
+        elapsed: (b,) s since the observation before; 0 for a first one.
+    """
+
+    told: Tensor
+    state: Tensor
+    command: Tensor
+    elapsed: Tensor
+
+    def at(self, chosen: Tensor | slice) -> Moment:
+        """Some of the observations."""
+        return Moment(*(getattr(self, name)[chosen] for name in self.__slots__))
+
+
+Layers = tuple[Tensor, ...]
+"""One tensor a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """Compact tokens of b observations, as the layers see them: (b, n, c, k) each, un-rotated."""
+
+    keys: Layers
+    values: Layers
+
+
+class Kept:
+    """What a memory keeps of b streams: all of it is allocated at once and never grows.
+
+    Slots are written in turn; what is in a slot is told by `entered`.
+
+    Attributes:
+        entered: observations so far.
+        first_state: (b, s) of the first one.
+    """
+
+    def __init__(self, config: MemoryConfig, size: MemorySize, vision: int, like: Tensor) -> None:
+        """Empty, for streams whose prefixes have so many vision tokens; `like` says b and where."""
+        self.config: Final = config
+        self.entered = 0
+        self.first_state: Tensor | None = None
+        b, per_head = len(like), (size.heads, size.head_dim)
+        self._arrays: Final[dict[str, Tensor]] = {}
+        slots = {"sinks": (1, SINKS), "compact": (config.window, config.tokens)}
+        slots["vision"] = (config.vision_window, vision)
+        for name, (count, tokens) in slots.items():
+            shape = (2, size.layers, count, b, per_head[0], tokens, per_head[1])
+            self._arrays[name] = torch.zeros(shape, dtype=config.dtype, device=like.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that is kept."""
+        state = 0 if self.first_state is None else self.first_state.nbytes
+        return state + sum(array.nbytes for array in self._arrays.values())
+
+    @property
+    def observations(self) -> int:
+        """How many are in the window."""
+        return min(self.entered, self.config.window)
+
+    def sinks(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (b, n, s, k), un-rotated."""
+        keys, values = self._arrays["sinks"][:, layer, 0].to(dtype)
+        return keys, values
+
+    def set_sinks(self, sinks: Compact) -> None:
+        """In place of those before: another instruction."""
+        self._write("sinks", 0, sinks.keys, sinks.values)
+
+    def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values (o, b, n, c, k) of the o observations in the window, un-rotated, in no
+        order; and their ranks (o,)."""
+        keys, values = self._arrays["compact"][:, layer, : self.observations].to(dtype)
+        return keys, values, self._ranks()
+
+    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
+        """How many observations ago, keys and values (b, n, l, k), the latest first."""
+        window, stored = self.config.vision_window, self._arrays["vision"]
+        found = []
+        for ago in range(1, min(self.entered, window) + 1):
+            keys, values = stored[:, layer, (self.entered - ago) % window].to(dtype)
+            found.append((ago, keys, values))
+        return found
+
+    def enter(self, compact: Compact, prefix: PrefixCache, moment: Moment) -> None:
+        """Remember one observation of each stream."""
+        if self.first_state is None:
+            self.first_state = moment.state.detach().clone()
+        if self.config.window:
+            self._write("compact", self.entered % self.config.window, compact.keys, compact.values)
+        if self.config.vision_window:
+            some = slice(prefix.vision)
+            keys = tuple(each[:, :, some] for each in prefix.keys)
+            values = tuple(each[:, :, some] for each in prefix.values)
+            self._write("vision", self.entered % self.config.vision_window, keys, values)
+        self.entered += 1
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of everything, for `restore`."""
+        state = self._arrays["sinks"].new_zeros(0) if self.first_state is None else self.first_state
+        copies = {name: array.clone() for name, array in self._arrays.items()}
+        return {**copies, "first_state": state.clone(), "entered": torch.tensor(self.entered)}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """All as it was at `snapshot`.
+
+        Raises:
+            ConfigError: that was of a memory of other sizes.
+        """
+        for name, array in self._arrays.items():
+            found = snapshot.get(name)
+            if found is None or found.shape != array.shape or found.dtype != array.dtype:
+                said = "nothing" if found is None else f"{found.dtype} {tuple(found.shape)}"
+                raise ConfigError(
+                    f"memory snapshot: {name} is {said}; this memory keeps {array.dtype} "
+                    f"{tuple(array.shape)}. Restore it with the policy that it was made by."
+                )
+        for name, array in self._arrays.items():
+            array.copy_(snapshot[name])
+        state = snapshot["first_state"]
+        self.first_state = state.clone() if len(state) else None
+        self.entered = int(snapshot["entered"])
+
+    def _write(self, name: str, slot: int, keys: Layers, values: Layers) -> None:
+        for at, layers in enumerate((keys, values)):
+            for layer, each in enumerate(layers):
+                self._arrays[name][at, layer, slot] = each.detach()
+
+    def _ranks(self) -> Tensor:
+        """(o,) of the slots: 1 for the oldest."""
+        slots = torch.arange(self.observations, device=self._arrays["compact"].device)
+        full = self.entered >= self.config.window
+        return (slots - self.entered) % self.config.window + 1 if full else slots + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Something that is attended to: scores (…, n, c, x) and values (…, n, x, k)."""
+
+    scores: Tensor
+    values: Tensor
+
+
+def _mixed(parts: Sequence[_Part]) -> Tensor:
+    """One softmax over all parts: (…, n, c, k)."""
+    weights = torch.cat([part.scores for part in parts], -1).softmax(-1)
+    each = weights.split([part.scores.shape[-1] for part in parts], -1)
+    mixed = each[0] @ parts[0].values
+    for weight, part in zip(each[1:], parts[1:], strict=True):
+        mixed = mixed + weight @ part.values
+    return mixed
+
+
+def turned(x: Tensor, ranks: Tensor) -> Tensor:
+    """(…, k) rotated by ranks that broadcast with (…): pairs are dimensions i and i + k/2."""
+    half = x.shape[-1] // 2
+    powers = torch.arange(half, device=x.device, dtype=torch.float32) / half
+    angles = ranks.float().unsqueeze(-1) * THETA**-powers  # (…, k/2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    low, high = x.chunk(2, dim=-1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+
+
+class _Block(nn.Module):
+    """One layer of the stream; pre-norm, residual, as the backbone's."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, expansion: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm: Final = nn.LayerNorm(width, bias=False)
+        self.qkv: Final = nn.Linear(width, 3 * heads * head_dim, bias=False)
+        self.out: Final = nn.Linear(heads * head_dim, width, bias=False)
+        self.feed_norm: Final = nn.LayerNorm(width, bias=False)
+        self.feed: Final = FeedForward(width, expansion)
+
+    def ask(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, c, w) → queries, scaled, keys and values (b, n, c, k)."""
+        parts = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.heads) for part in parts)
+        return q * q.shape[-1] ** -0.5, k, v
+
+    def go_on(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """(b, c, w), (b, n, c, k) → (b, c, w)."""
+        x = x + self.out(merge_heads(mixed))
+        return x + self.feed(self.feed_norm(x))
+
+
+class Memory(nn.Module):
+    """The stream of compact tokens beside a backbone (see the module's docstring)."""
+
+    def __init__(self, config: MemoryConfig, size: MemorySize) -> None:
+        super().__init__()
+        self.config: Final = config
+        self.size: Final = size
+        width = config.width
+        self.from_state: Final = nn.Linear(size.state_dim + 2, width)
+        self.from_command: Final = nn.Linear(size.action_dim, width)
+        self.from_told: Final = nn.Linear(size.told_width, width)
+        self.from_first: Final = nn.Linear(size.state_dim, width)
+        self.kind: Final = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
+        self.blocks: Final = nn.ModuleList(
+            _Block(width, size.heads, size.head_dim, config.expansion) for _ in range(size.layers)
+        )
+        self.opening: Final = nn.Parameter(torch.tensor(-4.0))
+        """Added to the expert's scores of compact tokens, which so start to count little."""
+
+    # --- a stream
+
+    def begin(self, prefix: PrefixCache, moment: Moment) -> Kept:
+        """An empty memory of b streams whose first observation this is."""
+        kept = Kept(self.config, self.size, prefix.vision, moment.state)
+        kept.set_sinks(self._sinks(moment.told, moment.state))
+        return kept
+
+    def instruct(self, kept: Kept, told: Tensor) -> None:
+        """Another instruction (b, w): the sink is replaced, the rest stays."""
+        if kept.first_state is not None:
+            kept.set_sinks(self._sinks(told, kept.first_state))
+
+    def read(self, kept: Kept, prefix: PrefixCache, moment: Moment) -> Compact:
+        """The compact tokens of b observations on what is kept of their streams, which stays as it
+        is (`Kept.enter`)."""
+        x, keys, values = self._embedded(moment), [], []
+        present = kept.observations + 1
+        if not self.config.contiguous:
+            present = kept.entered + 1
+        for number, (block, cache) in enumerate(self._layers(prefix)):
+            q, k, v = block.ask(x)
+            parts = [_of_prefix(q, cache), _Part(q @ k.mT, v)]
+            far = turned(q, torch.tensor(present, device=q.device))
+            if self.config.sinks:
+                of_sinks, sink_values = kept.sinks(number, q.dtype)
+                parts.append(_Part(far @ of_sinks.mT, sink_values))
+            if kept.observations:
+                near = turned(q, torch.tensor(kept.observations + 1, device=q.device))
+                parts.append(self._window(near, *kept.compact(number, q.dtype)))
+            for ago, old, old_values in kept.vision(number, q.dtype):
+                asked = turned(_towards(q, cache), torch.tensor(ago, device=q.device))
+                parts.append(_Part(asked @ old.mT, old_values))
+            x = block.go_on(x, _mixed(parts))
+            keys.append(k)
+            values.append(v)
+        return Compact(tuple(keys), tuple(values))
+
+    def _window(self, q: Tensor, keys: Tensor, values: Tensor, ranks: Tensor) -> _Part:
+        """Of queries (b, n, c, k), turned, the kept ones (o, b, n, c, k) with ranks (o,)."""
+        rotated = turned(keys, ranks[:, None, None, None])
+        flat = rotated.permute(1, 2, 0, 3, 4).flatten(2, 3)  # (b, n, o·c, k)
+        return _Part(q @ flat.mT, values.permute(1, 2, 0, 3, 4).flatten(2, 3))
+
+    # --- a whole history
+
+    def clip(self, prefix: PrefixCache, moments: Moment, length: int) -> Compact:
+        """The compact tokens of b whole histories of `length` T observations, in one pass.
+
+        Args:
+            prefix: of b·T observations, those of one history behind one another.
+            moments: of the same.
+
+        Returns:
+            Of b·T observations. What each is made from is what `read` finds kept when it comes.
+        """
+        t = torch.arange(length, device=moments.state.device)
+        sinks = self._sinks(moments.told[::length], moments.state[::length])
+        kept_then = t.clamp(max=self.config.window) if self.config.contiguous else t
+        x, keys, values = self._embedded(moments), [], []
+        for number, (block, cache) in enumerate(self._layers(prefix)):
+            q, k, v = block.ask(x)
+            ranks = t.repeat(len(q) // length)[:, None, None]  # (b·T, 1, 1)
+            parts = [
+                _of_prefix(q, cache),
+                self._history(turned(q, ranks), turned(k, ranks), v, length),
+            ]
+            if self.config.sinks:
+                far = turned(q, (kept_then + 1).repeat(len(q) // length)[:, None, None])
+                of_sinks = sinks.keys[number].repeat_interleave(length, 0)
+                sink_values = sinks.values[number].repeat_interleave(length, 0)
+                parts.append(_Part(far @ of_sinks.mT, sink_values))
+            parts += self._older_vision(q, cache, length)
+            x = block.go_on(x, _mixed(parts))
+            keys.append(k)
+            values.append(v)
+        return Compact(tuple(keys), tuple(values))
+
+    def _history(self, q: Tensor, k: Tensor, v: Tensor, length: int) -> _Part:
+        """Of each observation its own compact tokens and those of the window before it."""
+        b, c = len(q) // length, q.shape[2]
+
+        def joined(x: Tensor) -> Tensor:  # (b·T, n, c, k) → (b, n, T·c, k)
+            return x.unflatten(0, (b, length)).transpose(1, 2).flatten(2, 3)
+
+        at = torch.arange(length, device=q.device).repeat_interleave(c)
+        ago = at[:, None] - at[None]
+        seen = (ago >= 0) & (ago <= self.config.window)
+        scores = (joined(q) @ joined(k).mT).masked_fill(~seen, float("-inf"))
+        scores = scores.unflatten(2, (length, c)).transpose(1, 2).flatten(0, 1)  # (b·T, n, c, T·c)
+        return _Part(scores, joined(v).repeat_interleave(length, 0))
+
+    def _older_vision(self, q: Tensor, cache: LayerCache, length: int) -> list[_Part]:
+        """One part for every observation back whose vision tokens are kept."""
+        parts = []
+        some = slice(cache.vision)
+        at = torch.arange(length, device=q.device).repeat(len(q) // length)
+        for ago in range(1, min(self.config.vision_window, length - 1) + 1):
+            asked = turned(_towards(q, cache), torch.tensor(ago, device=q.device))
+            keys, values = (each[:, :, some].roll(ago, 0) for each in (cache.keys, cache.values))
+            scores = asked @ keys.mT
+            first = (at < ago)[:, None, None, None]
+            parts.append(_Part(scores.masked_fill(first, float("-inf")), values))
+        return parts
+
+    # --- both
+
+    def appended(self, prefix: PrefixCache, compact: Compact) -> PrefixCache:
+        """The prefix as the expert reads it: compact tokens stand behind it."""
+        turn = (lambda x: x) if prefix.rotary is None else prefix.rotary.turn
+        keys = tuple(
+            torch.cat([old, turn(new).to(old.dtype)], 2)
+            for old, new in zip(prefix.keys, compact.keys, strict=True)
+        )
+        values = tuple(
+            torch.cat([old, new.to(old.dtype)], 2)
+            for old, new in zip(prefix.values, compact.values, strict=True)
+        )
+        shape = (*prefix.bias.shape[:-1], compact.keys[0].shape[2])
+        bias = torch.cat([prefix.bias, self.opening.to(prefix.bias.dtype).expand(shape)], -1)
+        return replace(prefix, keys=keys, values=values, bias=bias)
+
+    def _layers(self, prefix: PrefixCache) -> list[tuple[Any, LayerCache]]:
+        return list(zip(self.blocks, prefix.layers(), strict=True))
+
+    def _embedded(self, moment: Moment) -> Tensor:
+        """(b, c, w)."""
+        elapsed = moment.elapsed.float().unsqueeze(-1)
+        time = torch.cat([elapsed.clamp(max=10.0) / 10, torch.log1p(elapsed)], -1)
+        state = self.from_state(torch.cat([moment.state, time.to(moment.state.dtype)], -1))
+        told = self.from_told(moment.told)
+        summaries = told.unsqueeze(1).expand(-1, self.config.summaries, -1)
+        numbers = torch.stack([state, self.from_command(moment.command)], 1)
+        return torch.cat([numbers, summaries], 1) + self.kind
+
+    def _sinks(self, told: Tensor, state: Tensor) -> Compact:
+        """Of the instruction (b, w) and the first state (b, s); sinks see each other alone."""
+        x = torch.stack([self.from_told(told), self.from_first(state)], 1)
+        keys, values = [], []
+        for module in self.blocks:
+            block: Any = module
+            q, k, v = block.ask(x)
+            x = block.go_on(x, _mixed([_Part(q @ k.mT, v)]))
+            keys.append(k)
+            values.append(v)
+        return Compact(tuple(keys), tuple(values))
+
+
+def _towards(q: Tensor, cache: LayerCache) -> Tensor:
+    """Queries as the keys of a prefix expect them."""
+    return q if cache.rotary is None else cache.rotary.turn(q)
+
+
+def _of_prefix(q: Tensor, cache: LayerCache) -> _Part:
+    """An observation's own prefix."""
+    return _Part(_towards(q, cache) @ cache.keys.mT + cache.bias.to(q.dtype), cache.values)

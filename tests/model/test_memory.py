@@ -1,0 +1,294 @@
+"""Memory: a stream with eviction and one pass over its whole history are the same function."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from streamvla.core.errors import ConfigError
+from streamvla.model.backbone import PrefixCache, Rotary
+from streamvla.model.memory import SINKS, Compact, Kept, Memory, MemoryConfig, MemorySize, Moment
+
+SIZE = MemorySize(layers=3, heads=2, head_dim=8, told_width=12, state_dim=2, action_dim=3)
+VISION, PREFIX = 5, 9
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+CONFIGS = {
+    "window": {},
+    "window of one": {"window": 1},
+    "with vision": {"vision_window": 2},
+    "vision as long as the window": {"vision_window": 4},
+    "nothing kept but sinks": {"window": 0},
+    "no sinks": {"sinks": False},
+    "ranks not contiguous": {"contiguous": False},
+}
+
+
+def a_memory(**changes) -> Memory:
+    """Random weights everywhere."""
+    torch.manual_seed(0)
+    memory = Memory(MemoryConfig(**{"summaries": 2, "window": 4, "width": 16, **changes}), SIZE)
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return memory.eval().requires_grad_(False)
+
+
+def a_history(length: int, batch: int = 2, *, rotary: bool = False) -> tuple[PrefixCache, Moment]:
+    """Of batch · length observations, those of one history behind one another; one of the words is
+    padding."""
+    generator = torch.Generator().manual_seed(length)
+    count = batch * length
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    keys, values = (
+        tuple(draw(count, SIZE.heads, PREFIX, SIZE.head_dim) for _ in range(SIZE.layers))
+        for _ in range(2)
+    )
+    bias = torch.zeros(count, 1, 1, PREFIX)
+    bias[:, :, :, VISION + 1] = -math.inf
+    turn = None
+    if rotary:
+        angles = draw(count, 1, 1, SIZE.head_dim // 2).repeat(1, 1, 1, 2)
+        turn = Rotary(angles.cos(), angles.sin())
+    told = draw(batch, SIZE.told_width).repeat_interleave(length, 0)
+    moments = Moment(told, draw(count, 2), draw(count, 3), draw(count).abs())
+    return PrefixCache(keys, values, bias, turn, VISION), moments
+
+
+def some(prefix: PrefixCache, moments: Moment, at: list[int]) -> tuple[PrefixCache, Moment]:
+    """Some of the observations."""
+    turn = prefix.rotary
+    return PrefixCache(
+        tuple(each[at] for each in prefix.keys),
+        tuple(each[at] for each in prefix.values),
+        prefix.bias[at],
+        None if turn is None else Rotary(turn.cos[at], turn.sin[at]),
+        prefix.vision,
+    ), moments.at(torch.tensor(at))
+
+
+def streamed(memory: Memory, prefix: PrefixCache, moments: Moment, length: int) -> list[Compact]:
+    """Observation by observation, each entered once."""
+    kept, found = None, []
+    for t in range(length):
+        now = some(prefix, moments, list(range(t, prefix.batch, length)))
+        kept = memory.begin(*now) if kept is None else kept
+        found.append(memory.read(kept, *now))
+        kept.enter(found[-1], *now)
+    return found
+
+
+def of_time(clip: Compact, t: int, length: int) -> Compact:
+    """Observation t of every history."""
+    keys, values = (tuple(each[t::length] for each in of) for of in (clip.keys, clip.values))
+    return Compact(keys, values)
+
+
+def assert_same(found: Compact, expected: Compact, **tolerance: float) -> None:
+    for name in ("keys", "values"):
+        for one, other in zip(getattr(found, name), getattr(expected, name), strict=True):
+            torch.testing.assert_close(one, other, **(tolerance or TOLERANCE))
+
+
+def rotated(x: Tensor, rank: int) -> Tensor:
+    """(…, k) as complex numbers, pairs i and i + k/2."""
+    half = x.shape[-1] // 2
+    turns = torch.polar(torch.ones(half), rank * 10_000.0 ** -(torch.arange(half) / half))
+    numbers = torch.view_as_complex(x.unflatten(-1, (2, half)).mT.contiguous()) * turns
+    return torch.view_as_real(numbers).mT.flatten(-2)
+
+
+def plainly(memory: Memory, prefix: PrefixCache, moments: Moment) -> list[Compact]:
+    """Of one history, in one pass a layer: every observation looks up what it may attend to, and
+    rotates each key by the rank it has in the cache at that time."""
+    config, length = memory.config, prefix.batch
+    xs = memory._embedded(moments)
+    sink_tokens = memory._sinks(moments.told[:1], moments.state[:1])
+    found = [([], []) for _ in range(length)]
+    for number, block in enumerate(memory.blocks):
+        q, k, v = block.ask(xs)
+        rows = []
+        for t in range(length):
+            oldest = max(0, t - config.window)
+            present = t - oldest + 1 if config.contiguous else t + 1
+            base = q[t] if prefix.rotary is None else prefix.rotary.turn(q)[t]
+            scores = [base @ prefix.keys[number][t].mT + prefix.bias[t, 0]]
+            values = [prefix.values[number][t]]
+            if config.sinks:
+                scores.append(rotated(q[t], present) @ sink_tokens.keys[number][0].mT)
+                values.append(sink_tokens.values[number][0])
+            for other in range(oldest, t + 1):
+                rank, mine = other - oldest + 1, t - oldest + 1
+                scores.append(rotated(q[t], mine) @ rotated(k[other], rank).mT)
+                values.append(v[other])
+                if t - config.vision_window <= other < t:
+                    old = prefix.keys[number][other][:, :VISION]
+                    scores.append(rotated(base, mine) @ rotated(old, rank).mT)
+                    values.append(prefix.values[number][other][:, :VISION])
+            rows.append(torch.cat(scores, -1).softmax(-1) @ torch.cat(values, -2))
+            found[t][0].append(k[t : t + 1])
+            found[t][1].append(v[t : t + 1])
+        xs = block.go_on(xs, torch.stack(rows))
+    return [Compact(tuple(keys), tuple(values)) for keys, values in found]
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_a_stream_with_eviction_is_one_pass_over_its_whole_history(changes, rotary):
+    """`clip` and `read` give what the mask of sinks and windows says, with positions by rank."""
+    memory = a_memory(**changes)
+    prefix, moments = a_history(11, batch=1, rotary=rotary)
+    expected = plainly(memory, prefix, moments)
+    clip = memory.clip(prefix, moments, 11)
+    for t, compact in enumerate(streamed(memory, prefix, moments, 11)):
+        assert_same(compact, expected[t])
+        assert_same(of_time(clip, t, 11), expected[t])
+
+
+def test_without_eviction_it_is_full_attention():
+    """A window that nothing leaves gives what one pass without a window gives."""
+    prefix, moments = a_history(9)
+    full = a_memory(window=1000).clip(prefix, moments, 9)
+    for t, compact in enumerate(streamed(a_memory(window=9), prefix, moments, 9)):
+        assert_same(compact, of_time(full, t, 9))
+
+
+def test_what_left_the_window_can_still_have_been_passed_on():
+    """The first observation changes the last one's tokens by way of those between them, and not
+    beyond one window a layer."""
+    memory = a_memory(window=2, sinks=False)
+    prefix, moments = a_history(8, batch=1)
+    values = tuple(each.clone() for each in prefix.values)
+    for each in values:
+        each[0] += 1.0
+    other = PrefixCache(prefix.keys, values, prefix.bias, None, VISION)
+    one, two = (memory.clip(each, moments, 8) for each in (prefix, other))
+    deepest = [(a - b).abs().amax((1, 2, 3)) for a, b in zip(one.keys, two.keys, strict=True)]
+    reach = [int((change > 0).nonzero().max()) if change.any() else -1 for change in deepest]
+    assert reach == [-1, 0, 2]  # keys of a layer come before it attends
+
+
+def test_histories_of_a_batch_do_not_meet():
+    """Each history's tokens are those it has alone."""
+    memory = a_memory(vision_window=2)
+    prefix, moments = a_history(6, batch=3)
+    together = memory.clip(prefix, moments, 6)
+    for number in range(3):
+        rows = list(range(6 * number, 6 * number + 6))
+        alone = memory.clip(*some(prefix, moments, rows), 6)
+        assert_same(
+            Compact(*(tuple(x[rows] for x in of) for of in (together.keys, together.values))), alone
+        )
+
+
+def test_a_clip_longer_than_the_window_never_overruns_the_budget():
+    """However much enters, the memory has the bytes that it had when it was empty, plus a state."""
+    memory = a_memory(window=3, vision_window=1)
+    prefix, moments = a_history(20)
+    kept = memory.begin(*some(prefix, moments, [0, 20]))
+    empty = kept.nbytes
+    for t in range(20):
+        now = some(prefix, moments, [t, 20 + t])
+        kept.enter(memory.read(kept, *now), *now)
+        assert kept.nbytes == empty + kept.first_state.nbytes
+        assert kept.observations == min(t + 1, 3)
+    a_token = 2 * SIZE.layers * 2 * SIZE.heads * SIZE.head_dim * 4
+    assert empty == a_token * (3 * memory.config.tokens + VISION + SINKS)
+
+
+def test_looking_leaves_the_memory_as_it_was():
+    """What is read and not entered, such as a context of predicted tokens, changes nothing."""
+    memory = a_memory(vision_window=1)
+    prefix, moments = a_history(5, batch=1)
+    kept = memory.begin(*some(prefix, moments, [0]))
+    kept.enter(memory.read(kept, *some(prefix, moments, [0])), *some(prefix, moments, [0]))
+    before = kept.snapshot()
+    memory.read(kept, *some(prefix, moments, [3]))
+    after = kept.snapshot()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_snapshot_goes_on_as_the_stream_it_was_taken_of():
+    """A memory restored from it, in another process too, reads what the first one reads."""
+    memory = a_memory(vision_window=2)
+    prefix, moments = a_history(9, batch=1)
+    kept = memory.begin(*some(prefix, moments, [0]))
+    for t in range(6):
+        kept.enter(memory.read(kept, *some(prefix, moments, [t])), *some(prefix, moments, [t]))
+    other = Kept(memory.config, SIZE, VISION, moments.state[:1])
+    other.restore(kept.snapshot())
+    for t in range(6, 9):
+        now = some(prefix, moments, [t])
+        one, two = memory.read(kept, *now), memory.read(other, *now)
+        assert_same(one, two, rtol=0, atol=0)
+        kept.enter(one, *now)
+        other.enter(two, *now)
+
+
+def test_a_snapshot_of_other_sizes_is_refused():
+    """With a line that says both, and the memory stays as it was."""
+    prefix, moments = a_history(2, batch=1)
+    kept = a_memory(window=3).begin(*some(prefix, moments, [0]))
+    with pytest.raises(ConfigError, match="compact is"):
+        kept.restore(a_memory(window=4).begin(*some(prefix, moments, [0])).snapshot())
+
+
+def test_another_instruction_replaces_the_sink_and_nothing_else():
+    """As if the stream had been told so from the beginning, in what is read from sinks; the window
+    keeps what it has."""
+    memory = a_memory()
+    prefix, moments = a_history(4, batch=1)
+    kept = memory.begin(*some(prefix, moments, [0]))
+    kept.enter(memory.read(kept, *some(prefix, moments, [0])), *some(prefix, moments, [0]))
+    before = kept.snapshot()
+    told = torch.ones(1, SIZE.told_width)
+    memory.instruct(kept, told)
+    after = kept.snapshot()
+    assert torch.equal(before["compact"], after["compact"])
+    fresh = memory.begin(
+        some(prefix, moments, [0])[0],
+        Moment(told, moments.state[:1], moments.command[:1], told[:, 0]),
+    )
+    torch.testing.assert_close(after["sinks"], fresh.snapshot()["sinks"])
+
+
+def test_half_precision_halves_the_bytes_and_keeps_three_digits():
+    """What is stored as float16 gives the same tokens to 1 %."""
+    prefix, moments = a_history(8)
+    exact, half = (a_memory(stored=stored) for stored in ("float32", "float16"))
+    pairs = zip(
+        streamed(exact, prefix, moments, 8), streamed(half, prefix, moments, 8), strict=True
+    )
+    for one, other in pairs:
+        assert_same(other, one, rtol=1e-2, atol=1e-2)
+    now = some(prefix, moments, [0, 8])
+    assert half.begin(*now).nbytes * 2 == exact.begin(*now).nbytes
+
+
+def test_the_prefix_the_expert_reads_begins_as_without_memory():
+    """To the last bit; compact tokens follow, and count little before training."""
+    memory = a_memory()
+    prefix, moments = a_history(3, batch=1)
+    longer = memory.appended(prefix, memory.clip(prefix, moments, 3))
+    for name in ("keys", "values"):
+        for old, new in zip(getattr(prefix, name), getattr(longer, name), strict=True):
+            assert torch.equal(old, new[:, :, :PREFIX])
+    assert longer.vision == VISION
+    assert longer.tokens == PREFIX + memory.config.tokens
+    assert Memory(MemoryConfig(), SIZE).opening.item() < -3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"summaries": 0}, {"window": -1}, {"vision_window": 5}, {"stored": "int8"}]
+)
+def test_sizes_that_cannot_be_are_refused(changes):
+    """One line, before anything is allocated."""
+    with pytest.raises(ConfigError, match=r"expected|use one of"):
+        MemoryConfig(**{"window": 4, **changes})
