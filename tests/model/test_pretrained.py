@@ -16,6 +16,7 @@ from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint, save_checkpoint
 from streamvla.model.expert import TAU_OCTAVES
 from streamvla.model.layers import fourier_features
+from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.pretrained import ABSENT, PretrainedConfig, PretrainedVLA, pretrained_config
 from tests.training.small import small_config
@@ -291,3 +292,35 @@ def test_a_model_without_an_adapter_is_refused():
     vlm = {"model_type": "paligemma", "text_config": {"model_type": "gemma2"}}
     with pytest.raises(ConfigError, match="'gemma2'; expected 'gemma'"):
         PretrainedConfig(2, 1, 1, vlm, "{}")
+
+
+@torch.inference_mode()
+def test_its_memory_is_one_pass_and_a_stream_alike(source):
+    """On rotated keys and grouped queries: a stream with eviction, of windows of compact tokens and
+    of vision, gives what one pass over the history gives, to 1e-5; the prefix stays."""
+    sizes = MemoryConfig(summaries=2, window=2, vision_window=1, width=16)
+    model = PretrainedVLA(make_config(source, memory=sizes)).eval()
+    memory = model.memory
+    assert memory is not None
+    for parameter in memory.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.3)
+    torch.manual_seed(4)
+    length, words = 5, model.tokenise(["go to the dot"])
+    images, states = torch.rand(length, 1, 3, 32, 32) * 2 - 1, torch.randn(length, 1)
+    commands, times = torch.randn(length, 2), torch.ones(length)
+    told = words.expand(length, -1)
+    whole = model.encode(images, told, states, commands)
+    clip = memory.clip(whole, model.moment(told, states, commands, times), length)
+    kept = None
+    for t in range(length):
+        one = slice(t, t + 1)
+        prefix = model.encode(images[one], words, states[one], commands[one])
+        moment = model.moment(words, states[one], commands[one], times[one])
+        kept = memory.begin(prefix, moment) if kept is None else kept
+        compact = memory.read(kept, prefix, moment)
+        kept.enter(compact, prefix, moment)
+        for layer in range(len(clip.keys)):
+            torch.testing.assert_close(compact.keys[layer][0], clip.keys[layer][t])
+            torch.testing.assert_close(compact.values[layer][0], clip.values[layer][t])
+        longer = memory.appended(prefix, compact)
+        assert torch.equal(longer.keys[0][:, :, : prefix.tokens], prefix.keys[0])

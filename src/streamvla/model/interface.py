@@ -21,6 +21,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.crops import CropConfig, Images
 from streamvla.model.expert import Expert, ExpertSize
+from streamvla.model.memory import Memory, Moment
 from streamvla.model.methods.base import Method
 
 Trained = Literal["all", "expert", "vision"]
@@ -84,16 +85,22 @@ class Model(nn.Module, ABC):
         config: its sizes.
         expert: the method's own (`Method.expert`).
         crops: how the views it looks at are cut; None: it looks at whole ones.
+        memory: of what was seen before; None: each observation stands alone.
     """
 
     config: Any
     expert: Expert
     crops: CropConfig | None = None
+    memory: Memory | None
     pruned_to: float = 1.0
     """The share of the vision tokens that the backbone reads."""
 
     encodes_single_views: ClassVar[bool] = False
     """Whether it has `see` and `look_at`, which together are `look`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = None  # no default of the class, which would hide a module of this name
 
     # --- words
 
@@ -150,6 +157,11 @@ class Model(nn.Module, ABC):
             state: (b, s) measured proprioception, normalised.
             command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
         """
+
+    def moment(self, words: Tensor, state: Tensor, command: Tensor, elapsed: Tensor) -> Moment:
+        """What `memory` remembers observations by; arguments as for `contextualise`, and (b,) s
+        since the observation before."""
+        raise NotImplementedError(f"{type(self).__name__} has no memory")
 
     def encode(self, images: Images, words: Tensor, state: Tensor, command: Tensor) -> PrefixCache:
         """`look`, then `contextualise`: b observations, once for any number of actions."""

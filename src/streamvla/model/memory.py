@@ -28,7 +28,7 @@ those of one observation on what is kept. Both are the same function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
@@ -222,7 +222,7 @@ class Kept:
         copies = {name: array.clone() for name, array in self._arrays.items()}
         return {**copies, "first_state": state.clone(), "entered": torch.tensor(self.entered)}
 
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
         """All as it was at `snapshot`.
 
         Raises:
@@ -431,6 +431,18 @@ class Memory(nn.Module):
         return parts
 
     # --- both
+
+    def flops(self, kept: Kept, prefix: PrefixCache) -> int:
+        """Floating-point operations of `read` for one observation, as `torch.utils.flop_counter`
+        counts them."""
+        size, width, c = self.size, self.config.width, self.config.tokens
+        inner = size.heads * size.head_dim
+        vision = min(kept.entered, self.config.vision_window) * prefix.vision
+        seen = prefix.tokens + c * (1 + kept.observations) + vision
+        seen += SINKS if self.config.sinks else 0
+        layer = c * width * (4 * inner + 2 * self.config.expansion * width) + 2 * c * inner * seen
+        inputs = size.state_dim + 2 + size.action_dim + size.told_width
+        return 2 * (size.layers * layer + inputs * width)
 
     def appended(self, prefix: PrefixCache, compact: Compact) -> PrefixCache:
         """The prefix as the expert reads it: compact tokens stand behind it."""

@@ -11,6 +11,7 @@ from torch import nn
 from streamvla.model.crops import CropConfig
 from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import Model, ModelConfig
+from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.base import Method
 from streamvla.model.pretrained import PretrainedConfig
 from streamvla.model.vla import VLAConfig
@@ -44,4 +45,6 @@ def model_config_from_json(fields: Mapping[str, Any]) -> ModelConfig:
         settings["focus"] = FocusConfig(**settings["focus"])
     if settings.get("crops") is not None:
         settings["crops"] = CropConfig.from_json(settings["crops"])
+    if settings.get("memory") is not None:
+        settings["memory"] = MemoryConfig(**settings["memory"])
     return PretrainedConfig(**settings) if "vlm" in settings else VLAConfig(**settings)

@@ -29,7 +29,9 @@ from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.model.backbone import PrefixCache, Rotary, attention_bias
 from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.focus import FocusConfig
+from streamvla.model.instruction import mean_word
 from streamvla.model.interface import Model, Trained
+from streamvla.model.memory import Memory, MemoryConfig, MemorySize, Moment
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
 
@@ -69,7 +71,7 @@ class PretrainedConfig:
         expert_width, condition_width, expansion: sizes of the expert; its layers and heads follow
             from the language model.
         train: "all", or "expert" to leave the vision-language model as it is.
-        future_steps, places_dim, proprioception, focus: as in `VLAConfig`.
+        future_steps, places_dim, proprioception, focus, memory: as in `VLAConfig`.
     """
 
     action_dim: int
@@ -85,6 +87,7 @@ class PretrainedConfig:
     places_dim: int = 0
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
+    memory: MemoryConfig | None = None
 
     def __post_init__(self) -> None:
         kind = self.vlm.get("model_type", "none")
@@ -133,7 +136,13 @@ class PretrainedVLA(Model):
         text = self.vlm.config.text_config
         self.from_state: Final = nn.Linear(config.state_dim, text.hidden_size)
         self.from_command: Final = nn.Linear(config.action_dim, text.hidden_size)
-        self.expert: Expert = (method or default_method()).expert(config.expert_size())
+        size = config.expert_size()
+        if config.memory is not None:
+            told = (text.hidden_size, config.state_dim, config.action_dim)
+            self.memory = Memory(
+                config.memory, MemorySize(size.layers, size.heads, size.head_dim, *told)
+            )
+        self.expert: Expert = (method or default_method()).expert(size)
         self._groups = text.num_attention_heads // text.num_key_value_heads
         self._image_size = int(self.vlm.config.vision_config.image_size)
         self._tokenise = _tokeniser(config.tokenizer)
@@ -175,6 +184,12 @@ class PretrainedVLA(Model):
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         present[:, seen.shape[1] : seen.shape[1] + words.shape[1]] = words != ABSENT
         return self._read(tokens, present, seen.shape[1])
+
+    def moment(self, words: Tensor, state: Tensor, command: Tensor, elapsed: Tensor) -> Moment:
+        if not self.config.proprioception:
+            state = torch.zeros_like(state)
+        told = self.language_model.get_input_embeddings()(words.clamp(min=0))  # (b, l, w)
+        return Moment(mean_word(told, words != ABSENT), state, command, elapsed)
 
     def train_only(self, trained: Trained) -> None:
         """Of "all" and "expert" its configuration says which (`PretrainedConfig.train`)."""

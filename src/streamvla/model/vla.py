@@ -33,6 +33,7 @@ from streamvla.model.focus import FocusConfig
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
 from streamvla.model.interface import Model, Seen, Trained
 from streamvla.model.keypoints import seed_keypoints
+from streamvla.model.memory import Memory, MemoryConfig, MemorySize, Moment
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
 from streamvla.model.places import PlacesToken, places_head
@@ -69,6 +70,7 @@ class VLAConfig:
         focus: how the expert attends to vision.
         crops: what is cut from every view; None: the model looks at whole views.
         pruned_to: share of the vision tokens that enter the backbone (`prune.py`); 1 for all.
+        memory: of what was seen before (`memory.py`); None: each observation stands alone.
         words: "hashed" (`instruction.py`), or "wordllama" for frozen pretrained embeddings
             (`word_vectors.py`).
     """
@@ -95,6 +97,7 @@ class VLAConfig:
     crops: CropConfig | None = None
     pruned_to: float = 1.0
     words: Words = "hashed"
+    memory: MemoryConfig | None = None
 
     def __post_init__(self) -> None:
         if self.words not in get_args(Words):
@@ -104,7 +107,7 @@ class VLAConfig:
                 f"model pruned_to is {self.pruned_to}; expected a share of the vision tokens above "
                 "0, at most 1"
             )
-        parts = ("focus", "crops", "pruned_to", "words")
+        parts = ("focus", "crops", "pruned_to", "words", "memory")
         sizes = {name: value for name, value in vars(self).items() if name not in parts}
         for name, value in sizes.items():
             smallest = min(value) if isinstance(value, tuple) else value
@@ -177,6 +180,9 @@ class StreamingVLA(Model):
                 self.from_places = PlacesToken(c.places_dim, c.width, c.width)
         self.prune: Final = TokenPruner(c.width, c.pruned_to) if c.pruned_to < 1 else None
         self.backbone: Final = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
+        if c.memory is not None:
+            around = MemorySize(c.layers, c.heads, c.head_dim, c.width, c.state_dim, c.action_dim)
+            self.memory = Memory(c.memory, around)
         self.expert: Expert = (method or default_method()).expert(c.expert_size())
 
     @property
@@ -308,6 +314,11 @@ class StreamingVLA(Model):
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         present[:, seen.shape[1] : seen.shape[1] + told.shape[1]] = is_word
         return self.backbone(tokens, present, vision=seen.shape[1])
+
+    def moment(self, words: Tensor, state: Tensor, command: Tensor, elapsed: Tensor) -> Moment:
+        if not self.config.proprioception:
+            state = torch.zeros_like(state)
+        return Moment(mean_word(*self.instruction(words)), state, command, elapsed)
 
     def hear_only(self, instructions: Iterable[str]) -> None:
         self.instruction.hear_only(instructions)

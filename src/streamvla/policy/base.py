@@ -20,6 +20,7 @@ from streamvla.core.interfaces import (
     Observation,
     PolicySpec,
 )
+from streamvla.model.backbone import PrefixCache
 from streamvla.model.clarity import Clarity
 from streamvla.model.crops import Images
 from streamvla.model.flops import FlopCounts
@@ -30,6 +31,7 @@ from streamvla.model.normalisation import Normalisation
 from streamvla.model.phrases import Phrases, Told
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.model.spelling import english_words
+from streamvla.policy.stream import Stream
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
@@ -50,6 +52,7 @@ class Sight:
         seen: (b, v, l, w) vision tokens.
         words, state, command: the rest of what the context is made of.
         captured, origin, seeds: as in `Context`.
+        captured_ns: when the first of them was captured.
         cost: of the look.
     """
 
@@ -60,6 +63,7 @@ class Sight:
     captured: np.ndarray
     origin: np.ndarray
     seeds: tuple[int, ...]
+    captured_ns: int = 0
     cost: ObservationCost = field(default_factory=ObservationCost)
 
 
@@ -68,9 +72,10 @@ class ModelPolicy:
     It counts what its observations cost (`CountingPolicy`).
 
     With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too, and with a `Clarity` an
-    `UnderstandingPolicy`.
+    `UnderstandingPolicy`. Of a model with a memory make a `StreamPolicy`.
 
     Attributes:
+        stream: what it remembers; None: its model has no memory.
         predictor: of what a motion changes; None: it does not anticipate.
         phrases: of which the nearest is told instead of an instruction; None: it is told as said.
     """
@@ -98,6 +103,7 @@ class ModelPolicy:
             max_age=method.max_age if method.aligned else 0,
             unclear_up_to=None if clarity is None else clarity.threshold,
             gaze=gaze,
+            remembers=model.memory is not None,
         )
         if model.vocabulary is not None:
             english_words()  # read now, and not with the first unknown word in motion
@@ -109,6 +115,7 @@ class ModelPolicy:
         self.normalisation = normalisation
         self.device: Final = torch.device(device)
         self.model: Model = model.to(self.device).eval()
+        self.stream: Stream | None = None if model.memory is None else Stream(self.model)
         units = Units(spec.action_space, normalisation, self.device)
         self._read = method.reader(self.model.expert, units)
         self.predictor: SaliencyPredictor | None = None
@@ -264,19 +271,30 @@ class ModelPolicy:
 
     def contextualise(self, sight: Sight, change: torch.Tensor | None = None) -> Context:
         """The context of a sight, or of what it will be after a change (b, v, l, w)."""
+        inputs = (sight.words, sight.state, sight.command)
         with torch.inference_mode():
             seen = sight.seen if change is None else sight.seen + change
-            shape = (tuple(seen.shape), tuple(sight.words.shape))
-            prefix, flops = self._flops.run(
-                ("context", shape),
-                lambda: self.model.contextualise(seen, sight.words, sight.state, sight.command),
-            )
+            prefix, flops = self._prefix(seen, sight)
+            if self.stream is not None:
+                truly, more = (None, 0) if change is None else self._prefix(sight.seen, sight)
+                prefix, of_memory = self.stream.remembering(
+                    prefix, *inputs, sight.captured_ns, truly
+                )
+                flops += more + of_memory * len(sight.seeds)
         cost = replace(
             sight.cost,
             text_tokens=sight.words.shape[1],
             context_flops=flops // len(sight.seeds),
         )
         return Context(prefix, sight.captured, sight.origin, sight.seeds, cost)
+
+    def _prefix(self, seen: torch.Tensor, sight: Sight) -> tuple[PrefixCache, int]:
+        """Of tokens (b, v, l, w) in place of the sight's, and the operations of all b."""
+        inputs = (sight.words, sight.state, sight.command)
+        return self._flops.run(
+            ("context", tuple(seen.shape), tuple(sight.words.shape)),
+            lambda: self.model.contextualise(seen, *inputs),
+        )
 
     def cost(self, made: Context | Sight) -> ObservationCost:
         """Of one observation behind a context; of one that was only looked at, its sight's.
@@ -329,6 +347,7 @@ class ModelPolicy:
                 captured,
                 origin,
                 tuple(_seed(observation) for observation in observations),
+                observations[0].captured_ns,
                 replace(cost, cache_hits=cost.cache_hits + known),
             )
 
@@ -388,6 +407,15 @@ class ModelPolicy:
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
+
+
+class StreamPolicy(ModelPolicy):
+    """A policy whose model has a memory. Implements `RememberingPolicy`."""
+
+    def begin(self) -> None:
+        """An episode begins (`Stream.begin`)."""
+        if self.stream is not None:
+            self.stream.begin()
 
 
 def _seed(observation: Observation) -> int:

@@ -16,7 +16,7 @@ from streamvla.model.defaults import DEFAULTS_NAME
 from streamvla.model.focus import TUNABLE
 from streamvla.model.methods.base import Method
 from streamvla.model.phrases import Phrases
-from streamvla.policy.base import NEAREST_PHRASE, ModelPolicy
+from streamvla.policy.base import NEAREST_PHRASE, ModelPolicy, StreamPolicy
 from streamvla.policy.saliency import load_saliency, saliency_path
 
 
@@ -49,9 +49,9 @@ def load_policy(
     rest = {name: value for name, value in settings.items() if name not in apart}
     method = _tuned(found.method, rest)
     spec = replace(found.spec, chunk_passes=method.chunk_passes)
-    policy = ModelPolicy(
-        found.build_model(), spec, method, found.normalisation, device, found.clarity
-    )
+    model = found.build_model()
+    kind = ModelPolicy if model.memory is None else StreamPolicy
+    policy = kind(model, spec, method, found.normalisation, device, found.clarity)
     if of_focus:
         policy.focus_on(replace(policy.model.expert.focus, **of_focus))
     if NEAREST_PHRASE in settings:

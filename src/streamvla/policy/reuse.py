@@ -105,6 +105,8 @@ class ReusingPolicy(ModelPolicy):
 
     def begin(self) -> None:
         """An episode begins: every view is encoded."""
+        if self.stream is not None:
+            self.stream.begin()
         self._kept = None
 
     def look_batch(self, observations: Sequence[Observation]) -> Sight:

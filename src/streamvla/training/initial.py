@@ -25,6 +25,7 @@ _MAY_BE_FRESH = (
     _CROP_VISION,
     "crop_aim.",
     "prune.",
+    "memory.",
 )
 _OF_FOCUS = ".focus."
 

@@ -1,0 +1,215 @@
+"""What a policy remembers: each observation that was used, once, in order of capture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import FlowStart, PolicySpec
+from streamvla.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from streamvla.model.memory import MemoryConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.vla import StreamingVLA, VLAConfig
+from streamvla.policy import ModelPolicy, load_policy
+from streamvla.policy.base import StreamPolicy
+from streamvla.policy.reuse import ReusingPolicy
+from tests.model.tiny import TINY, tiny_model
+from tests.policy.test_action_flow import SPEC, make_observation
+from tests.policy.test_counting import SCALE
+
+FLOW = ActionFlowConfig(horizon=6)
+MEMORY = MemoryConfig(summaries=2, window=3, vision_window=1, width=16)
+SIZES: VLAConfig = replace(TINY, memory=MEMORY)
+PERIOD_NS = 300_000_000
+
+
+def remembering_model(config: VLAConfig = SIZES) -> StreamingVLA:
+    """The tiny model with a memory that counts, its other weights as without."""
+    torch.manual_seed(0)
+    model = StreamingVLA(config, FLOW).eval()
+    missing, unexpected = model.load_state_dict(tiny_model(method=FLOW).state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.startswith("memory.") for name in missing)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("memory."):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        model.memory.opening.fill_(0.0)
+    return model
+
+
+def remembering_policy() -> StreamPolicy:
+    return StreamPolicy(remembering_model(), SPEC, FLOW, SCALE)
+
+
+POLICY = remembering_policy()
+
+
+def observed(number: int, instruction: str = "push the puck"):
+    """Observation `number` of an episode."""
+    observation = make_observation(number)
+    return replace(observation, captured_ns=number * PERIOD_NS, instruction=instruction)
+
+
+def actions(policy: ModelPolicy, context) -> np.ndarray:
+    return np.stack(list(policy.generate(context, FlowStart(np.zeros(3)))))
+
+
+def kept_after(policy: ModelPolicy, numbers: list[int]) -> dict[str, torch.Tensor]:
+    policy.begin()
+    for number in numbers:
+        policy.encode(observed(number))
+    return policy.stream.snapshot()
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.sampled_from(["use", "refuse", "foresee", "again", "fail", "cancel"])
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS)
+def test_whatever_happens_the_memory_is_that_of_the_observations_used_in_order(steps):
+    """Looks that are refused, contexts of foreseen tokens, contexts made twice, observations that
+    cannot be read and generations that are given up leave what plain driving leaves."""
+    policy, used, number = POLICY, [], 0
+    policy.begin()
+    for gap, what in steps:
+        number += 1 + gap
+        observation = observed(number)
+        if what == "fail":
+            with pytest.raises(Exception, match="not finite"):
+                policy.encode(replace(observation, state=np.full(2, np.nan, np.float32)))
+            continue
+        sight = policy.look(observation)
+        if what == "refuse":
+            continue
+        change = torch.ones_like(sight.seen) if what == "foresee" else None
+        context = policy.contextualise(sight, change)
+        used.append(number)
+        if what == "again":
+            policy.contextualise(sight)
+        if what == "cancel":
+            next(policy.generate(context, FlowStart(np.zeros(3))))
+    assert_equal(policy.stream.snapshot(), kept_after(remembering_policy(), used))
+
+
+def test_a_context_depends_on_what_was_seen_before():
+    """The same observation gives other actions after another past; after `begin`, those of a
+    first observation."""
+    first = actions(POLICY, _begun(POLICY).encode(observed(5)))
+    _begun(POLICY).encode(observed(1))
+    later = actions(POLICY, POLICY.encode(observed(5)))
+    again = actions(POLICY, _begun(POLICY).encode(observed(5)))
+    assert not np.allclose(first, later)
+    assert np.array_equal(first, again)
+
+
+def test_a_stream_that_continues_remembers_the_episode_before():
+    """Told so, `begin` starts the clock anew and forgets nothing."""
+    policy = remembering_policy()
+    policy.encode(observed(4))
+    policy.stream.continues = True
+    policy.begin()
+    policy.encode(observed(0))
+    assert policy.stream.kept.entered == 2
+
+
+def test_another_instruction_in_an_episode_keeps_the_memory():
+    """What was seen stays, and the sink is that of the new instruction."""
+    policy = remembering_policy()
+    policy.encode(observed(1))
+    before = policy.stream.snapshot()
+    policy.encode(observed(2, "push the cube"))
+    after = policy.stream.snapshot()
+    assert policy.stream.kept.entered == 2
+    assert not torch.equal(before["sinks"], after["sinks"])
+    assert torch.equal(before["compact"][:, :, 0], after["compact"][:, :, 0])
+
+
+def test_a_policy_restored_from_a_snapshot_acts_as_the_first_one_goes_on():
+    """A model process that is started anew remembers, given what the old one kept."""
+    one, other = remembering_policy(), remembering_policy()
+    kept_after(one, [1, 2, 4, 5, 6])
+    other.stream.restore(one.stream.snapshot())
+    for number in (7, 9):
+        contexts = [policy.encode(observed(number)) for policy in (one, other)]
+        assert np.array_equal(actions(one, contexts[0]), actions(other, contexts[1]))
+
+
+def test_an_empty_snapshot_empties_a_memory():
+    """As at the start of an episode."""
+    policy = remembering_policy()
+    empty = policy.stream.snapshot()
+    policy.encode(observed(1))
+    policy.stream.restore(empty)
+    assert policy.stream.kept is None
+
+
+def test_another_number_of_streams_is_refused_until_an_episode_begins():
+    """One line that says what to do."""
+    policy = remembering_policy()
+    policy.encode(observed(1))
+    with pytest.raises(ConfigError, match="begin"):
+        policy.encode_batch([observed(2), observed(2)])
+    policy.begin()
+    policy.encode_batch([observed(2), observed(2)])
+
+
+def test_its_operations_are_counted_to_a_percent():
+    """Of first and later observations, window full or not, by PyTorch's own counter."""
+    policy = remembering_policy()
+    kept_after(policy, [1])  # the counts of everything else are known now
+    for number in range(2, 8):
+        sight = policy.look(observed(number))
+        with FlopCounterMode(display=False) as counter:
+            context = policy.contextualise(sight)
+        assert context.cost.context_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_memory_works_behind_views_that_are_kept():
+    """`ReusingPolicy` remembers as the policy inside it would."""
+    reusing = ReusingPolicy(remembering_policy(), tolerance=0.0)
+    assert_equal(kept_after(reusing, [1, 2, 3, 5]), kept_after(remembering_policy(), [1, 2, 3, 5]))
+
+
+def test_without_a_memory_nothing_changes():
+    """No parameter more, no stream, and the policy does not say that it remembers."""
+    policy = ModelPolicy(tiny_model(method=FLOW), SPEC, FLOW, SCALE)
+    assert policy.stream is None
+    assert not policy.spec.remembers
+    assert POLICY.spec.remembers
+
+
+def test_a_policy_with_memory_comes_back_from_its_file(tmp_path):
+    """Sizes and weights, so that it acts as before."""
+    policy = remembering_policy()
+    spec: PolicySpec = policy.spec
+    weights = policy.model.state_dict()
+    path = tmp_path / "policy.safetensors"
+    save_checkpoint(path, Checkpoint(SIZES, FLOW, spec, SCALE, {}, weights))
+    assert load_checkpoint(path).model == SIZES
+    other = load_policy(path)
+    contexts = [(kept_after(each, [1, 2]), each.encode(observed(3)))[1] for each in (policy, other)]
+    assert np.array_equal(actions(policy, contexts[0]), actions(other, contexts[1]))
+
+
+def _begun(policy: ModelPolicy) -> ModelPolicy:
+    policy.begin()
+    return policy
