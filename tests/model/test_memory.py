@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,6 +136,9 @@ def plainly(memory: Memory, prefix: PrefixCache, moments: Moment) -> list[Compac
             found[t][0].append(k[t : t + 1])
             found[t][1].append(v[t : t + 1])
         xs = block.go_on(xs, torch.stack(rows))
+    for t, (k, v) in enumerate(zip(*memory.last(xs), strict=True)):
+        found[t][0].append(k[None])
+        found[t][1].append(v[None])
     return [Compact(tuple(keys), tuple(values)) for keys, values in found]
 
 
@@ -273,7 +277,7 @@ def test_half_precision_halves_the_bytes_and_keeps_three_digits():
 
 
 def test_the_prefix_the_expert_reads_begins_as_without_memory():
-    """To the last bit; compact tokens follow, and count little before training."""
+    """To the last bit; compact tokens follow."""
     memory = a_memory()
     prefix, moments = a_history(3, batch=1)
     longer = memory.appended(prefix, memory.clip(prefix, moments, 3))
@@ -282,7 +286,12 @@ def test_the_prefix_the_expert_reads_begins_as_without_memory():
             assert torch.equal(old, new[:, :, :PREFIX])
     assert longer.vision == VISION
     assert longer.tokens == PREFIX + memory.config.tokens
-    assert Memory(MemoryConfig(), SIZE).opening.item() < -3
+
+
+def test_too_few_layers_are_refused():
+    """With two, nothing that was seen before could reach the expert."""
+    with pytest.raises(ConfigError, match="at least 3"):
+        Memory(MemoryConfig(), replace(SIZE, layers=2))
 
 
 @pytest.mark.parametrize(

@@ -29,14 +29,14 @@ WORDS = ["go", "to", "the", "dot", "move", "stay", "where", "you", "are"]
 
 
 def tiny_vlm(kind: str) -> Any:
-    """A configuration of the real architecture: 2 layers, grouped queries, 4 image tokens."""
+    """A configuration of the real architecture: 3 layers, grouped queries, 4 image tokens."""
     from transformers import AutoConfig
 
     text = {
         "vocab_size": 16,
         "hidden_size": 32,
         "intermediate_size": 48,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
@@ -275,8 +275,8 @@ def test_only_the_first_layers_can_be_used(source):
     model = PretrainedVLA(config)
     model.load_backbone(str(source))
     assert len(model.encode(*inputs(model)).keys) == 1
-    with pytest.raises(ConfigError, match="has 2; use 1 to 2"):
-        pretrained_config(str(source), 2, 1, 1, layers=3)
+    with pytest.raises(ConfigError, match="has 3; use 1 to 3"):
+        pretrained_config(str(source), 2, 1, 1, layers=4)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

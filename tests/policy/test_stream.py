@@ -41,7 +41,6 @@ def remembering_model(config: VLAConfig = SIZES) -> StreamingVLA:
         for name, parameter in model.named_parameters():
             if name.startswith("memory."):
                 parameter.add_(torch.randn_like(parameter) * 0.3)
-        model.memory.opening.fill_(0.0)
     return model
 
 

@@ -24,8 +24,9 @@ from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.memory import Memory, Moment
 from streamvla.model.methods.base import Method
 
-Trained = Literal["all", "expert", "vision"]
-"""What learns: everything; the expert alone; or vision, to tell the places of things."""
+Trained = Literal["all", "expert", "vision", "memory"]
+"""What learns: everything; the expert alone; vision, to tell the places of things; or the memory
+and the expert that reads it."""
 
 
 class ModelConfig(Protocol):

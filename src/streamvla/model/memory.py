@@ -36,12 +36,15 @@ import torch
 from torch import Tensor, nn
 
 from streamvla.core.errors import ConfigError
-from streamvla.model.backbone import LayerCache, PrefixCache
+from streamvla.model.backbone import KeysAndValues, LayerCache, PrefixCache
 from streamvla.model.layers import FeedForward, merge_heads, split_heads
 
 Stored = Literal["float32", "float16"]
 SINKS = 2
 """Tokens: the instruction, the first state."""
+LEAST_LAYERS = 3
+"""In the first layer compact tokens attend to their own prefix, in the second to what the first one
+made of others, and the expert reads what came of it in the third."""
 THETA = 10_000.0
 """Wavelengths of the rotation are from 2π to about 2π·THETA ranks, as is usual."""
 
@@ -311,6 +314,11 @@ class Memory(nn.Module):
 
     def __init__(self, config: MemoryConfig, size: MemorySize) -> None:
         super().__init__()
+        if size.layers < LEAST_LAYERS:
+            raise ConfigError(
+                f"a memory beside {size.layers} layers: what one observation shows reaches the "
+                f"next one's compact tokens in the third; expected at least {LEAST_LAYERS}"
+            )
         self.config: Final = config
         self.size: Final = size
         width = config.width
@@ -320,10 +328,10 @@ class Memory(nn.Module):
         self.from_first: Final = nn.Linear(size.state_dim, width)
         self.kind: Final = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
         self.blocks: Final = nn.ModuleList(
-            _Block(width, size.heads, size.head_dim, config.expansion) for _ in range(size.layers)
+            _Block(width, size.heads, size.head_dim, config.expansion)
+            for _ in range(size.layers - 1)
         )
-        self.opening: Final = nn.Parameter(torch.tensor(-4.0))
-        """Added to the expert's scores of compact tokens, which so start to count little."""
+        self.last: Final = KeysAndValues(width, size.heads, size.head_dim)
 
     # --- a stream
 
@@ -361,7 +369,7 @@ class Memory(nn.Module):
             x = block.go_on(x, _mixed(parts))
             keys.append(k)
             values.append(v)
-        return Compact(tuple(keys), tuple(values))
+        return self._with_last(x, keys, values)
 
     def _window(self, q: Tensor, keys: Tensor, values: Tensor, ranks: Tensor) -> _Part:
         """Of queries (b, n, c, k), turned, the kept ones (o, b, n, c, k) with ranks (o,)."""
@@ -401,7 +409,7 @@ class Memory(nn.Module):
             x = block.go_on(x, _mixed(parts))
             keys.append(k)
             values.append(v)
-        return Compact(tuple(keys), tuple(values))
+        return self._with_last(x, keys, values)
 
     def _history(self, q: Tensor, k: Tensor, v: Tensor, length: int) -> _Part:
         """Of each observation its own compact tokens and those of the window before it."""
@@ -441,8 +449,9 @@ class Memory(nn.Module):
         seen = prefix.tokens + c * (1 + kept.observations) + vision
         seen += SINKS if self.config.sinks else 0
         layer = c * width * (4 * inner + 2 * self.config.expansion * width) + 2 * c * inner * seen
+        last = c * width * 2 * inner
         inputs = size.state_dim + 2 + size.action_dim + size.told_width
-        return 2 * (size.layers * layer + inputs * width)
+        return 2 * ((size.layers - 1) * layer + last + inputs * width)
 
     def appended(self, prefix: PrefixCache, compact: Compact) -> PrefixCache:
         """The prefix as the expert reads it: compact tokens stand behind it."""
@@ -455,12 +464,13 @@ class Memory(nn.Module):
             torch.cat([old, new.to(old.dtype)], 2)
             for old, new in zip(prefix.values, compact.values, strict=True)
         )
-        shape = (*prefix.bias.shape[:-1], compact.keys[0].shape[2])
-        bias = torch.cat([prefix.bias, self.opening.to(prefix.bias.dtype).expand(shape)], -1)
+        present = prefix.bias.new_zeros((*prefix.bias.shape[:-1], compact.keys[0].shape[2]))
+        bias = torch.cat([prefix.bias, present], -1)
         return replace(prefix, keys=keys, values=values, bias=bias)
 
     def _layers(self, prefix: PrefixCache) -> list[tuple[Any, LayerCache]]:
-        return list(zip(self.blocks, prefix.layers(), strict=True))
+        """All but the last, each with its block."""
+        return list(zip(self.blocks, prefix.layers(), strict=False))
 
     def _embedded(self, moment: Moment) -> Tensor:
         """(b, c, w)."""
@@ -482,7 +492,12 @@ class Memory(nn.Module):
             x = block.go_on(x, _mixed([_Part(q @ k.mT, v)]))
             keys.append(k)
             values.append(v)
-        return Compact(tuple(keys), tuple(values))
+        return self._with_last(x, keys, values)
+
+    def _with_last(self, x: Tensor, keys: list[Tensor], values: list[Tensor]) -> Compact:
+        """And those of the last layer, whose output nothing reads."""
+        last: tuple[Tensor, Tensor] = self.last(x)
+        return Compact((*keys, last[0]), (*values, last[1]))
 
 
 def _towards(q: Tensor, cache: LayerCache) -> Tensor:

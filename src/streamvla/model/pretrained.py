@@ -193,6 +193,8 @@ class PretrainedVLA(Model):
 
     def train_only(self, trained: Trained) -> None:
         """Of "all" and "expert" its configuration says which (`PretrainedConfig.train`)."""
+        if trained == "memory":
+            self.vlm.requires_grad_(False)
         if trained == "vision":
             raise ConfigError("train is 'vision', which a pretrained backbone has none of its own")
 

@@ -333,9 +333,12 @@ class StreamingVLA(Model):
         if trained == "vision":
             self.requires_grad_(False)
             nn.ModuleList(self.locating_modules()).requires_grad_(True)
-        elif trained == "expert":
+        elif trained == "memory" and self.memory is None:
+            raise ConfigError("train is 'memory', and the model has none: give it one (memory)")
+        elif trained != "all":
+            learn = {"expert", trained}
             for name, module in self.named_children():
-                module.requires_grad_(name == "expert")
+                module.requires_grad_(name in learn)
 
     def seed_keypoints(self, images: Images, share: float, generator: torch.Generator) -> None:
         if isinstance(images, CroppedViews) and self.crop_vision is not None:

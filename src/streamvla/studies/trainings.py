@@ -39,6 +39,13 @@ class Train:
         crop_channels: of the crops' encoder; 64 like the other one, fewer cost less.
         crop_jitter_px: move the crops by up to this many pixels each way in training.
         crop_leash_px: how far what the instruction asks for may pull a crop from the gripper.
+        memory_window: remember so many observations back, behind an --init without memory too;
+            default none. Needs --clip.
+        memory_vision: of how many of them all vision tokens are kept.
+        memory_summaries: tokens an observation is remembered by, beside its state and command.
+        clip: draw so many observations of an episode together, in order; --batch-size is a multiple
+            of it.
+        clip_stride: least and most control periods between them.
         horizon: H, actions per observation.
         ablation: one change by name, such as unaligned or no-perturbation.
         steps: optimiser steps; the learning-rate schedule spans them. May grow with --resume.
@@ -64,8 +71,9 @@ class Train:
         threads: PyTorch threads; default as PyTorch chooses.
         seeded_keypoints: share of vision keypoints that start on what stands out in the images;
             default 0.5, and 0 with --init.
-        train: all; the expert alone on the context of --init or of a pretrained backbone; or only
-            vision, to tell the places of things: cheap, and a good --init for all.
+        train: all; the expert alone on the context of --init or of a pretrained backbone; the
+            memory and the expert on such a context; or only vision, to tell the places of things:
+            cheap, and a good --init for all.
         init: start from this policy's weights (of another method: all but the expert's), or from
             those in the folder of a training of several methods; `shipped`: from what ships.
         save_every: steps between saves; a kill loses at most these.
@@ -88,6 +96,11 @@ class Train:
     crop_channels: int = 64
     crop_jitter_px: int = 8
     crop_leash_px: float = 0.0
+    memory_window: int | None = None
+    memory_vision: int = 0
+    memory_summaries: int = 4
+    clip: int = 1
+    clip_stride: tuple[int, int] = (8, 12)
     horizon: int = 10
     ablation: str | None = None
     steps: int = 30_000
@@ -111,7 +124,7 @@ class Train:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     seeded_keypoints: float | None = None
-    train: Literal["all", "expert", "vision"] = "all"
+    train: Literal["all", "expert", "vision", "memory"] = "all"
     init: Path | None = None
     save_every: int = 500
     keep: int = 2
@@ -156,6 +169,8 @@ def train_config(command: Train) -> TrainConfig:
             shift_px=command.shift_px,
             start_fraction=command.start_fraction,
             word_dropout=command.word_dropout,
+            clip=command.clip,
+            clip_stride=command.clip_stride,
             task_weights=dict(_task_weight(text) for text in command.task_weights),
         ),
         future_weight=command.future_weight,
@@ -188,9 +203,14 @@ def _initial(init: Path | None) -> Path | None:
 
 def _size(command: Train) -> Size:
     from streamvla.model.focus import FocusConfig
+    from streamvla.model.memory import MemoryConfig
     from streamvla.training.config import CropSize, ModelSize, PretrainedSize
 
     focus = FocusConfig(command.attention, command.patch_k, command.gate)
+    memory = None
+    if command.memory_window is not None:
+        sizes = (command.memory_summaries, command.memory_window, command.memory_vision)
+        memory = MemoryConfig(*sizes)
     if command.backbone == "small":
         crops = CropSize(
             channels=command.crop_channels,
@@ -201,6 +221,7 @@ def _size(command: Train) -> Size:
             focus=focus,
             crops=crops if command.crops else None,
             pruned_to=command.pruned_to,
+            memory=memory,
         )
     if command.pruned_to < 1:
         raise ConfigError(
@@ -212,7 +233,7 @@ def _size(command: Train) -> Size:
             f"crops with backbone {command.backbone}: a pretrained model looks at whole views; "
             "leave crops out, or train the small one"
         )
-    return PretrainedSize(command.backbone, focus=focus)
+    return PretrainedSize(command.backbone, focus=focus, memory=memory)
 
 
 def _task_weight(text: str) -> tuple[str, float]:

@@ -15,13 +15,14 @@ chunk therefore answer noise the image cannot show; the regression averages over
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError, DatasetError, did_you_mean
 from streamvla.data.store import Demonstrations, Episode
 from streamvla.model.crops import CropConfig
@@ -57,6 +58,7 @@ class Batch:
         future: (b, f, s) normalised state some frames later, less the state now.
         places: (b, p) where things are in the image, normalised; p = 0 where data do not tell.
         corners: (b, v, 2) int64 where the crops of `pixels` begin; v = 0 where none are cut.
+        elapsed: (b,) s since the observation before; 0 for the first of a clip.
     """
 
     pixels: Tensor
@@ -70,6 +72,7 @@ class Batch:
     future: Tensor
     places: Tensor
     corners: Tensor
+    elapsed: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -84,6 +87,11 @@ class SamplingConfig:
         samples: m, (δ, tau, noise) samples per observation; they share one image encoding.
         chunk_samples: how many of them, at most, a chunk method trains on: each is H tokens there.
         max_offset: largest δ; 0 switches the augmentation off.
+        clip: T, how many observations of an episode are drawn together, in order, for a model with
+            a memory; 1: each stands alone. Clips begin where episodes do, or anywhere in them, as
+            `start_fraction` says; where an episode ends before its clip, its last frame is drawn
+            again.
+        clip_stride: (least, most) control periods between them, drawn anew for each.
         task_weights: task → how often it is drawn, relative to 1 for those not named.
         start_fraction: share of the draws that go to the first `START_FRAMES` frames of an
             episode. Every run looks there, and there the arm's place tells nothing of what to do
@@ -101,10 +109,13 @@ class SamplingConfig:
     shift_px: int = 0
     start_fraction: float = 0.0
     word_dropout: float = 0.0
+    clip: int = 1
+    clip_stride: tuple[int, int] = (8, 12)
     task_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         leasts = {"batch_size": 1, "samples": 1, "chunk_samples": 1, "max_offset": 0, "shift_px": 0}
+        leasts |= {"clip": 1}
         for name, least in leasts.items():
             value = getattr(self, name)
             if value < least:
@@ -113,6 +124,17 @@ class SamplingConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"sampling {name} is {value}; expected a share from 0 to 1")
+        if self.batch_size % self.clip:
+            raise ConfigError(
+                f"sampling batch_size is {self.batch_size}, clip {self.clip}; expected a multiple: "
+                "a batch is of whole clips"
+            )
+        least, most = self.clip_stride
+        if not 1 <= least <= most:
+            raise ConfigError(
+                f"sampling clip_stride is {self.clip_stride}; expected two numbers of control "
+                "periods, at least 1, the smaller one first"
+            )
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,7 @@ class _Pick:
     instruction: str
     shifts: np.ndarray  # (v, 2) pixels up and left
     jitter: np.ndarray  # (v, 2) pixels right and down, of the crops
+    before: int | None = None  # the frame of the observation before in the clip
 
 
 class BatchSampler:
@@ -198,8 +221,9 @@ class BatchSampler:
         rng = np.random.default_rng([self.seed, step])
         tasks = list(self._frames)
         chances = self._task_probabilities
-        drawn = rng.choice(len(tasks), size=self.config.batch_size, p=chances)
-        picks = [self._pick(tasks[task], rng) for task in drawn]
+        clips = self.config.batch_size // self.config.clip
+        drawn = rng.choice(len(tasks), size=clips, p=chances)
+        picks = [pick for task in drawn for pick in self._clip(tasks[task], rng)]
         rows = [self._row(pick) for pick in picks[self._rows]]
         words = self._tokenise([str(row.pop("instruction")) for row in rows])
         stacked = {
@@ -207,14 +231,31 @@ class BatchSampler:
         }
         return Batch(words=words, **stacked)
 
+    def _clip(self, task: str, rng: np.random.Generator) -> list[_Pick]:
+        """Draw observations of one episode, in order; they are told and shifted alike."""
+        pick = self._pick(task, rng)
+        clip = [pick]
+        least, most = self.config.clip_stride
+        last = len(self.episodes[pick.episode]) - self.generation.horizon
+        while len(clip) < self.config.clip:
+            before = clip[-1].t
+            t = min(before + int(rng.integers(least, most + 1)), last)
+            starts = t + self._offsets(pick.episode, t, rng)
+            clip.append(replace(pick, t=t, starts=starts, before=before))
+        return clip
+
+    def _offsets(self, episode: int, t: int, rng: np.random.Generator) -> np.ndarray:
+        """(m,) how much later than frame t chunks start."""
+        last = len(self.episodes[episode]) - self.generation.horizon - t
+        return rng.integers(min(self.config.max_offset, last) + 1, size=self.config.samples)
+
     def _pick(self, task: str, rng: np.random.Generator) -> _Pick:
         """Draw an image at frame t and m chunks that start up to δ later."""
         at_start = rng.random() < self.config.start_fraction
         frames = (self._starts if at_start else self._frames)[task]  # (frames, 2)
         index, t = (int(number) for number in frames[rng.integers(len(frames))])
         episode = self.episodes[index]
-        last = min(self.config.max_offset, len(episode) - self.generation.horizon - t)
-        starts = t + rng.integers(last + 1, size=self.config.samples)
+        starts = t + self._offsets(index, t, rng)
         limit = self.config.shift_px
         shifts = rng.integers(-limit, limit + 1, size=(len(self.meta.views), 2))
         phrasings = self.meta.instructions_of(episode)
@@ -249,12 +290,17 @@ class BatchSampler:
             "future": self.normalisation.normalise_state(episode.state[later]) - now,
             "places": self.places.of(episode, pick.t),
             "corners": self._corners(episode.state[pick.t], pick),
+            "elapsed": np.array(self._elapsed_s(pick), np.float32),
             "command": self.normalisation.normalise_action_state(captured - origin),
             "age": self.generation.told_age(pick.starts - pick.t),
             "start": self.normalisation.normalise_action_state(starts - origin),
             "labels": self.normalisation.normalise_action(episode.label[chunks]),
             "executed": self.normalisation.normalise_action(episode.action[chunks]),
         }
+
+    def _elapsed_s(self, pick: _Pick) -> float:
+        frames = 0 if pick.before is None else pick.t - pick.before
+        return frames * self.meta.control_period_ns / NS_PER_S
 
     def _corners(self, state: np.ndarray, pick: _Pick) -> np.ndarray:
         """(v, 2) int64, in the views as they were shifted; (0, 2) without crops."""

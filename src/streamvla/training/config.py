@@ -15,6 +15,7 @@ from streamvla.data.gaze import gaze_of
 from streamvla.model.crops import CropConfig
 from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import ModelConfig, Trained
+from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.base import GenerationConfig, Method, require_option
 from streamvla.model.methods.registry import default_method
 from streamvla.model.pretrained import PretrainedConfig, pretrained_config
@@ -39,6 +40,11 @@ class Size(Protocol):
     @property
     def source(self) -> str | None:
         """Where its backbone has pretrained weights; None: it starts from scratch."""
+        ...
+
+    @property
+    def memory(self) -> MemoryConfig | None:
+        """Of what was seen before."""
         ...
 
     def model_config(self, robot: DatasetMeta, trained: Trained) -> ModelConfig:
@@ -90,6 +96,7 @@ class ModelSize:
     focus: FocusConfig = field(default_factory=FocusConfig)
     crops: CropSize | None = None
     pruned_to: float = 1.0
+    memory: MemoryConfig | None = None
 
     @property
     def source(self) -> None:
@@ -117,9 +124,11 @@ class PretrainedSize:
     expansion: int = 4
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
+    memory: MemoryConfig | None = None
 
     def model_config(self, robot: DatasetMeta, trained: Trained) -> PretrainedConfig:
-        return pretrained_config(**_dimensions(robot), train=trained, **vars(self))
+        learns = "expert" if trained == "expert" else "all"
+        return pretrained_config(**_dimensions(robot), train=learns, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -138,8 +147,8 @@ class TrainConfig:
         normalisation: "shared", or the ablation "unshared" (`Normalisation.unshared`).
         all_delta: treat absolute dimensions as deltas, as StreamingVLA does (ablation).
         train: "all"; "expert": what makes the context stays as `init`, or as the pretrained
-            vision-language model, has it; or "vision": only to tell the places of things, which is
-            cheap and a good start for "all".
+            vision-language model, has it; "memory": of that context the memory learns, too; or
+            "vision": only to tell the places of things, which is cheap and a good start for "all".
         jitter: strength of colour jitter, 0 for none.
         future_weight: of the foreseen states in the loss, 0 for none.
         places_weight: of the places of things in the loss, where the dataset tells them.
@@ -208,10 +217,16 @@ class TrainConfig:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected {expected}")
         require_option("normalisation", self.normalisation, NormalisationKind)
         require_option("train", self.train, Trained)
-        if self.train == "expert" and self.init is None and self.model.source is None:
+        if self.model.memory is not None and self.sampling.clip < 2:
             raise ConfigError(
-                "train is 'expert' without a policy to start from: the context would stay random. "
-                "Name one as init, or train all"
+                f"a memory with clips of {self.sampling.clip} observation: it would have nothing "
+                "to remember in training; draw clips of at least 2 (sampling clip)"
+            )
+        frozen = self.train in ("expert", "memory")
+        if frozen and self.init is None and self.model.source is None:
+            raise ConfigError(
+                f"train is {self.train!r} without a policy to start from: the context would stay "
+                "random. Name one as init, or train all"
             )
         names = [method.name for method in self.methods]
         if not names or len(set(names)) < len(names):

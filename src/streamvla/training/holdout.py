@@ -8,6 +8,9 @@ asked for the same actions, so their errors compare directly.
     flow start            x0 = executed up to T       *compensated*
                x0 = executed up to T−lead             *uncompensated*, as if nothing had happened
     error                 |action − label|
+
+A policy with a memory sees each episode from its first frame on, an observation a horizon; what it
+is asked for begins `lead` frames after each.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 
 from streamvla.core.interfaces import Observation
 from streamvla.data.demonstrations import Demonstrations, Episode
-from streamvla.policy.base import ModelPolicy
+from streamvla.policy.base import ModelPolicy, StreamPolicy
 
 LEADS = (0, 3, 5)
 _BATCH = 64
@@ -48,33 +51,48 @@ class HoldoutProbe:
         "lead_0/TASK" for each task.
         """
         errors: dict[str, list[np.ndarray]] = {}
-        for first in range(0, len(self.frames), _BATCH):
-            frames = self.frames[first : first + _BATCH]
-            for name, error in self._measure_batch(policy, frames).items():
-                errors.setdefault(name, []).append(error)
+        tasks: list[str] = []  # of what is measured at lead 0
+        for lead in LEADS:
+            for frames in self._frames(policy, lead):
+                if isinstance(policy, StreamPolicy) and frames[0][1] == lead:
+                    policy.begin()
+                for name, error in self._measure_batch(policy, frames, lead).items():
+                    errors.setdefault(name, []).append(error)
+                tasks += [] if lead else [episode.task for episode, _ in frames]
         joined = {name: np.concatenate(parts) for name, parts in errors.items()}
         means = {name: float(error.mean()) for name, error in joined.items()}
-        tasks = np.array([episode.task for episode, _ in self.frames])
-        for task in dict.fromkeys(tasks.tolist()):
-            means[f"lead_0/{task}"] = float(joined["lead_0"][tasks == task].mean())
+        for task in dict.fromkeys(tasks):
+            means[f"lead_0/{task}"] = float(joined["lead_0"][np.array(tasks) == task].mean())
         return means
 
+    def _frames(self, policy: ModelPolicy, lead: int) -> list[list[tuple[Episode, int]]]:
+        """What is measured together, in order: many frames at once, or those of a stream one by
+        one."""
+        if not isinstance(policy, StreamPolicy):
+            return [self.frames[at : at + _BATCH] for at in range(0, len(self.frames), _BATCH)]
+        horizon = policy.spec.horizon
+        episodes = {id(episode): episode for episode, _ in self.frames}.values()
+        return [
+            [(episode, t)]
+            for episode in episodes
+            for t in range(lead, len(episode) - horizon + 1, horizon)
+        ]
+
     def _measure_batch(
-        self, policy: ModelPolicy, frames: list[tuple[Episode, int]]
+        self, policy: ModelPolicy, frames: list[tuple[Episode, int]], lead: int
     ) -> dict[str, np.ndarray]:
         scale = np.array(policy.normalisation.action_scale)
         horizon = policy.spec.horizon
         label = np.stack([episode.label[t : t + horizon] for episode, t in frames])  # (b, h, d)
         errors = {}
-        for lead in LEADS:
-            seen = [(episode, t - lead) for episode, t in frames]
-            context = policy.encode_batch([self._observation(*frame) for frame in seen])
-            starts = {f"lead_{lead}": (self._action_states(frames), lead)}
-            if lead:
-                starts[f"lead_{lead}_uncompensated"] = (self._action_states(seen), 0)
-            for name, (start, age) in starts.items():
-                actions = np.stack(list(policy.generate_batch(context, start, age=age)), axis=1)
-                errors[name] = (np.abs(actions - label) / scale).mean(axis=(1, 2))  # (b,)
+        seen = [(episode, t - lead) for episode, t in frames]
+        context = policy.encode_batch([self._observation(*frame) for frame in seen])
+        starts = {f"lead_{lead}": (self._action_states(frames), lead)}
+        if lead:
+            starts[f"lead_{lead}_uncompensated"] = (self._action_states(seen), 0)
+        for name, (start, age) in starts.items():
+            actions = np.stack(list(policy.generate_batch(context, start, age=age)), axis=1)
+            errors[name] = (np.abs(actions - label) / scale).mean(axis=(1, 2))  # (b,)
         return errors
 
     def _action_states(self, frames: list[tuple[Episode, int]]) -> np.ndarray:

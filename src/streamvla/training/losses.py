@@ -35,6 +35,7 @@ class Objective(nn.Module):
         chunk_samples: of a batch's m samples, how many a chunk method is given.
         jitter: strength of colour jitter.
         future_weight, places_weight: of the read-outs.
+        clip: observations of an episode that stand behind one another in a batch, for a memory.
         places_alone: only what vision tells about the places of things counts; no expert is asked.
     """
 
@@ -49,9 +50,11 @@ class Objective(nn.Module):
         places_weight: float = 0.0,
         share: Share | None = None,
         *,
+        clip: int = 1,
         places_alone: bool = False,
     ) -> None:
         super().__init__()
+        self.clip = clip
         self.places_alone = places_alone
         self.models: Final = nn.ModuleDict(dict(models))
         self.methods: dict[str, Method] = dict(methods)
@@ -78,6 +81,7 @@ class Objective(nn.Module):
         images = self._images(batch, generator)
         context: Any = self.models[next(iter(self.methods))]
         prefix, located = context.encode_and_locate(images, batch.words, batch.state, batch.command)
+        prefix = self._remembering(context, prefix, batch)
         loss, parts = torch.zeros((), device=self.is_delta.device), {}
         if located.shape[-1]:
             missed = _missed(located, batch)
@@ -87,6 +91,13 @@ class Objective(nn.Module):
                 loss = loss + self.weights.get(part, 1.0) * error
                 parts[f"{name}/{part}" if part else name] = error.detach()
         return loss, parts
+
+    def _remembering(self, context: Any, prefix: PrefixCache, batch: Batch) -> PrefixCache:
+        """With what a memory makes of each clip."""
+        if context.memory is None:
+            return prefix
+        moments = context.moment(batch.words, batch.state, batch.command, batch.elapsed)
+        return context.memory.appended(prefix, context.memory.clip(prefix, moments, self.clip))
 
     def _places(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         images = self._images(batch, generator)

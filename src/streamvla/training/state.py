@@ -116,8 +116,13 @@ def _up_to_date(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe whose methods and model have the settings, and the names of settings, of today."""
     if "model" in recipe:
         model = recipe["model"]
-        added = {} if "source" in model else {"pruned_to": 1.0}  # of the small model alone
-        recipe = {**recipe, "model": {"focus": asdict(FocusConfig()), **added, **model}}
+        added: dict[str, Any] = {"focus": asdict(FocusConfig()), "memory": None}
+        if "source" not in model:  # of the small model alone
+            added["pruned_to"] = 1.0
+        recipe = {**recipe, "model": {**added, **model}}
+    if "sampling" in recipe:
+        of_clips = {"clip": 1, "clip_stride": [8, 12]}
+        recipe = {**recipe, "sampling": {**of_clips, **recipe["sampling"]}}
     methods = [method_from_json(each).to_json() for each in recipe.get("methods", ())]
     return {**recipe, "methods": methods} if methods else dict(recipe)
 

@@ -45,7 +45,7 @@ from streamvla.model.methods.base import Method
 from streamvla.model.models import make_models
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import parameter_count
-from streamvla.policy.base import ModelPolicy
+from streamvla.policy.base import ModelPolicy, StreamPolicy
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import BatchSampler, split_holdout
 from streamvla.training.config import (
@@ -227,6 +227,7 @@ class Trainer:
             config.future_weight,
             config.places_weight,
             self.share,
+            clip=config.sampling.clip,
             places_alone=config.train == "vision",
         )
         self.objective: nn.Module = self.share.wrap(objective)
@@ -249,9 +250,9 @@ class Trainer:
     def policy(self, name: str) -> ModelPolicy:
         """The averaged weights of a method as they stand, as a policy."""
         method = self.methods[name]
-        return ModelPolicy(
-            self.averages[name], self._spec(method), method, self.normalisation, self.device
-        )
+        model = self.averages[name]
+        kind = ModelPolicy if model.memory is None else StreamPolicy
+        return kind(model, self._spec(method), method, self.normalisation, self.device)
 
     def _init_paths(self) -> list[Path]:
         """The policies to start from: the one named, or in a folder those of these methods."""
