@@ -228,6 +228,11 @@ class SkippingPolicy:
         older = replace(start, age=start.age + context.age)
         return self._noted(self._policy.generate(context.context, older), start.action_state)
 
+    def continue_from(self, planned: np.ndarray | None) -> None:
+        """Take (d,) as the action state that the actions made so far lead to, where contexts are
+        made without driving; None: none was made yet."""
+        self._planned = planned
+
     def _noted(self, actions: Iterator[np.ndarray], planned: np.ndarray) -> Iterator[np.ndarray]:
         """The same actions; where they lead is known by the next observation."""
         for action in actions:
