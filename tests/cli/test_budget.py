@@ -21,6 +21,7 @@ from streamvla.model.vla import StreamingVLA
 from streamvla.policy.skip_gate import skip_gate_path
 from streamvla.robots.point import SPEC
 from streamvla.studies.budget_table import _copy_beside, default_rows, encode_ms, parse_row
+from streamvla.studies.recording import Seen
 from tests.model.tiny import TINY
 
 FLOW = ActionFlowConfig(horizon=6, max_age=12)
@@ -254,4 +255,4 @@ class Timed:
 def test_the_first_turn_does_not_count_and_of_the_others_the_shortest_does():
     """Two observations, two repeats after the first: (3 + 5) / 2 ms."""
     policy = Timed(100, 100, 3, 9, 4, 5)
-    assert encode_ms([policy], [[None, None]], 2, policy) == [4.0]
+    assert encode_ms([policy], [[Seen(None), Seen(None)]], 2, policy) == [4.0]

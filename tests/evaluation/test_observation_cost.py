@@ -17,6 +17,7 @@ from streamvla.policy.sources import find_policy
 from streamvla.studies.cost_recipes import CHEAPER, COSTS
 from streamvla.studies.entries import parse_entry
 from streamvla.studies.observation_cost import Measured, Recorded, figures_of, measure
+from streamvla.studies.recording import Seen
 
 RESULTS = Path(__file__).parents[2] / "docs/results"
 
@@ -28,7 +29,7 @@ class Logging:
     name: str
     log: list[tuple[str, int]]
     spec: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(counts=True, remembers=True)
+        default_factory=lambda: SimpleNamespace(counts=True, remembers=True, settings={})
     )
 
     def begin(self):
@@ -47,7 +48,7 @@ def test_variants_take_turns_on_every_observation():
     is first changes, and the first round gives costs but no times."""
     log = []
     variants = {name: Logging(name, log) for name in "ab"}
-    found = measure(variants, [Recorded("moving", "point", (0, 1, 2))], rounds=1)
+    found = measure(variants, [Recorded("moving", "point", tuple(map(Seen, range(3))))], rounds=1)
     first = [("a", -1), ("b", -1), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
     second = [("a", -1), ("b", -1), ("b", 0), ("a", 0), ("a", 1), ("b", 1), ("b", 2), ("a", 2)]
     assert log == first + second

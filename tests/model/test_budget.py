@@ -19,7 +19,7 @@ from streamvla.model.checkpoint import (
     save_tensors,
     write_budget,
 )
-from streamvla.model.defaults import sha256_of
+from streamvla.model.defaults import DEFAULTS_NAME, sha256_of
 from tests.core.test_budget import TABLE
 from tests.model.test_checkpoint import checkpoint, path  # noqa: F401 (fixtures)
 
@@ -45,6 +45,21 @@ def test_a_table_changes_nothing_else(path, checkpoint, half):  # noqa: F811
     assert all(torch.equal(weights[n], written[n]) for n in weights)
     assert all(weights[n].dtype == written[n].dtype for n in weights)
     assert budget_of(target) == load_checkpoint(target).budget == TABLE
+
+
+def test_what_is_not_in_the_file_or_not_known_goes_with_the_copy(path):  # noqa: F811
+    """The phrasings that `defaults.json` lists, and a header entry of another version."""
+    header, tensors = load_tensors(path)
+    save_tensors(path, tensors, {**header, "of_another_version": [1, {"a": None}]})
+    phrases = {"threshold": 0.3, "goals": [["push the puck"], ["press the button"]]}
+    entry = {path.name: {"sha256": sha256_of(path)}}
+    path.with_name(DEFAULTS_NAME).write_text(json.dumps({"policies": entry, "phrases": phrases}))
+    for target in (path.with_name("one.safetensors"), path.with_name("two.safetensors")):
+        write_budget(path, target, TABLE)
+        found, path = load_checkpoint(target).phrases, target
+        assert found is not None
+        assert found.to_json() == phrases
+        assert load_tensors(target)[0]["of_another_version"] == [1, {"a": None}]
 
 
 def test_a_table_may_take_the_place_of_another(path):  # noqa: F811

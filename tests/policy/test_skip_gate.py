@@ -34,6 +34,7 @@ class Told:
     """A gate that says what it was told to, and notes what it was asked."""
 
     answer: bool = True
+    miss_rate: float = 0.2
     threshold: float = -1.5
     asked: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
@@ -76,11 +77,12 @@ def test_command_and_opening_have_tolerances_of_their_own():
 
 
 def test_settings_that_differ_are_recorded():
-    """Each one under the name that `eval` gives it."""
+    """Each one under the name, and with the value, that `eval` takes; of a gate its threshold
+    too."""
     policy, _ = gated(most=2, phase=1, tolerance=0.5, opening_tolerance=0.1, moved_levels=6.0)
     found = dict(policy.spec.settings)
     expected = {"most_skips": 2.0, "skip_phase": 1.0, "skip_tolerance": 0.5, "skip_opening": 0.1}
-    expected |= {"skip_pixels": 6.0, "skip_gate": -1.5}
+    expected |= {"skip_pixels": 6.0, "skip_gate": 0.2, "skip_gate_threshold": -1.5}
     assert found | expected == found
 
 

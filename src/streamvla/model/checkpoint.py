@@ -62,7 +62,7 @@ class Checkpoint:
         vocabulary: the words that training said, sorted; None where the model keeps its own
             (a pretrained tokeniser), or in a file from before it was stored.
         clarity: how it tells clear instructions from unclear ones; None: it does not.
-        phrases: the phrasings of its training by goal, of `defaults.json`; no part of the file.
+        phrases: the phrasings of its training by goal; None: they are not known.
         budget: what its observations cost with which settings, as measured; None: it was not.
     """
 
@@ -105,16 +105,17 @@ def write_budget(source: Path, path: Path, budget: BudgetTable) -> None:
     """Write the policy of one file with a table of what its observations cost to another, or to the
     same one, atomically; weights as they are stored, to the last bit.
 
-    What `defaults.json` says of the source goes into the header.
+    What `defaults.json` says of the source goes into the header, where what this version does not
+    know stays as it is.
 
     Raises:
         CheckpointError: `source` is missing, damaged, or not a streamvla checkpoint.
     """
     checkpoint = load_checkpoint(source)
-    stored = load_tensors(source)[1]
-    save_tensors(
-        path, {**checkpoint.weights, **stored}, _header_of(replace(checkpoint, budget=budget))
-    )
+    header, stored = load_tensors(source)
+    header |= _header_of(replace(checkpoint, budget=budget))
+    header.pop("flow", None)  # of schema 2, which has the method now
+    save_tensors(path, {**checkpoint.weights, **stored}, header)
 
 
 def budget_of(path: Path) -> BudgetTable | None:
@@ -145,6 +146,8 @@ def _header_of(checkpoint: Checkpoint) -> dict[str, Any]:
     }
     if checkpoint.clarity is not None:
         header["clarity"] = checkpoint.clarity.to_json()
+    if checkpoint.phrases is not None:
+        header["phrases"] = checkpoint.phrases.to_json()
     if checkpoint.budget is not None:
         header["budget"] = checkpoint.budget.to_json()
     return header
@@ -175,6 +178,7 @@ def load_checkpoint(path: Path | str, action_space: ActionSpace | None = None) -
             weights={name: _restored(tensor) for name, tensor in weights.items()},
             vocabulary=_words_from_header(header),
             clarity=Clarity.from_json(header["clarity"]) if "clarity" in header else None,
+            phrases=Phrases.from_json(header["phrases"]) if "phrases" in header else None,
             budget=_budget_from_header(header),
         )
         checkpoint = replace(checkpoint, weights=checkpoint.model.completed(checkpoint.weights))
@@ -390,8 +394,8 @@ def _restored(tensor: Tensor) -> Tensor:
 
 
 def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Checkpoint:
-    """Vocabulary and clarity of the policy's own header are kept; settings take the place of the
-    header's."""
+    """Vocabulary, clarity and phrases of the policy's own header are kept; settings take the place
+    of the header's."""
     for name in defaults.method:
         if name not in checkpoint.method.tunable:
             known = ", ".join(checkpoint.method.tunable) or "none"
@@ -412,7 +416,7 @@ def _with_defaults(path: Path, checkpoint: Checkpoint, defaults: Defaults) -> Ch
         spec=spec,
         vocabulary=words,
         clarity=clarity,
-        phrases=defaults.phrases,
+        phrases=checkpoint.phrases or defaults.phrases,
     )
 
 

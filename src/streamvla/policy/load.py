@@ -68,8 +68,9 @@ def _phrases_of(path: Path, found: Checkpoint, threshold: float | None) -> Phras
     """With its own threshold for None."""
     if found.phrases is None:
         raise ConfigError(
-            f"{NEAREST_PHRASE} of {path}: {DEFAULTS_NAME} beside it does not list the phrasings of "
-            "its training (phrases), as that of the shipped policies does; leave it out"
+            f"{NEAREST_PHRASE} of {path}: neither its header nor {DEFAULTS_NAME} beside it lists "
+            "the phrasings of its training (phrases), as that of the shipped policies does; leave "
+            "it out"
         )
     return found.phrases if threshold is None else replace(found.phrases, threshold=threshold)
 

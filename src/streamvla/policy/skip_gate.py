@@ -147,6 +147,10 @@ class LearnedGate:
         policy: whose contexts and units they are.
         miss_rate: one that it was calibrated at.
 
+    Attributes:
+        miss_rate: the one that was asked for.
+        threshold: η, the expected log error up to which it allows.
+
     Raises:
         ConfigError: it was calibrated at other miss rates.
     """
@@ -154,6 +158,7 @@ class LearnedGate:
     def __init__(
         self, checkpoint: SkipGateCheckpoint, policy: ModelPolicy, miss_rate: float
     ) -> None:
+        self.miss_rate: Final = miss_rate
         self.threshold: Final = checkpoint.calibration.threshold(miss_rate)
         self._spec, self._normalisation = policy.spec, policy.normalisation
         self._gate = checkpoint.build().to(policy.device)

@@ -44,8 +44,13 @@ class Gate(Protocol):
     """Decides whether a context may be used again, as `policy.skip_gate.LearnedGate` does."""
 
     @property
+    def miss_rate(self) -> float:
+        """What was asked for: the share of harmful observations that may be skipped."""
+        ...
+
+    @property
     def threshold(self) -> float:
-        """Tells it from another one of the same kind."""
+        """What it came to in this gate; tells it from another one that was asked for the same."""
         ...
 
     def allows(
@@ -176,7 +181,8 @@ class SkippingPolicy:
                 )
         settings = {**policy.spec.settings, "most_skips": float(rule.most)}
         settings |= rule.settings()
-        settings |= {} if gate is None else {"skip_gate": gate.threshold}
+        if gate is not None:
+            settings |= {"skip_gate": gate.miss_rate, "skip_gate_threshold": gate.threshold}
         self.spec: PolicySpec = replace(
             policy.spec,
             anticipates=False,
@@ -221,6 +227,11 @@ class SkippingPolicy:
             )
         older = replace(start, age=start.age + context.age)
         return self._noted(self._policy.generate(context.context, older), start.action_state)
+
+    def continue_from(self, planned: np.ndarray | None) -> None:
+        """Take (d,) as the action state that the actions made so far lead to, where contexts are
+        made without driving; None: none was made yet."""
+        self._planned = planned
 
     def _noted(self, actions: Iterator[np.ndarray], planned: np.ndarray) -> Iterator[np.ndarray]:
         """The same actions; where they lead is known by the next observation."""

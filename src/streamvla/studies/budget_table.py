@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
 
 from streamvla.core.budget import WHOLE, BudgetRow, BudgetTable, settings_name
 from streamvla.core.clock import NS_PER_MS, SystemClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.files import replacing, require_writable
-from streamvla.core.interfaces import FlowStart, Observation, Policy, begin_episode
+from streamvla.core.interfaces import Policy, begin_episode
 from streamvla.core.provenance import commit, machine
 from streamvla.core.seeds import FIRST_TUNING_SEED
 from streamvla.evaluation.metrics import RunMetrics, aggregate
@@ -38,6 +36,7 @@ from streamvla.studies.episodes import (
     require_robots,
     run_missing,
 )
+from streamvla.studies.recording import Recorder, Seen
 from streamvla.studies.tables import figure, print_json, print_table
 from streamvla.trace import MemoryTrace
 
@@ -292,37 +291,11 @@ def _measured(
 # --- time ------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """A policy, and the observations that it encoded. Implements `Policy`.
-
-    Attributes:
-        seen: in order, with pictures of their own.
-    """
-
-    def __init__(self, policy: Policy) -> None:
-        self.spec = policy.spec
-        self.seen: list[Observation] = []
-        self._policy = policy
-
-    def encode(self, observation: Observation) -> Any:
-        """As the policy inside."""
-        images = {view: image.copy() for view, image in observation.images.items()}
-        self.seen.append(replace(observation, images=images))
-        return self._policy.encode(observation)
-
-    def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
-        """As the policy inside."""
-        return self._policy.generate(context, start)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._policy, name)
-
-
 class _Clock(Protocol):
     def now_ns(self) -> int: ...
 
 
-def _seen(jobs: list[Job]) -> list[list[Observation]]:
+def _seen(jobs: list[Job]) -> list[list[Seen]]:
     """The observations of the first episode of every task, driven once more."""
     firsts = {job.task: job for job in reversed(jobs)}
     episodes = []
@@ -336,7 +309,7 @@ def _seen(jobs: list[Job]) -> list[list[Observation]]:
 
 
 def _time(
-    policies: Sequence[Policy], episodes: Sequence[Sequence[Observation]], repeats: int
+    policies: Sequence[Policy], episodes: Sequence[Sequence[Seen]], repeats: int
 ) -> list[float]:
     """Milliseconds an observation of every policy, on one thread: policies take turns episode by
     episode, so that a disturbance hits all alike; the first turn does not count."""
@@ -352,11 +325,15 @@ def _time(
 
 def encode_ms(
     policies: Sequence[Policy],
-    episodes: Sequence[Sequence[Observation]],
+    episodes: Sequence[Sequence[Seen]],
     repeats: int,
     clock: _Clock,
 ) -> list[float]:
-    """Of every policy the mean over observations of the shortest of all repeats."""
+    """Of every policy the mean over observations of the shortest of all repeats.
+
+    A gate of skipping decides with the actions pending that were so when the observation was
+    driven.
+    """
     taken: list[list[list[float]]] = [[] for _ in policies]
     for repeat in range(repeats + 1):
         for times in taken:
@@ -364,9 +341,9 @@ def encode_ms(
         for observations in episodes:
             for policy, times in zip(policies, taken, strict=True):
                 begin_episode(policy)
-                for observation in observations:
+                for seen in observations:
                     began_ns = clock.now_ns()
-                    policy.encode(observation)
+                    seen.encode(policy)
                     times[repeat].append((clock.now_ns() - began_ns) / NS_PER_MS)
     return [mean(min(each) for each in zip(*times[1:], strict=True)) for times in taken]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from streamvla.core.clock import NS_PER_MS, NS_PER_S, SystemClock
 from streamvla.core.compute import ObservationCost
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import (
-    FlowStart,
     Observation,
     Policy,
     Robot,
@@ -40,6 +39,7 @@ from streamvla.robots.stress import stressed_robot
 from streamvla.studies.budget_table import parse_row
 from streamvla.studies.checks import require_seconds
 from streamvla.studies.episodes import check_tasks, policy_of
+from streamvla.studies.recording import Recorder, Seen
 from streamvla.studies.tables import figure, print_json, print_table
 
 if TYPE_CHECKING:  # it needs torch
@@ -121,7 +121,7 @@ class Recorded:
 
     scene: str
     task: str
-    observations: tuple[Observation, ...]
+    observations: tuple[Seen, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,36 +203,6 @@ def variants_of(command: BenchObservation) -> dict[str, Policy]:
 # --- the observations ------------------------------------------------------------------------
 
 
-class _Recorder:
-    """A policy that keeps the observations of an episode. Implements `Policy`."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.spec = replace(
-            policy.spec,
-            anticipates=False,
-            thresholds=(),
-            longest_lead=None,
-            tells_goal=False,
-            counts=False,
-            remembers=True,
-            unclear_up_to=None,
-        )
-        self.observations: list[Observation] = []
-
-    def begin(self) -> None:
-        """An episode begins."""
-        self.observations.clear()
-        begin_episode(self._policy)
-
-    def encode(self, observation: Observation) -> Any:
-        self.observations.append(observation)
-        return self._policy.encode(observation)
-
-    def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
-        return self._policy.generate(context, start)
-
-
 def _recorded(command: BenchObservation, variants: dict[str, Policy]) -> Iterator[Recorded]:
     """Every episode that the first policy drives, and every robot that stands."""
     driver = next(iter(variants.values()))
@@ -247,29 +217,29 @@ def _recorded(command: BenchObservation, variants: dict[str, Policy]) -> Iterato
                     yield Recorded(STILL, task, _standing(driver, robot, seed, command.still))
 
 
-def _driven(policy: Policy, robot: Robot, seed: int, seconds: float) -> tuple[Observation, ...]:
+def _driven(policy: Policy, robot: Robot, seed: int, seconds: float) -> tuple[Seen, ...]:
     """The observations of an episode at emulated stage times."""
     from streamvla.drive import simulate
 
-    recorder = _Recorder(policy)
+    recorder = Recorder(policy)
     executor = "synchronous" if policy.spec.chunk_passes else "action-flow:auto"
     simulate(recorder, robot, executor, seconds=seconds, seed=seed)
-    return tuple(recorder.observations)
+    return tuple(recorder.seen)
 
 
-def _standing(policy: Policy, robot: Robot, seed: int, count: int) -> tuple[Observation, ...]:
+def _standing(policy: Policy, robot: Robot, seed: int, count: int) -> tuple[Seen, ...]:
     """So many observations, a horizon apart, of a robot that is told to stay where it is."""
     spec = robot.spec
     robot.reset(seed, 0, spec.control_period_ns)
     state = standing_at(robot)
     now_ns = _hold(robot, state, 0, _SETTLE_NS)
-    observations: list[Observation] = []
+    seen: list[Seen] = []
     for _ in range(count):
         frames = robot.observe(robot.capture())
         told = (state, robot.instruction, now_ns)
-        observations.append(Observation(frames.images, frames.state, *told))
+        seen.append(Seen(Observation(frames.images, frames.state, *told)))
         now_ns = _hold(robot, state, now_ns, policy.spec.horizon * spec.control_period_ns)
-    return tuple(observations)
+    return tuple(seen)
 
 
 def _hold(robot: Robot, state: np.ndarray, now_ns: int, duration_ns: int) -> int:
@@ -308,7 +278,7 @@ def measure(
 
 
 def _play(
-    variants: dict[str, Policy], observations: tuple[Observation, ...], number: int
+    variants: dict[str, Policy], observations: tuple[Seen, ...], number: int
 ) -> dict[str, tuple[np.ndarray, tuple[ObservationCost, ...]]]:
     """Name → ((k, 3) ns, costs) of an episode's k observations; who begins changes."""
     names = list(variants)
@@ -316,24 +286,24 @@ def _play(
     costs: dict[str, list[ObservationCost]] = {name: [] for name in names}
     for policy in variants.values():
         begin_episode(policy)
-    for at, observation in enumerate(observations):
+    for at, seen in enumerate(observations):
         first = (at + number) % len(names)
         for name in names[first:] + names[:first]:
-            taken, cost = _timed(variants[name], observation)
+            taken, cost = _timed(variants[name], seen)
             times[name].append(taken)
             costs[name].append(cost)
     return {name: (np.array(times[name]), tuple(costs[name])) for name in names}
 
 
-def _timed(policy: Policy, observation: Observation) -> tuple[tuple[float, ...], ObservationCost]:
+def _timed(policy: Policy, seen: Seen) -> tuple[tuple[float, ...], ObservationCost]:
     """ns to look, from there to the context, and both; and the cost."""
     clock, model = SystemClock(), _in_two_parts(policy)
     begin_ns = clock.now_ns()
     if model is None:
-        context = policy.encode(observation)
+        context = seen.encode(policy)
         parts = (np.nan, np.nan)
     else:
-        sight = model.look(observation)
+        sight = model.look(seen.observation)
         looked_ns = clock.now_ns()
         context = model.contextualise(sight)
         parts = (looked_ns - begin_ns, clock.now_ns() - looked_ns)
