@@ -75,6 +75,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "--method chunk-flow or regression",
         ),
         ("seeded-keypoints", lambda c: c.backbone == "small", "--backbone small"),
+        ("memory-vision", lambda c: c.memory_window is not None, "--memory-window"),
+        ("memory-summaries", lambda c: c.memory_window is not None, "--memory-window"),
+        ("clip-stride", lambda c: c.clip > 1, "--clip"),
     ),
     "train-saliency": (
         ("figure", lambda c: c.test is not None, "--test"),
@@ -97,6 +100,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "bench faults": (("priority", lambda c: c.wall_clock > 0, "--wall-clock"),),
     "bench budget": (_LOCAL,),
+    "bench stream": (("slowest-s", lambda c: c.compare, "--compare"),),
 }  # fmt: skip
 """Command → what may be stated in vain."""
 

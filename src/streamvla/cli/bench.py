@@ -16,6 +16,7 @@ from streamvla.studies.handoff_cost import BenchHandoff, bench_handoff
 from streamvla.studies.observation_cost import BenchObservation, bench_observation
 from streamvla.studies.policy_cost import BenchPolicy, bench_policy
 from streamvla.studies.runtime_cost import BenchRuntime, bench_runtime
+from streamvla.studies.stream_cost import BenchStream, bench_stream
 
 _BENCHES: dict[type, Callable[[Any], None]] = {
     BenchRuntime: bench_runtime,
@@ -25,6 +26,7 @@ _BENCHES: dict[type, Callable[[Any], None]] = {
     BenchHandoff: bench_handoff,
     BenchFaults: bench_faults,
     BenchBudget: bench_budget,
+    BenchStream: bench_stream,
 }
 
 
@@ -49,6 +51,7 @@ class Bench:
         | Annotated[BenchHandoff, _part(BenchHandoff, "handoff")]
         | Annotated[BenchFaults, _part(BenchFaults, "faults")]
         | Annotated[BenchBudget, _part(BenchBudget, "budget")]
+        | Annotated[BenchStream, _part(BenchStream, "stream")]
     )
 
 

@@ -61,6 +61,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "streamvla bench budget --tasks reach push --episodes 20",
         "streamvla bench budget --settings reuse=8 reuse=8+most_skips=1",
     ),
+    "bench stream": (
+        "streamvla bench stream --observations 10000",
+        "streamvla bench stream --window 256 --compare --json",
+    ),
     "trace": ("streamvla trace export runs/run", "streamvla trace show runs/run"),
     "trace export": (
         "streamvla trace export run.jsonl --out perfetto.json",

@@ -17,10 +17,13 @@ alone: an observation without a past has the prefix it always had, to the last b
 c tokens an observation; and training needs gradients for the compact tokens only.
 
 Positions are ranks in the cache: all tokens of an observation have one, sinks 0, what is kept 1 to
-n ≤ N in order of capture, the present n + 1. Keys are kept un-rotated and rotated by their rank
-when they are read (RoPE, 2104.09864), so ranks stay contiguous and bounded however long the stream.
-In the papers every token has a position of its own; ours gives one to each observation, since the
-prefix has its own order already.
+n ≤ N in order of capture, the present n + 1. So they stay contiguous and bounded however long the
+stream. Queries and keys are rotated (RoPE, 2104.09864), which makes scores a function of the
+distance alone; in the window that is how many observations ago, whatever was evicted. So window
+keys are rotated once, by the observation's number in the stream, and queries by theirs; for sinks,
+whose distance is that of ranks, queries are rotated by the rank. The papers store keys un-rotated
+and rotate the window at every step: the same scores, for more work. They also give every token a
+position of its own; ours has one for each observation, since the prefix has its own order already.
 
 `Memory.clip` makes the compact tokens of a whole history in one pass, for training; `Memory.read`
 those of one observation on what is kept. Both are the same function.
@@ -68,7 +71,7 @@ class MemoryConfig:
     summaries: int = 4
     window: int = 64
     vision_window: int = 0
-    width: int = 256
+    width: int = 128
     expansion: int = 2
     stored: Stored = "float32"
     sinks: bool = True
@@ -151,7 +154,7 @@ class Compact:
 class Kept:
     """What a memory keeps of b streams: all of it is allocated at once and never grows.
 
-    Slots are written in turn; what is in a slot is told by `entered`.
+    Slots are written in turn; `entered` tells which is next.
 
     Attributes:
         entered: observations so far.
@@ -163,12 +166,12 @@ class Kept:
         self.config: Final = config
         self.entered = 0
         self.first_state: Tensor | None = None
-        b, per_head = len(like), (size.heads, size.head_dim)
+        self._tokens: Final = {"sinks": SINKS, "compact": config.tokens, "vision": vision}
+        slots = {"sinks": 1, "compact": config.window, "vision": config.vision_window}
         self._arrays: Final[dict[str, Tensor]] = {}
-        slots = {"sinks": (1, SINKS), "compact": (config.window, config.tokens)}
-        slots["vision"] = (config.vision_window, vision)
-        for name, (count, tokens) in slots.items():
-            shape = (2, size.layers, count, b, per_head[0], tokens, per_head[1])
+        for name, count in slots.items():
+            tokens = count * self._tokens[name]
+            shape = (2, size.layers, len(like), size.heads, tokens, size.head_dim)
             self._arrays[name] = torch.zeros(shape, dtype=config.dtype, device=like.device)
 
     @property
@@ -177,6 +180,14 @@ class Kept:
         state = 0 if self.first_state is None else self.first_state.nbytes
         return state + sum(array.nbytes for array in self._arrays.values())
 
+    def bytes_after(self, entered: int) -> int:
+        """Of `nbytes` those that would be in use after so many observations."""
+        used = self.nbytes
+        for name, count in (("compact", self.config.window), ("vision", self.config.vision_window)):
+            array = self._arrays[name]
+            used -= array.nbytes - array.nbytes // max(count, 1) * min(entered, count)
+        return used
+
     @property
     def observations(self) -> int:
         """How many are in the window."""
@@ -184,25 +195,26 @@ class Kept:
 
     def sinks(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values (b, n, s, k), un-rotated."""
-        keys, values = self._arrays["sinks"][:, layer, 0].to(dtype)
+        keys, values = self._arrays["sinks"][:, layer].to(dtype)
         return keys, values
 
     def set_sinks(self, sinks: Compact) -> None:
         """In place of those before: another instruction."""
         self._write("sinks", 0, sinks.keys, sinks.values)
 
-    def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys and values (o, b, n, c, k) of the o observations in the window, un-rotated, in no
-        order; and their ranks (o,)."""
-        keys, values = self._arrays["compact"][:, layer, : self.observations].to(dtype)
-        return keys, values, self._ranks()
+    def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (b, n, o·c, k) of the o observations in the window, in no order; keys
+        are rotated by the number of their observation."""
+        tokens = self.observations * self._tokens["compact"]
+        keys, values = self._arrays["compact"][:, layer, :, :, :tokens].to(dtype)
+        return keys, values
 
     def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
         """How many observations ago, keys and values (b, n, l, k), the latest first."""
-        window, stored = self.config.vision_window, self._arrays["vision"]
-        found = []
+        window, found = self.config.vision_window, []
         for ago in range(1, min(self.entered, window) + 1):
-            keys, values = stored[:, layer, (self.entered - ago) % window].to(dtype)
+            slot = self._slot("vision", (self.entered - ago) % window)
+            keys, values = self._arrays["vision"][:, layer, :, :, slot].to(dtype)
             found.append((ago, keys, values))
         return found
 
@@ -211,7 +223,11 @@ class Kept:
         if self.first_state is None:
             self.first_state = moment.state.detach().clone()
         if self.config.window:
-            self._write("compact", self.entered % self.config.window, compact.keys, compact.values)
+            number = rotation(
+                torch.tensor(self.entered, device=moment.state.device), compact.keys[0].shape[-1]
+            )
+            keys = tuple(turned(each, number) for each in compact.keys)
+            self._write("compact", self.entered % self.config.window, keys, compact.values)
         if self.config.vision_window:
             some = slice(prefix.vision)
             keys = tuple(each[:, :, some] for each in prefix.keys)
@@ -248,13 +264,12 @@ class Kept:
     def _write(self, name: str, slot: int, keys: Layers, values: Layers) -> None:
         for at, layers in enumerate((keys, values)):
             for layer, each in enumerate(layers):
-                self._arrays[name][at, layer, slot] = each.detach()
+                self._arrays[name][at, layer, :, :, self._slot(name, slot)] = each.detach()
 
-    def _ranks(self) -> Tensor:
-        """(o,) of the slots: 1 for the oldest."""
-        slots = torch.arange(self.observations, device=self._arrays["compact"].device)
-        full = self.entered >= self.config.window
-        return (slots - self.entered) % self.config.window + 1 if full else slots + 1
+    def _slot(self, name: str, number: int) -> slice:
+        """Where the tokens of one observation are."""
+        tokens = self._tokens[name]
+        return slice(number * tokens, (number + 1) * tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +290,23 @@ def _mixed(parts: Sequence[_Part]) -> Tensor:
     return mixed
 
 
-def turned(x: Tensor, ranks: Tensor) -> Tensor:
-    """(…, k) rotated by ranks that broadcast with (…): pairs are dimensions i and i + k/2."""
-    half = x.shape[-1] // 2
-    powers = torch.arange(half, device=x.device, dtype=torch.float32) / half
-    angles = ranks.float().unsqueeze(-1) * THETA**-powers  # (…, k/2)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines (…, k/2) of a position's angles."""
+
+
+def rotation(positions: Tensor, head_dim: int) -> Rotation:
+    """Of positions (…); in double precision, for streams of any length."""
+    half = head_dim // 2
+    powers = torch.arange(half, device=positions.device, dtype=torch.float64) / half
+    angles = positions.double().unsqueeze(-1) * THETA**-powers
+    return angles.cos().float(), angles.sin().float()
+
+
+def turned(x: Tensor, by: Rotation) -> Tensor:
+    """(…, k) rotated; pairs are dimensions i and i + k/2."""
+    cos, sin = by
     low, high = x.chunk(2, dim=-1)
-    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x.dtype)
 
 
 class _Block(nn.Module):
@@ -350,32 +374,26 @@ class Memory(nn.Module):
         """The compact tokens of b observations on what is kept of their streams, which stays as it
         is (`Kept.enter`)."""
         x, keys, values = self._embedded(moment), [], []
-        present = kept.observations + 1
-        if not self.config.contiguous:
-            present = kept.entered + 1
+        now = self._rotation(kept.entered, x)
+        rank = self._rotation(
+            1 + (kept.observations if self.config.contiguous else kept.entered), x
+        )
+        older = [self._rotation(1 + ago, x) for ago in range(self.config.vision_window)]
         for number, (block, cache) in enumerate(self._layers(prefix)):
             q, k, v = block.ask(x)
             parts = [_of_prefix(q, cache), _Part(q @ k.mT, v)]
-            far = turned(q, torch.tensor(present, device=q.device))
             if self.config.sinks:
                 of_sinks, sink_values = kept.sinks(number, q.dtype)
-                parts.append(_Part(far @ of_sinks.mT, sink_values))
+                parts.append(_Part(turned(q, rank) @ of_sinks.mT, sink_values))
             if kept.observations:
-                near = turned(q, torch.tensor(kept.observations + 1, device=q.device))
-                parts.append(self._window(near, *kept.compact(number, q.dtype)))
+                window, window_values = kept.compact(number, q.dtype)
+                parts.append(_Part(turned(q, now) @ window.mT, window_values))
             for ago, old, old_values in kept.vision(number, q.dtype):
-                asked = turned(_towards(q, cache), torch.tensor(ago, device=q.device))
-                parts.append(_Part(asked @ old.mT, old_values))
+                parts.append(_Part(turned(_towards(q, cache), older[ago - 1]) @ old.mT, old_values))
             x = block.go_on(x, _mixed(parts))
             keys.append(k)
             values.append(v)
         return self._with_last(x, keys, values)
-
-    def _window(self, q: Tensor, keys: Tensor, values: Tensor, ranks: Tensor) -> _Part:
-        """Of queries (b, n, c, k), turned, the kept ones (o, b, n, c, k) with ranks (o,)."""
-        rotated = turned(keys, ranks[:, None, None, None])
-        flat = rotated.permute(1, 2, 0, 3, 4).flatten(2, 3)  # (b, n, o·c, k)
-        return _Part(q @ flat.mT, values.permute(1, 2, 0, 3, 4).flatten(2, 3))
 
     # --- a whole history
 
@@ -393,15 +411,15 @@ class Memory(nn.Module):
         sinks = self._sinks(moments.told[::length], moments.state[::length])
         kept_then = t.clamp(max=self.config.window) if self.config.contiguous else t
         x, keys, values = self._embedded(moments), [], []
+        histories = len(x) // length
+        now, rank = (
+            self._rotation(each.repeat(histories)[:, None, None], x) for each in (t, kept_then + 1)
+        )
         for number, (block, cache) in enumerate(self._layers(prefix)):
             q, k, v = block.ask(x)
-            ranks = t.repeat(len(q) // length)[:, None, None]  # (b·T, 1, 1)
-            parts = [
-                _of_prefix(q, cache),
-                self._history(turned(q, ranks), turned(k, ranks), v, length),
-            ]
+            parts = [_of_prefix(q, cache), self._history(turned(q, now), turned(k, now), v, length)]
             if self.config.sinks:
-                far = turned(q, (kept_then + 1).repeat(len(q) // length)[:, None, None])
+                far = turned(q, rank)
                 of_sinks = sinks.keys[number].repeat_interleave(length, 0)
                 sink_values = sinks.values[number].repeat_interleave(length, 0)
                 parts.append(_Part(far @ of_sinks.mT, sink_values))
@@ -431,7 +449,7 @@ class Memory(nn.Module):
         some = slice(cache.vision)
         at = torch.arange(length, device=q.device).repeat(len(q) // length)
         for ago in range(1, min(self.config.vision_window, length - 1) + 1):
-            asked = turned(_towards(q, cache), torch.tensor(ago, device=q.device))
+            asked = turned(_towards(q, cache), self._rotation(ago, q))
             keys, values = (each[:, :, some].roll(ago, 0) for each in (cache.keys, cache.values))
             scores = asked @ keys.mT
             first = (at < ago)[:, None, None, None]
@@ -467,6 +485,9 @@ class Memory(nn.Module):
         present = prefix.bias.new_zeros((*prefix.bias.shape[:-1], compact.keys[0].shape[2]))
         bias = torch.cat([prefix.bias, present], -1)
         return replace(prefix, keys=keys, values=values, bias=bias)
+
+    def _rotation(self, position: int | Tensor, like: Tensor) -> Rotation:
+        return rotation(torch.as_tensor(position, device=like.device), self.size.head_dim)
 
     def _layers(self, prefix: PrefixCache) -> list[tuple[Any, LayerCache]]:
         """All but the last, each with its block."""
