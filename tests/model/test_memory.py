@@ -11,7 +11,16 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache, Rotary
-from streamvla.model.memory import SINKS, Compact, Kept, Memory, MemoryConfig, MemorySize, Moment
+from streamvla.model.memory import (
+    SINKS,
+    Compact,
+    Kept,
+    Memory,
+    MemoryConfig,
+    MemorySize,
+    Moment,
+    _Unrolled,
+)
 
 SIZE = MemorySize(layers=3, heads=2, head_dim=8, told_width=12, state_dim=2, action_dim=3)
 VISION, PREFIX = 5, 9
@@ -62,23 +71,16 @@ def a_history(length: int, batch: int = 2, *, rotary: bool = False) -> tuple[Pre
     return PrefixCache(keys, values, bias, turn, VISION), moments
 
 
-def some(prefix: PrefixCache, moments: Moment, at: list[int]) -> tuple[PrefixCache, Moment]:
+def some(prefix: PrefixCache, moments: Moment, at: slice) -> tuple[PrefixCache, Moment]:
     """Some of the observations."""
-    turn = prefix.rotary
-    return PrefixCache(
-        tuple(each[at] for each in prefix.keys),
-        tuple(each[at] for each in prefix.values),
-        prefix.bias[at],
-        None if turn is None else Rotary(turn.cos[at], turn.sin[at]),
-        prefix.vision,
-    ), moments.at(torch.tensor(at))
+    return prefix.rows(at), moments.at(at)
 
 
 def streamed(memory: Memory, prefix: PrefixCache, moments: Moment, length: int) -> list[Compact]:
     """Observation by observation, each entered once."""
     kept, found = None, []
     for t in range(length):
-        now = some(prefix, moments, list(range(t, prefix.batch, length)))
+        now = some(prefix, moments, slice(t, None, length))
         kept = memory.begin(*now) if kept is None else kept
         found.append(memory.read(kept, *now))
         kept.enter(found[-1], *now)
@@ -88,7 +90,7 @@ def streamed(memory: Memory, prefix: PrefixCache, moments: Moment, length: int) 
 def of_time(clip: Compact, t: int, length: int) -> Compact:
     """Observation t of every history."""
     keys, values = (tuple(each[t::length] for each in of) for of in (clip.keys, clip.values))
-    return Compact(keys, values)
+    return Compact(keys, values, clip.carried[t::length])
 
 
 def assert_same(found: Compact, expected: Compact, **tolerance: float) -> None:
@@ -139,7 +141,7 @@ def plainly(memory: Memory, prefix: PrefixCache, moments: Moment) -> list[Compac
     for t, (k, v) in enumerate(zip(*memory.last(xs), strict=True)):
         found[t][0].append(k[None])
         found[t][1].append(v[None])
-    return [Compact(tuple(keys), tuple(values)) for keys, values in found]
+    return [Compact(tuple(keys), tuple(values), xs[:0]) for keys, values in found]
 
 
 @pytest.mark.parametrize("rotary", [False, True])
@@ -184,21 +186,50 @@ def test_histories_of_a_batch_do_not_meet():
     prefix, moments = a_history(6, batch=3)
     together = memory.clip(prefix, moments, 6)
     for number in range(3):
-        rows = list(range(6 * number, 6 * number + 6))
-        alone = memory.clip(*some(prefix, moments, rows), 6)
-        assert_same(
-            Compact(*(tuple(x[rows] for x in of) for of in (together.keys, together.values))), alone
-        )
+        rows = slice(6 * number, 6 * number + 6)
+        alone = memory.clip(prefix.rows(rows), moments.at(rows), 6)
+        keys, values = (tuple(x[rows] for x in of) for of in (together.keys, together.values))
+        assert_same(Compact(keys, values, together.carried[rows]), alone)
+
+
+@pytest.mark.parametrize("changes", [{"window": 0}, {}, {"window": 2, "vision_window": 2}])
+def test_a_recurrent_memory_is_a_clip_and_a_stream_alike(changes):
+    """Step by step through a clip, the tokens are those of a stream."""
+    memory = a_memory(recurrent=True, **changes)
+    prefix, moments = a_history(7)
+    clip = memory.clip(prefix, moments, 7)
+    for t, compact in enumerate(streamed(memory, prefix, moments, 7)):
+        assert_same(compact, of_time(clip, t, 7))
+
+
+def test_what_is_carried_is_all_the_past_of_a_window_of_none():
+    """Changing the first observation changes the last tokens of a recurrent memory, and not those
+    of one that is not."""
+    prefix, moments = a_history(6, batch=1)
+    other = replace(moments, command=moments.command + torch.eye(6)[:, :1])
+    for recurrent in (True, False):
+        memory = a_memory(window=0, sinks=False, recurrent=recurrent)
+        one, two = (memory.clip(prefix, each, 6).keys[-1][-1] for each in (moments, other))
+        assert torch.equal(one, two) != recurrent
+
+
+def test_going_through_a_clip_step_by_step_is_one_pass():
+    """What training of a recurrent memory does gives, of another, what one pass gives."""
+    memory = a_memory(window=3, vision_window=1)
+    prefix, moments = a_history(8)
+    sinks = memory._sinks(moments.told[::8], moments.state[::8])
+    steps = memory._step_by_step(prefix, moments, 8, _Unrolled(memory.config, sinks))
+    assert_same(steps, memory.clip(prefix, moments, 8))
 
 
 def test_a_clip_longer_than_the_window_never_overruns_the_budget():
     """However much enters, the memory has the bytes that it had when it was empty, plus a state."""
     memory = a_memory(window=3, vision_window=1)
     prefix, moments = a_history(20)
-    kept = memory.begin(*some(prefix, moments, [0, 20]))
+    kept = memory.begin(*some(prefix, moments, slice(0, None, 20)))
     empty = kept.nbytes
     for t in range(20):
-        now = some(prefix, moments, [t, 20 + t])
+        now = some(prefix, moments, slice(t, None, 20))
         kept.enter(memory.read(kept, *now), *now)
         assert kept.nbytes == empty + kept.first_state.nbytes
         assert kept.observations == min(t + 1, 3)
@@ -210,10 +241,12 @@ def test_looking_leaves_the_memory_as_it_was():
     """What is read and not entered, such as a context of predicted tokens, changes nothing."""
     memory = a_memory(vision_window=1)
     prefix, moments = a_history(5, batch=1)
-    kept = memory.begin(*some(prefix, moments, [0]))
-    kept.enter(memory.read(kept, *some(prefix, moments, [0])), *some(prefix, moments, [0]))
+    kept = memory.begin(*some(prefix, moments, slice(1)))
+    kept.enter(
+        memory.read(kept, *some(prefix, moments, slice(1))), *some(prefix, moments, slice(1))
+    )
     before = kept.snapshot()
-    memory.read(kept, *some(prefix, moments, [3]))
+    memory.read(kept, *some(prefix, moments, slice(3, 4)))
     after = kept.snapshot()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -223,13 +256,16 @@ def test_a_snapshot_goes_on_as_the_stream_it_was_taken_of():
     """A memory restored from it, in another process too, reads what the first one reads."""
     memory = a_memory(vision_window=2)
     prefix, moments = a_history(9, batch=1)
-    kept = memory.begin(*some(prefix, moments, [0]))
+    kept = memory.begin(*some(prefix, moments, slice(1)))
     for t in range(6):
-        kept.enter(memory.read(kept, *some(prefix, moments, [t])), *some(prefix, moments, [t]))
+        kept.enter(
+            memory.read(kept, *some(prefix, moments, slice(t, t + 1))),
+            *some(prefix, moments, slice(t, t + 1)),
+        )
     other = Kept(memory.config, SIZE, VISION, moments.state[:1])
     other.restore(kept.snapshot())
     for t in range(6, 9):
-        now = some(prefix, moments, [t])
+        now = some(prefix, moments, slice(t, t + 1))
         one, two = memory.read(kept, *now), memory.read(other, *now)
         assert_same(one, two, rtol=0, atol=0)
         kept.enter(one, *now)
@@ -239,9 +275,9 @@ def test_a_snapshot_goes_on_as_the_stream_it_was_taken_of():
 def test_a_snapshot_of_other_sizes_is_refused():
     """With a line that says both, and the memory stays as it was."""
     prefix, moments = a_history(2, batch=1)
-    kept = a_memory(window=3).begin(*some(prefix, moments, [0]))
+    kept = a_memory(window=3).begin(*some(prefix, moments, slice(1)))
     with pytest.raises(ConfigError, match="compact is"):
-        kept.restore(a_memory(window=4).begin(*some(prefix, moments, [0])).snapshot())
+        kept.restore(a_memory(window=4).begin(*some(prefix, moments, slice(1))).snapshot())
 
 
 def test_another_instruction_replaces_the_sink_and_nothing_else():
@@ -249,15 +285,17 @@ def test_another_instruction_replaces_the_sink_and_nothing_else():
     keeps what it has."""
     memory = a_memory()
     prefix, moments = a_history(4, batch=1)
-    kept = memory.begin(*some(prefix, moments, [0]))
-    kept.enter(memory.read(kept, *some(prefix, moments, [0])), *some(prefix, moments, [0]))
+    kept = memory.begin(*some(prefix, moments, slice(1)))
+    kept.enter(
+        memory.read(kept, *some(prefix, moments, slice(1))), *some(prefix, moments, slice(1))
+    )
     before = kept.snapshot()
     told = torch.ones(1, SIZE.told_width)
     memory.instruct(kept, told)
     after = kept.snapshot()
     assert torch.equal(before["compact"], after["compact"])
     fresh = memory.begin(
-        some(prefix, moments, [0])[0],
+        some(prefix, moments, slice(1))[0],
         Moment(told, moments.state[:1], moments.command[:1], told[:, 0]),
     )
     torch.testing.assert_close(after["sinks"], fresh.snapshot()["sinks"])
@@ -272,7 +310,7 @@ def test_half_precision_halves_the_bytes_and_keeps_three_digits():
     )
     for one, other in pairs:
         assert_same(other, one, rtol=1e-2, atol=1e-2)
-    now = some(prefix, moments, [0, 8])
+    now = some(prefix, moments, slice(0, None, 8))
     assert half.begin(*now).nbytes * 2 == exact.begin(*now).nbytes
 
 

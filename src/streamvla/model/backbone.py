@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -87,6 +87,17 @@ class PrefixCache:
     def tokens(self) -> int:
         """Number of prefix tokens l, padding included."""
         return self.bias.shape[-1]
+
+    def rows(self, some: slice) -> PrefixCache:
+        """Of some of the observations."""
+        turn = self.rotary
+        return replace(
+            self,
+            keys=tuple(each[some] for each in self.keys),
+            values=tuple(each[some] for each in self.values),
+            bias=self.bias[some],
+            rotary=None if turn is None else Rotary(turn.cos[some], turn.sin[some]),
+        )
 
     def layers(self) -> Iterator[LayerCache]:
         """Layer by layer, in the order in which an expert reads them."""

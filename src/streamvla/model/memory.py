@@ -31,6 +31,7 @@ those of one observation on what is kept. Both are the same function.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
@@ -63,6 +64,9 @@ class MemoryConfig:
         vision_window: how many observations back all their vision tokens are kept.
         width, expansion: of the compact tokens, and of their feed-forward layers.
         stored: type of what is kept.
+        recurrent: whether the compact tokens of an observation start from those of the one before,
+            as the memory tokens of µVLA (2606.12497) do; with a window of 0 that is all the past
+            there is. Training then goes through a clip step by step.
         sinks: whether there are any (ablation).
         contiguous: whether sinks have the rank before what is kept; False: the rank they had at the
             start of the stream, ever farther away (ablation).
@@ -74,6 +78,7 @@ class MemoryConfig:
     width: int = 128
     expansion: int = 2
     stored: Stored = "float32"
+    recurrent: bool = False
     sinks: bool = True
     contiguous: bool = True
 
@@ -145,26 +150,64 @@ Layers = tuple[Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class Compact:
-    """Compact tokens of b observations, as the layers see them: (b, n, c, k) each, un-rotated."""
+    """Compact tokens of b observations.
+
+    Attributes:
+        keys, values: as the layers see them, (b, n, c, k) each, un-rotated.
+        carried: (b, c, w) as they leave the last layer but one: where those of the next observation
+            start from, if the memory is recurrent.
+    """
 
     keys: Layers
     values: Layers
+    carried: Tensor
 
 
-class Kept:
+class Past(ABC):
+    """What `Memory.read` finds of b streams.
+
+    Attributes:
+        entered: observations so far.
+        carried: of the latest of them (`Compact.carried`), zeros before the first.
+    """
+
+    config: MemoryConfig
+    entered: int
+    carried: Tensor
+
+    @property
+    def observations(self) -> int:
+        """How many are in the window."""
+        return min(self.entered, self.config.window)
+
+    @abstractmethod
+    def sinks(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (b, n, s, k), un-rotated."""
+
+    @abstractmethod
+    def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (b, n, o·c, k) of the o observations in the window, in no order; keys
+        are rotated by the number of their observation."""
+
+    @abstractmethod
+    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
+        """How many observations ago, keys and values (b, n, l, k), the latest first."""
+
+
+class Kept(Past):
     """What a memory keeps of b streams: all of it is allocated at once and never grows.
 
     Slots are written in turn; `entered` tells which is next.
 
     Attributes:
-        entered: observations so far.
         first_state: (b, s) of the first one.
     """
 
     def __init__(self, config: MemoryConfig, size: MemorySize, vision: int, like: Tensor) -> None:
         """Empty, for streams whose prefixes have so many vision tokens; `like` says b and where."""
-        self.config: Final = config
+        self.config = config
         self.entered = 0
+        self.carried = like.new_zeros(len(like), config.tokens, config.width)
         self.first_state: Tensor | None = None
         self._tokens: Final = {"sinks": SINKS, "compact": config.tokens, "vision": vision}
         slots = {"sinks": 1, "compact": config.window, "vision": config.vision_window}
@@ -178,7 +221,8 @@ class Kept:
     def nbytes(self) -> int:
         """Bytes of everything that is kept."""
         state = 0 if self.first_state is None else self.first_state.nbytes
-        return state + sum(array.nbytes for array in self._arrays.values())
+        carried = self.carried.nbytes if self.config.recurrent else 0
+        return state + carried + sum(array.nbytes for array in self._arrays.values())
 
     def bytes_after(self, entered: int) -> int:
         """Of `nbytes` those that would be in use after so many observations."""
@@ -188,13 +232,7 @@ class Kept:
             used -= array.nbytes - array.nbytes // max(count, 1) * min(entered, count)
         return used
 
-    @property
-    def observations(self) -> int:
-        """How many are in the window."""
-        return min(self.entered, self.config.window)
-
     def sinks(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values (b, n, s, k), un-rotated."""
         keys, values = self._arrays["sinks"][:, layer].to(dtype)
         return keys, values
 
@@ -203,14 +241,11 @@ class Kept:
         self._write("sinks", 0, sinks.keys, sinks.values)
 
     def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values (b, n, o·c, k) of the o observations in the window, in no order; keys
-        are rotated by the number of their observation."""
         tokens = self.observations * self._tokens["compact"]
         keys, values = self._arrays["compact"][:, layer, :, :, :tokens].to(dtype)
         return keys, values
 
     def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
-        """How many observations ago, keys and values (b, n, l, k), the latest first."""
         window, found = self.config.vision_window, []
         for ago in range(1, min(self.entered, window) + 1):
             slot = self._slot("vision", (self.entered - ago) % window)
@@ -222,11 +257,9 @@ class Kept:
         """Remember one observation of each stream."""
         if self.first_state is None:
             self.first_state = moment.state.detach().clone()
+        self.carried = compact.carried.detach()
         if self.config.window:
-            number = rotation(
-                torch.tensor(self.entered, device=moment.state.device), compact.keys[0].shape[-1]
-            )
-            keys = tuple(turned(each, number) for each in compact.keys)
+            keys = _numbered(compact.keys, self.entered)
             self._write("compact", self.entered % self.config.window, keys, compact.values)
         if self.config.vision_window:
             some = slice(prefix.vision)
@@ -239,7 +272,9 @@ class Kept:
         """A copy of everything, for `restore`."""
         state = self._arrays["sinks"].new_zeros(0) if self.first_state is None else self.first_state
         copies = {name: array.clone() for name, array in self._arrays.items()}
-        return {**copies, "first_state": state.clone(), "entered": torch.tensor(self.entered)}
+        rest = {"first_state": state, "carried": self.carried}
+        rest = {name: tensor.clone() for name, tensor in rest.items()}
+        return {**copies, **rest, "entered": torch.tensor(self.entered)}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
         """All as it was at `snapshot`.
@@ -259,6 +294,7 @@ class Kept:
             array.copy_(snapshot[name])
         state = snapshot["first_state"]
         self.first_state = state.clone() if len(state) else None
+        self.carried = snapshot["carried"].clone()
         self.entered = int(snapshot["entered"])
 
     def _write(self, name: str, slot: int, keys: Layers, values: Layers) -> None:
@@ -270,6 +306,41 @@ class Kept:
         """Where the tokens of one observation are."""
         tokens = self._tokens[name]
         return slice(number * tokens, (number + 1) * tokens)
+
+
+class _Unrolled(Past):
+    """What a memory keeps, as training goes through a clip step by step: with gradients."""
+
+    def __init__(self, config: MemoryConfig, sinks: Compact) -> None:
+        self.config = config
+        self.entered = 0
+        self.carried = torch.zeros_like(sinks.carried[:, :1]).expand(-1, config.tokens, -1)
+        self._sinks = sinks
+        self._compacts: list[tuple[Layers, Layers]] = []
+        self._visions: list[tuple[Layers, Layers]] = []
+
+    def sinks(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return self._sinks.keys[layer], self._sinks.values[layer]
+
+    def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        some = self._compacts[-self.observations :]
+        keys, values = (torch.cat([each[at][layer] for each in some], 2) for at in (0, 1))
+        return keys, values
+
+    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
+        count = min(self.entered, self.config.vision_window)
+        latest_first = self._visions[::-1][:count]
+        return [(1 + ago, k[layer], v[layer]) for ago, (k, v) in enumerate(latest_first)]
+
+    def enter(self, compact: Compact, prefix: PrefixCache) -> None:
+        """One more observation of each stream."""
+        some = slice(prefix.vision)
+        self._compacts.append((_numbered(compact.keys, self.entered), compact.values))
+        of_vision = (tuple(x[:, :, some] for x in of) for of in (prefix.keys, prefix.values))
+        keys, values = of_vision
+        self._visions.append((keys, values))
+        self.carried = compact.carried
+        self.entered += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +378,12 @@ def turned(x: Tensor, by: Rotation) -> Tensor:
     cos, sin = by
     low, high = x.chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x.dtype)
+
+
+def _numbered(keys: Layers, number: int) -> Layers:
+    """Rotated by the number of their observation."""
+    by = rotation(torch.tensor(number, device=keys[0].device), keys[0].shape[-1])
+    return tuple(turned(each, by) for each in keys)
 
 
 class _Block(nn.Module):
@@ -356,6 +433,9 @@ class Memory(nn.Module):
             for _ in range(size.layers - 1)
         )
         self.last: Final = KeysAndValues(width, size.heads, size.head_dim)
+        self.from_carried: nn.Module | None = None
+        if config.recurrent:
+            self.from_carried = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
 
     # --- a stream
 
@@ -370,10 +450,12 @@ class Memory(nn.Module):
         if kept.first_state is not None:
             kept.set_sinks(self._sinks(told, kept.first_state))
 
-    def read(self, kept: Kept, prefix: PrefixCache, moment: Moment) -> Compact:
+    def read(self, kept: Past, prefix: PrefixCache, moment: Moment) -> Compact:
         """The compact tokens of b observations on what is kept of their streams, which stays as it
         is (`Kept.enter`)."""
         x, keys, values = self._embedded(moment), [], []
+        if self.from_carried is not None and kept.entered:
+            x = x + self.from_carried(kept.carried)
         now = self._rotation(kept.entered, x)
         rank = self._rotation(
             1 + (kept.observations if self.config.contiguous else kept.entered), x
@@ -407,8 +489,10 @@ class Memory(nn.Module):
         Returns:
             Of b·T observations. What each is made from is what `read` finds kept when it comes.
         """
-        t = torch.arange(length, device=moments.state.device)
         sinks = self._sinks(moments.told[::length], moments.state[::length])
+        if self.config.recurrent:
+            return self._step_by_step(prefix, moments, length, _Unrolled(self.config, sinks))
+        t = torch.arange(length, device=moments.state.device)
         kept_then = t.clamp(max=self.config.window) if self.config.contiguous else t
         x, keys, values = self._embedded(moments), [], []
         histories = len(x) // length
@@ -428,6 +512,25 @@ class Memory(nn.Module):
             keys.append(k)
             values.append(v)
         return self._with_last(x, keys, values)
+
+    def _step_by_step(
+        self, prefix: PrefixCache, moments: Moment, length: int, past: _Unrolled
+    ) -> Compact:
+        """`clip`, where each observation needs the one before."""
+        steps: list[Compact] = []
+        for t in range(length):
+            now = prefix.rows(slice(t, None, length))
+            steps.append(self.read(past, now, moments.at(slice(t, None, length))))
+            past.enter(steps[-1], now)
+
+        def joined(parts: Sequence[Tensor]) -> Tensor:  # T times (b, …) → (b·T, …)
+            return torch.stack(list(parts), 1).flatten(0, 1)
+
+        keys, values = (
+            tuple(joined(each) for each in zip(*of, strict=True))
+            for of in ([step.keys for step in steps], [step.values for step in steps])
+        )
+        return Compact(keys, values, joined([step.carried for step in steps]))
 
     def _history(self, q: Tensor, k: Tensor, v: Tensor, length: int) -> _Part:
         """Of each observation its own compact tokens and those of the window before it."""
@@ -469,6 +572,7 @@ class Memory(nn.Module):
         layer = c * width * (4 * inner + 2 * self.config.expansion * width) + 2 * c * inner * seen
         last = c * width * 2 * inner
         inputs = size.state_dim + 2 + size.action_dim + size.told_width
+        inputs += c * width if self.config.recurrent and kept.entered else 0
         return 2 * ((size.layers - 1) * layer + last + inputs * width)
 
     def appended(self, prefix: PrefixCache, compact: Compact) -> PrefixCache:
@@ -518,7 +622,7 @@ class Memory(nn.Module):
     def _with_last(self, x: Tensor, keys: list[Tensor], values: list[Tensor]) -> Compact:
         """And those of the last layer, whose output nothing reads."""
         last: tuple[Tensor, Tensor] = self.last(x)
-        return Compact((*keys, last[0]), (*values, last[1]))
+        return Compact((*keys, last[0]), (*values, last[1]), x)
 
 
 def _towards(q: Tensor, cache: LayerCache) -> Tensor:
