@@ -123,7 +123,7 @@ COSTS: dict[str, Recipe] = {
         columns=_COST_FIGURES,
         tables={"main": tuple(_COST_FIGURES)},
     ),
-    "cheaper-observation": _loop_recipe("--suite tempo --episodes 25 --out runs/results/tempo"),
+    "cheaper-observation": _loop_recipe("--suite tempo --episodes 10 --out runs/results/tempo"),
     "cheaper-reaction": _loop_recipe(
         "--tasks reach-moved --episodes 100 --seconds 6 --out runs/results/cheaper-reaction",
         without=("score", "paired.score_difference"),
