@@ -97,6 +97,34 @@ def _observation(trainer, batch, at: int, now_ns: int) -> Observation:
     )
 
 
+def test_several_frames_in_training_are_those_of_a_stream(dataset, tmp_path):
+    """The context of each observation of a clip is the one the policy makes when it drives: of its
+    vision tokens and those before, at the start those of the first one again."""
+    config = memory_config(dataset, tmp_path, model=replace(SMALL, frames=3))
+    trainer = trainer_of(config)
+    with torch.no_grad():
+        trainer._first.ages.normal_()
+    trainer._average.load_state_dict(trainer._weights.state_dict())
+    batch = trainer.sampler.batch(3)
+    model = trainer._first.eval()
+    images = trainer.objective._images(batch, torch.Generator())
+    trained, _ = model.encode_and_locate(images, batch.words, batch.state, batch.command, 3)
+    policy = trainer.policy("action-flow")
+    assert isinstance(policy, StreamPolicy)
+    for first in range(0, len(batch.state), 3):
+        policy.begin()
+        now_ns = 0
+        for at in range(first, first + 3):
+            now_ns += round(float(batch.elapsed[at]) * 1e9)
+            if at > first and batch.elapsed[at] == 0:
+                break
+            found = policy.encode(_observation(trainer, batch, at, now_ns)).prefix
+            present = trained.bias[at, 0, 0] > -1e9
+            assert found.vision == trained.vision
+            for mine, theirs in zip(found.keys, trained.keys, strict=True):
+                torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
+
+
 WAIT = 6
 
 

@@ -77,6 +77,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ("seeded-keypoints", lambda c: c.backbone == "small", "--backbone small"),
         ("memory-vision", lambda c: c.memory_window is not None, "--memory-window"),
         ("memory-summaries", lambda c: c.memory_window is not None, "--memory-window"),
+        ("memory-recurrent", lambda c: c.memory_window is not None, "--memory-window"),
         ("clip-stride", lambda c: c.clip > 1, "--clip"),
     ),
     "train-saliency": (

@@ -93,6 +93,8 @@ class Model(nn.Module, ABC):
     expert: Expert
     crops: CropConfig | None = None
     memory: Memory | None
+    frames: int = 1
+    """How many observations' vision tokens `contextualise` is given, the latest first."""
     pruned_to: float = 1.0
     """The share of the vision tokens that the backbone reads."""
 
@@ -169,10 +171,15 @@ class Model(nn.Module, ABC):
         return self.contextualise(self.look(images, words), words, state, command)
 
     def encode_and_locate(
-        self, images: Images, words: Tensor, state: Tensor, command: Tensor
+        self, images: Images, words: Tensor, state: Tensor, command: Tensor, clip: int = 1
     ) -> tuple[PrefixCache, Tensor]:
         """`encode`, and the places of things (b, p) as vision alone tells them, for training;
-        p = 0 where the model tells none."""
+        p = 0 where the model tells none.
+
+        Args:
+            clip: so many observations of one episode stand behind one another, for a model of
+                several `frames`.
+        """
         return self.encode(images, words, state, command), self.locate(images, words)
 
     def locate(self, images: Images, words: Tensor) -> Tensor:

@@ -71,6 +71,9 @@ class VLAConfig:
         crops: what is cut from every view; None: the model looks at whole views.
         pruned_to: share of the vision tokens that enter the backbone (`prune.py`); 1 for all.
         memory: of what was seen before (`memory.py`); None: each observation stands alone.
+        frames: how many observations' vision tokens make a context, the present one's included, and
+            those of the first one again where there are not so many yet: the plain way to give a
+            model a past, to compare a memory with.
         words: "hashed" (`instruction.py`), or "wordllama" for frozen pretrained embeddings
             (`word_vectors.py`).
     """
@@ -98,6 +101,7 @@ class VLAConfig:
     pruned_to: float = 1.0
     words: Words = "hashed"
     memory: MemoryConfig | None = None
+    frames: int = 1
 
     def __post_init__(self) -> None:
         if self.words not in get_args(Words):
@@ -114,6 +118,11 @@ class VLAConfig:
             least = 0 if name in _MAY_BE_NONE else 1
             if smallest < least:
                 raise ConfigError(f"model {name} is {value}; expected at least {least}")
+        if self.frames > 1 and (self.memory is not None or self.pruned_to < 1):
+            raise ConfigError(
+                f"model frames is {self.frames} with a memory or pruned tokens; expected one of "
+                "these alone"
+            )
         cell = PATCH * CELLS_PER_TOKEN
         if any(side % cell for side in self.image_size):
             raise ConfigError(f"model image_size is {self.image_size}; use multiples of {cell} px")
@@ -180,6 +189,10 @@ class StreamingVLA(Model):
                 self.from_places = PlacesToken(c.places_dim, c.width, c.width)
         self.prune: Final = TokenPruner(c.width, c.pruned_to) if c.pruned_to < 1 else None
         self.backbone: Final = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
+        self.frames: int = c.frames
+        self.ages: nn.Parameter | None = None
+        if c.frames > 1:
+            self.ages = nn.Parameter(torch.zeros(c.frames, c.width))
         if c.memory is not None:
             around = MemorySize(c.layers, c.heads, c.head_dim, c.width, c.state_dim, c.action_dim)
             self.memory = Memory(c.memory, around)
@@ -207,13 +220,15 @@ class StreamingVLA(Model):
         return self._look(images, words)[0]
 
     def encode_and_locate(
-        self, images: Images, words: Tensor, state: Tensor, command: Tensor
+        self, images: Images, words: Tensor, state: Tensor, command: Tensor, clip: int = 1
     ) -> tuple[PrefixCache, Tensor]:
         """`encode`, and the places of things (b, p) as the asked keypoints alone tell them.
 
         A read-out for training; p = 0 where the model has none.
         """
         seen, placed = self._look(images, words)
+        if self.frames > 1:
+            seen = stacked(seen, self.frames, clip)
         return self.contextualise(seen, words, state, command), placed
 
     def locate(self, images: Images, words: Tensor) -> Tensor:
@@ -295,7 +310,7 @@ class StreamingVLA(Model):
         """The context of what was seen.
 
         Args:
-            seen: (b, v, l, w) from `look`.
+            seen: (b, v, l, w) from `look`; of several frames (b, frames·v, l, w), the latest first.
             words: (b, l) hashed words (`hash_words`).
             state: (b, s) measured proprioception, normalised.
             command: (b, d) action state at capture, relative to the flow's origin, at unit scale.
@@ -303,6 +318,9 @@ class StreamingVLA(Model):
         if not self.config.proprioception:
             state = torch.zeros_like(state)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
+        if self.ages is not None:
+            aged = seen.unflatten(1, (self.frames, -1)) + self.ages[:, None, None]
+            seen = aged.flatten(1, 2).to(seen.dtype)
         if self.prune is None:
             seen = seen.flatten(1, 2)  # (b, v·l, w)
         else:
@@ -346,6 +364,15 @@ class StreamingVLA(Model):
             seed_keypoints(self.crop_vision, images.crops, share, generator)
         elif isinstance(images, Tensor):
             seed_keypoints(self.vision, images, share, generator)
+
+
+def stacked(seen: Tensor, frames: int, clip: int) -> Tensor:
+    """Vision tokens of observations (b·T, v, l, w), T = clip of one episode behind one another →
+    (b·T, frames·v, l, w), each with those before it, the latest first."""
+    of_clips = seen.unflatten(0, (-1, clip))
+    at = torch.arange(clip, device=seen.device)
+    parts = [of_clips[:, (at - ago).clamp(min=0)] for ago in range(frames)]
+    return torch.cat(parts, 2).flatten(0, 1)
 
 
 def _crop_encoder(config: VLAConfig, crops: CropConfig) -> VisionEncoder:

@@ -31,7 +31,7 @@ from streamvla.model.normalisation import Normalisation
 from streamvla.model.phrases import Phrases, Told
 from streamvla.model.saliency import Calibration, SaliencyPredictor, saliency_of
 from streamvla.model.spelling import english_words
-from streamvla.policy.stream import Stream
+from streamvla.policy.stream import FrameStack, Stream
 from streamvla.policy.transforms import (
     check_observation,
     flow_origin,
@@ -76,6 +76,7 @@ class ModelPolicy:
 
     Attributes:
         stream: what it remembers; None: its model has no memory.
+        frames: what it has seen last, of a model of several frames; None of others.
         predictor: of what a motion changes; None: it does not anticipate.
         phrases: of which the nearest is told instead of an instruction; None: it is told as said.
     """
@@ -103,7 +104,7 @@ class ModelPolicy:
             max_age=method.max_age if method.aligned else 0,
             unclear_up_to=None if clarity is None else clarity.threshold,
             gaze=gaze,
-            remembers=model.memory is not None,
+            remembers=remembers(model),
         )
         if model.vocabulary is not None:
             english_words()  # read now, and not with the first unknown word in motion
@@ -116,6 +117,7 @@ class ModelPolicy:
         self.device: Final = torch.device(device)
         self.model: Model = model.to(self.device).eval()
         self.stream: Stream | None = None if model.memory is None else Stream(self.model)
+        self.frames: FrameStack | None = None if model.frames == 1 else FrameStack(model.frames)
         units = Units(spec.action_space, normalisation, self.device)
         self._read = method.reader(self.model.expert, units)
         self.predictor: SaliencyPredictor | None = None
@@ -274,6 +276,8 @@ class ModelPolicy:
         inputs = (sight.words, sight.state, sight.command)
         with torch.inference_mode():
             seen = sight.seen if change is None else sight.seen + change
+            if self.frames is not None:
+                seen = self.frames.stacked(seen, sight.captured_ns, sight.seen)
             prefix, flops = self._prefix(seen, sight)
             if self.stream is not None:
                 truly, more = (None, 0) if change is None else self._prefix(sight.seen, sight)
@@ -410,12 +414,18 @@ class ModelPolicy:
 
 
 class StreamPolicy(ModelPolicy):
-    """A policy whose model has a memory. Implements `RememberingPolicy`."""
+    """A policy whose model has a memory, or sees several frames. Implements `RememberingPolicy`."""
 
     def begin(self) -> None:
         """An episode begins (`Stream.begin`)."""
-        if self.stream is not None:
-            self.stream.begin()
+        for each in (self.stream, self.frames):
+            if each is not None:
+                each.begin()
+
+
+def remembers(model: Model) -> bool:
+    """Whether its contexts depend on observations before, so that it needs a `StreamPolicy`."""
+    return model.memory is not None or model.frames > 1
 
 
 def _seed(observation: Observation) -> int:

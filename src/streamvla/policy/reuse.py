@@ -105,8 +105,9 @@ class ReusingPolicy(ModelPolicy):
 
     def begin(self) -> None:
         """An episode begins: every view is encoded."""
-        if self.stream is not None:
-            self.stream.begin()
+        for each in (self.stream, self.frames):
+            if each is not None:
+                each.begin()
         self._kept = None
 
     def look_batch(self, observations: Sequence[Observation]) -> Sight:

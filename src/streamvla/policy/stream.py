@@ -117,3 +117,39 @@ class Stream:
             self._memory.instruct(kept, moment.told)
         self.kept, self._told = kept, moment.told
         return kept
+
+
+class FrameStack:
+    """The vision tokens of the last observations, for a model of several `frames`.
+
+    Attributes:
+        continues: as of `Stream`.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.continues = False
+        self._frames: Final = frames
+        self._latest_ns: int | None = None
+        self._older: list[torch.Tensor] = []
+
+    def begin(self) -> None:
+        """An episode begins: unless the stream continues, nothing is kept."""
+        self._latest_ns = None
+        if not self.continues:
+            self._older = []
+
+    def stacked(
+        self, tokens: torch.Tensor, captured_ns: int, seen: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vision tokens (b, v, l, w) with those before → (b, frames·v, l, w), the latest first;
+        they enter, unless they were captured no later than the last.
+
+        Args:
+            seen: those that were seen, where `tokens` are others.
+        """
+        behind = self._older[: self._frames - 1]
+        behind += [behind[-1] if behind else tokens] * (self._frames - 1 - len(behind))
+        if self._latest_ns is None or captured_ns > self._latest_ns:
+            self._older = [tokens if seen is None else seen, *self._older][: self._frames - 1]
+            self._latest_ns = captured_ns
+        return torch.cat([tokens, *behind], 1)

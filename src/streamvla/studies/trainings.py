@@ -43,6 +43,8 @@ class Train:
             default none. Needs --clip.
         memory_vision: of how many of them all vision tokens are kept.
         memory_summaries: tokens an observation is remembered by, beside its state and command.
+        memory_recurrent: let the tokens of an observation start from those of the one before.
+        frames: give a context the vision tokens of so many observations; needs --clip.
         clip: draw so many observations of an episode together, in order; --batch-size is a multiple
             of it.
         clip_stride: least and most control periods between them.
@@ -99,6 +101,8 @@ class Train:
     memory_window: int | None = None
     memory_vision: int = 0
     memory_summaries: int = 4
+    memory_recurrent: bool = False
+    frames: int = 1
     clip: int = 1
     clip_stride: tuple[int, int] = (8, 12)
     horizon: int = 10
@@ -210,7 +214,7 @@ def _size(command: Train) -> Size:
     memory = None
     if command.memory_window is not None:
         sizes = (command.memory_summaries, command.memory_window, command.memory_vision)
-        memory = MemoryConfig(*sizes)
+        memory = MemoryConfig(*sizes, recurrent=command.memory_recurrent)
     if command.backbone == "small":
         crops = CropSize(
             channels=command.crop_channels,
@@ -222,6 +226,12 @@ def _size(command: Train) -> Size:
             crops=crops if command.crops else None,
             pruned_to=command.pruned_to,
             memory=memory,
+            frames=command.frames,
+        )
+    if command.frames > 1:
+        raise ConfigError(
+            f"frames {command.frames} with backbone {command.backbone}: a pretrained model has one "
+            "observation a context; give it a memory (memory-window), or train the small one"
         )
     if command.pruned_to < 1:
         raise ConfigError(

@@ -47,6 +47,11 @@ class Size(Protocol):
         """Of what was seen before."""
         ...
 
+    @property
+    def frames(self) -> int:
+        """Of how many observations a context is made."""
+        ...
+
     def model_config(self, robot: DatasetMeta, trained: Trained) -> ModelConfig:
         """The model for the robot of a dataset."""
         ...
@@ -97,6 +102,7 @@ class ModelSize:
     crops: CropSize | None = None
     pruned_to: float = 1.0
     memory: MemoryConfig | None = None
+    frames: int = 1
 
     @property
     def source(self) -> None:
@@ -125,6 +131,10 @@ class PretrainedSize:
     proprioception: bool = True
     focus: FocusConfig = field(default_factory=FocusConfig)
     memory: MemoryConfig | None = None
+
+    @property
+    def frames(self) -> int:
+        return 1
 
     def model_config(self, robot: DatasetMeta, trained: Trained) -> PretrainedConfig:
         learns = "expert" if trained == "expert" else "all"
@@ -217,10 +227,12 @@ class TrainConfig:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected {expected}")
         require_option("normalisation", self.normalisation, NormalisationKind)
         require_option("train", self.train, Trained)
-        if self.model.memory is not None and self.sampling.clip < 2:
+        remembers = self.model.memory is not None or self.model.frames > 1
+        if remembers and self.sampling.clip < 2:
             raise ConfigError(
-                f"a memory with clips of {self.sampling.clip} observation: it would have nothing "
-                "to remember in training; draw clips of at least 2 (sampling clip)"
+                f"a memory, or several frames, with clips of {self.sampling.clip} observation: "
+                "there would be nothing to remember in training; draw clips of at least 2 "
+                "(sampling clip)"
             )
         frozen = self.train in ("expert", "memory")
         if frozen and self.init is None and self.model.source is None:

@@ -26,6 +26,7 @@ _MAY_BE_FRESH = (
     "crop_aim.",
     "prune.",
     "memory.",
+    "ages",
 )
 _OF_FOCUS = ".focus."
 

@@ -80,7 +80,8 @@ class Objective(nn.Module):
         }
         images = self._images(batch, generator)
         context: Any = self.models[next(iter(self.methods))]
-        prefix, located = context.encode_and_locate(images, batch.words, batch.state, batch.command)
+        inputs = (batch.words, batch.state, batch.command)
+        prefix, located = context.encode_and_locate(images, *inputs, self.clip)
         prefix = self._remembering(context, prefix, batch)
         loss, parts = torch.zeros((), device=self.is_delta.device), {}
         if located.shape[-1]:

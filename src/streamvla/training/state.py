@@ -118,7 +118,7 @@ def _up_to_date(recipe: Mapping[str, Any]) -> dict[str, Any]:
         model = recipe["model"]
         added: dict[str, Any] = {"focus": asdict(FocusConfig()), "memory": None}
         if "source" not in model:  # of the small model alone
-            added["pruned_to"] = 1.0
+            added |= {"pruned_to": 1.0, "frames": 1}
         recipe = {**recipe, "model": {**added, **model}}
     if "sampling" in recipe:
         of_clips = {"clip": 1, "clip_stride": [8, 12]}

@@ -45,7 +45,7 @@ from streamvla.model.methods.base import Method
 from streamvla.model.models import make_models
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import parameter_count
-from streamvla.policy.base import ModelPolicy, StreamPolicy
+from streamvla.policy.base import ModelPolicy, StreamPolicy, remembers
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.batches import BatchSampler, split_holdout
 from streamvla.training.config import (
@@ -251,7 +251,7 @@ class Trainer:
         """The averaged weights of a method as they stand, as a policy."""
         method = self.methods[name]
         model = self.averages[name]
-        kind = ModelPolicy if model.memory is None else StreamPolicy
+        kind = StreamPolicy if remembers(model) else ModelPolicy
         return kind(model, self._spec(method), method, self.normalisation, self.device)
 
     def _init_paths(self) -> list[Path]:
