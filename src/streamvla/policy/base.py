@@ -68,7 +68,7 @@ class ModelPolicy:
     It counts what its observations cost (`CountingPolicy`).
 
     With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too, and with a `Clarity` an
-    `UnderstandingPolicy`.
+    `UnderstandingPolicy`; once it retrieves phrases (`retrieve`) a `RephrasingPolicy`.
 
     Attributes:
         predictor: of what a motion changes; None: it does not anticipate.
@@ -163,7 +163,7 @@ class ModelPolicy:
         self._told.clear()
         self._words = None  # those of the latest instruction may be others now
         settings = {**self.spec.settings, NEAREST_PHRASE: phrases.threshold}
-        self.spec = replace(self.spec, settings=settings)
+        self.spec = replace(self.spec, settings=settings, rephrases=True)
         phrases.prepare()  # now, and not in motion
 
     def told(self, instruction: str) -> Told:
