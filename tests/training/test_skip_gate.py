@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from streamvla.cli.main import execute
+from streamvla.cli.train_skipping import _print_figures
 from streamvla.core.errors import ConfigError, DatasetError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import load_dataset
@@ -148,6 +150,24 @@ def test_the_gate_learns_which_errors_are_large(learned):
     samples = known(np.random.default_rng(1), 60)
     figures = gate_figures(samples, expected_errors(gate, samples), bound, {})
     assert figures["rank_correlation"] > 0.7
+
+
+def test_figures_of_nothing_are_no_numbers(learned, capsys):
+    """A gate that skips nothing, and episodes without a harmful sample, give None, which JSON can
+    say and a table shows as "–"."""
+    gate, bound = learned
+    samples = known(np.random.default_rng(3), 5)
+    expected = expected_errors(gate, samples)
+    nothing = gate_figures(samples, expected, bound, {0.1: -math.inf})
+    harmless = gate_figures(samples, expected, math.inf, {0.1: math.inf})
+    json.dumps([nothing, harmless], allow_nan=False)
+    assert nothing["rates"]["0.1"]["error_of_skipped"] is None
+    assert harmless["rates"]["0.1"]["miss_rate_ci"] is None
+    for figures in (nothing, harmless):
+        _print_figures(figures)
+    assert "–" in capsys.readouterr().out
+    single = gate_figures(samples.only(np.array([1])), expected[[1]], bound, {})
+    assert single["rank_correlation"] is None
 
 
 @pytest.mark.parametrize(("count", "rate"), [(20, 0.1), (60, 0.1), (60, 0.3)])

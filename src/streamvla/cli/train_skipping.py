@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from streamvla.studies.tables import print_json, print_table
+from streamvla.studies.tables import figure, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,19 +131,19 @@ def train_skipping_command(command: TrainSkipping) -> None:
 def _print_figures(figures: Mapping[str, Any]) -> None:
     """Per miss rate: what the gate skips, and what that costs."""
 
-    def share(value: float) -> str:
-        return f"{100 * value:.0f} %"
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.0f} %"
 
     rows = [
         (
             rate,
             share(found["skipped"]),
             share(found["miss_rate"]),
-            " – ".join(map(share, found["miss_rate_ci"])),
-            f"{found['error_of_skipped']:.3f}",
+            " – ".join(map(share, found["miss_rate_ci"] or (None,))),
+            figure(found["error_of_skipped"], 3),
         )
         for rate, found in figures["rates"].items()
     ]
     heads = ("miss rate", "skipped", "harmful ones skipped", "95 % interval", "error of skipped")
     print_table("gate, by miss rate", heads, rows)
-    print(f"rank correlation of expected and true error: {figures['rank_correlation']:.2f}")
+    print(f"rank correlation of expected and true error: {figure(figures['rank_correlation'], 2)}")

@@ -362,6 +362,7 @@ def gate_figures(
     correlation" of expected and true error; by miss rate: "skipped", the share; "miss_rate", the
     mean over episodes of the share of their harmful samples that is skipped, and "miss_rate_ci",
     its 95 % interval (normal, over episodes); "error_of_skipped", "excess_of_skipped": means.
+    None: of nothing, as where the gate skips nothing or no episode has a harmful sample.
     """
     beyond = samples.age > 1
     samples, expected = samples.only(beyond), expected[beyond]
@@ -378,24 +379,34 @@ def gate_figures(
     }
     for rate, eta in thresholds.items():
         skipped = expected <= eta
-        shares = np.array([(each <= eta).mean() for each in scores] or [math.nan])
-        half = 1.96 * float(shares.std(ddof=1)) / math.sqrt(len(shares)) if shares[1:].size else 1.0
-        mean = float(shares.mean())
+        shares = np.array([(each <= eta).mean() for each in scores])
         figures["rates"][str(rate)] = {
             "skipped": float(skipped.mean()),
-            "miss_rate": mean,
-            "miss_rate_ci": (max(0.0, mean - half), min(1.0, mean + half)),
-            "harmful_when_skipped": float(harmful[skipped].mean()) if skipped.any() else math.nan,
-            "error_of_skipped": float(samples.error[skipped].mean()) if skipped.any() else math.nan,
-            "excess_of_skipped": float(samples.excess[skipped].mean())
-            if skipped.any()
-            else math.nan,
+            "miss_rate": _mean(shares),
+            "miss_rate_ci": _mean_interval(shares),
+            "harmful_when_skipped": _mean(harmful[skipped]),
+            "error_of_skipped": _mean(samples.error[skipped]),
+            "excess_of_skipped": _mean(samples.excess[skipped]),
         }
     return figures
 
 
-def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, ties by order."""
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _mean_interval(shares: np.ndarray) -> tuple[float, float] | None:
+    """95 %, normal; of a single share everything from 0 to 1."""
+    if shares.size < 2:
+        return (0.0, 1.0) if shares.size else None
+    mean, half = float(shares.mean()), 1.96 * float(shares.std(ddof=1)) / math.sqrt(shares.size)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Spearman's, ties by order; None of fewer than two."""
+    if len(one) < 2:
+        return None
     ranks = np.stack([each.argsort().argsort() for each in (one, other)]).astype(float)
     return float(np.corrcoef(ranks)[0, 1])
 
