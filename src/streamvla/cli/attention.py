@@ -80,7 +80,10 @@ def attention_pictures(
 def action_states(
     events: Sequence[TraceEvent], instants_ns: Sequence[int], space: ActionSpace
 ) -> list[np.ndarray]:
-    """The action state (d,) at each instant: after every command that was sent until then."""
+    """The action state (d,) at each instant: after every command that was sent until then.
+
+    A trace does not say where the robot stood before its first command: zeros until then.
+    """
     sent = [event for event in events if isinstance(event, Sent)]
     states = [space.initial_state()]
     for event in sent:

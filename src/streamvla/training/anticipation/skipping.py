@@ -5,8 +5,9 @@
     fresh                     seen   actions, told n
     error                            mean |kept − fresh| / action scale, over H actions
 
-The expert's executed actions lead from t−a to t+n, and stand for what is pending. An error beyond B
-is *harmful*; B is the level that all but a share `tail` of the errors at age 1 stay below: what the
+The expert's executed actions lead from t−a to t+n, and stand for what is pending; action states are
+summed up from where the episode began (`Demonstrations.action_states`). An error beyond B is
+*harmful*; B is the level that all but a share `tail` of the errors at age 1 stay below: what the
 policy's own choice varies by from one frame to the next. What the calibration guarantees, and why,
 is docs/decisions/0020, with harmful observations for large changes.
 """
