@@ -28,8 +28,9 @@ class TrainSaliency:
             into a file beside it, which whoever loads the policy takes along. A predictor that
             lies there is not overwritten.
         dataset: demonstrations, best the policy's own.
-        calibration: other demonstrations to calibrate on, which neither has seen; default the last
-            `holdout_per_task` episodes of every task of the dataset.
+        calibration: other demonstrations to calibrate on, which neither has seen: episodes that
+            either was trained on are refused, by task and seed. Default the last `holdout_per_task`
+            episodes of every task of the dataset.
         test: train nothing; say what the calibrated gate does on this dataset.
         figure: with test, draw saliency against true change here (SVG).
         out: the predictor's file, if not beside the policy.

@@ -23,8 +23,9 @@ class TrainSkipping:
             file beside it, which `eval --skip-gate` uses. A gate that lies there is not
             overwritten.
         dataset: demonstrations that fit the policy, best its own.
-        calibration: other demonstrations to calibrate on, which neither has seen; default the last
-            `holdout_per_task` episodes of every task of the dataset.
+        calibration: other demonstrations to calibrate on, which neither has seen: episodes that
+            either was trained on are refused, by task and seed. Default the last `holdout_per_task`
+            episodes of every task of the dataset.
         test: train nothing; say what the calibrated gate does on this dataset.
         out: the gate's file, if not beside the policy; with test, where it lies.
         observations: frames of training episodes, of two samples each.

@@ -31,7 +31,7 @@ from streamvla.core.interfaces import Observation
 from streamvla.data.demonstrations import Demonstrations, Episode
 from streamvla.data.fingerprint import fingerprint
 from streamvla.data.store import load_dataset
-from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.checkpoint import load_checkpoint, provenance_of
 from streamvla.model.skip_gate import SkipCalibration, SkipGate, SkipGateConfig, summary_of
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.shipped import identify
@@ -43,6 +43,7 @@ from streamvla.policy.skip_gate import (
     skip_gate_path,
 )
 from streamvla.training.anticipation.conformal import least_episodes, risk_controlled_threshold
+from streamvla.training.anticipation.freshness import require_fresh, warn_of_seen
 from streamvla.training.anticipation.gate import motion_of, require_fit
 from streamvla.training.batches import split_holdout
 from streamvla.training.provenance import provenance
@@ -449,7 +450,9 @@ def train_skipping(config: SkipTraining) -> SkipTrained:
         source = load_dataset(config.calibration, config.tasks)
         require_fit(policy, source)
         held_out = list(source.episodes)
-        _require_fresh(config.calibration, held_out, training)
+        require_fresh(config.calibration, source, training, provenance_of(config.checkpoint))
+    else:
+        warn_of_seen(held_out, provenance_of(config.checkpoint))
     counts = _spread(config.observations, len(training), config.seed)
     samples = skip_samples(policy, demonstrations, training, counts, config.draws, config.seed)
     gate = fit_gate(samples, config)
@@ -529,17 +532,6 @@ def _spread(total: int, episodes: int, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
     counts[rng.permutation(episodes)[: total % episodes]] += 1
     return counts.tolist()
-
-
-def _require_fresh(path: Path, episodes: Sequence[Episode], trained: Sequence[Episode]) -> None:
-    """Raise `ConfigError` if an episode to calibrate on was trained on."""
-    known = {(episode.task, episode.seed) for episode in trained}
-    stale = sum((episode.task, episode.seed) in known for episode in episodes)
-    if stale:
-        raise ConfigError(
-            f"{path}: {stale} of {len(episodes)} episodes are among those trained on, by task and "
-            "seed; the miss rate would not hold. Collect others (collect --seed)."
-        )
 
 
 def _save(
