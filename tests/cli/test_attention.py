@@ -15,9 +15,12 @@ from streamvla.policy import load_policy, resolve_checkpoint
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.focus import asked_places
 from streamvla.policy.reuse import ReusingPolicy
+from streamvla.policy.skipping import SkippingPolicy, SkipRule
 from streamvla.robots.registry import make_robot
 from streamvla.robots.sawyer import ACTION_SPACE
+from streamvla.testing.fakes import ScriptedPolicy
 from streamvla.trace.events import Sent
+from tests.policy.test_action_flow import make_policy
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +104,12 @@ def test_every_picture_is_of_its_own_capture_whatever_the_policy_reuses(policy):
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_driven():
-    """No film, or a policy that says nothing of its attention: one line."""
+    """No film, a policy that says nothing of its attention, or one that skips encodings: one line,
+    and of the last what to leave out."""
     with pytest.raises(ConfigError, match="--videos 0 makes none"):
         Run(attention=True, videos=0)
     with pytest.raises(ConfigError, match="does not say what it attends to"):
-        watched(object())  # type: ignore[arg-type]
+        watched(ScriptedPolicy(ACTION_SPACE, 10, 50_000_000))
+    skipping = SkippingPolicy(make_policy(max_age=12), SkipRule(most=2))
+    with pytest.raises(ConfigError, match=r"most_skips 2.* without --most-skips"):
+        watched(skipping)

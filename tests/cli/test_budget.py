@@ -12,15 +12,18 @@ import torch
 
 from streamvla.cli.main import execute
 from streamvla.core.budget import BudgetRow, BudgetTable
+from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Observation, PolicySpec
 from streamvla.model.checkpoint import Checkpoint, budget_of, save_checkpoint, write_budget
 from streamvla.model.defaults import sha256_of
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA
+from streamvla.policy import find_policy
 from streamvla.policy.skip_gate import skip_gate_path
 from streamvla.robots.point import SPEC
 from streamvla.studies.budget_table import _copy_beside, default_rows, encode_ms, parse_row
+from streamvla.studies.dial import BudgetOptions, within_budget
 from streamvla.studies.recording import Seen
 from tests.model.tiny import TINY
 
@@ -150,6 +153,18 @@ def test_a_policy_without_a_table_names_the_command_that_makes_it(capsys, tmp_pa
     """One line, with the policy's own file in it."""
     line = refused(capsys, f"{short('eval', plain, tmp_path)} --budget-flops 1e9")
     assert f"streamvla bench budget --policy {plain}" in line
+
+
+def test_a_table_is_read_only_for_a_budget(monkeypatch, measured):
+    """Whoever finds the policy for something else does not read it."""
+    read = []
+    monkeypatch.setattr("streamvla.model.checkpoint.budget_of", read.append)
+    found = find_policy(str(measured))
+    assert within_budget(BudgetOptions(), found) is None
+    assert read == []
+    with pytest.raises(ConfigError, match="has no table"):
+        within_budget(BudgetOptions(budget_ms=6), found)
+    assert read == [measured]
 
 
 def test_a_budget_of_a_policy_that_is_no_file_is_not_sent_to_the_bench(capsys, tmp_path):

@@ -21,7 +21,7 @@ from streamvla.data.collect import (
     collect_episode,
     episode_seed,
 )
-from streamvla.data.demonstrations import Episode
+from streamvla.data.demonstrations import DatasetMeta, Demonstrations, Episode
 from streamvla.data.noise import NoiseConfig
 from streamvla.data.pilot import LATEST_HANDOVER, Pilot
 from streamvla.data.store import load_dataset, shard_path
@@ -155,6 +155,27 @@ def test_an_episode_goes_on_past_success(reach):
 
 
 @pytest.mark.render
+@pytest.mark.parametrize("stored", [True, False])
+def test_action_states_are_those_of_the_captures(reach, monkeypatch, stored):
+    """Summed up from where the robot stood they are what a driver would have had, to 1e-5; where a
+    shard does not say how it stood, the first one's absolute dimension is zero instead."""
+    space, standing = SPEC.action_space, np.array([0.0, 0.0, 0.0, 0.5])
+    monkeypatch.setattr(module, "standing_at", lambda _: standing)
+    had, command = [standing], reach.command
+
+    def commanded(values, now_ns):
+        had.append(space.advance(had[-1], values))
+        command(values, now_ns)
+
+    monkeypatch.setattr(reach, "command", commanded)
+    episode = collect_episode(reach, METAWORLD.teacher(reach), 3, NoiseConfig())
+    episode = episode if stored else replace(episode, start=None)
+    meta = DatasetMeta("", space, (), PERIOD_NS, (), (96, 96), {}, {}, 0, "")
+    states = Demonstrations(meta, (episode,), {}).action_states(episode)
+    assert np.allclose(states[1:], had[1:], rtol=0, atol=1e-5)
+    assert states[0].tolist() == [0, 0, 0, 0.5 if stored else 0]
+
+
 def test_labels_are_clean_where_actions_are_not(reach):
     """Under noise executed actions differ from labels; without, they are equal."""
     noisy = collect_episode(

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 
 from streamvla.core.compute import ObservationCost
+from streamvla.core.errors import ConfigError
 from streamvla.data.experts import for_task
 from streamvla.evaluation.results import read_results
 from streamvla.policy.sources import find_policy
 from streamvla.studies.cost_recipes import CHEAPER, COSTS
 from streamvla.studies.entries import parse_entry
-from streamvla.studies.observation_cost import Measured, Recorded, figures_of, measure
+from streamvla.studies.observation_cost import (
+    BenchObservation,
+    Measured,
+    Recorded,
+    figures_of,
+    measure,
+)
 from streamvla.studies.recording import Seen
 
 RESULTS = Path(__file__).parents[2] / "docs/results"
@@ -87,6 +94,12 @@ def test_figures_are_ratios_to_the_first_variant():
     assert moving["ms_p50"] == 5.0
     assert unparted["ratio"] == pytest.approx(0.1)
     assert unparted["look_ratio"] is unparted["look_ratio_ci"] is None
+
+
+def test_seeds_of_demonstrations_are_refused():
+    """As `eval` refuses them."""
+    with pytest.raises(ConfigError, match="seed 999999: evaluation seeds start at 1000000"):
+        BenchObservation(seed=999_999)
 
 
 @pytest.mark.parametrize("name", ["cheaper-observation", "cheaper-reaction"])

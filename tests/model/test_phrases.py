@@ -11,6 +11,7 @@ import pytest
 
 import streamvla.studies
 from streamvla.core.errors import ConfigError
+from streamvla.core.interfaces import rephrased_by
 from streamvla.model.defaults import read_defaults
 from streamvla.model.phrases import Phrases
 from streamvla.policy import load_policy, resolve_checkpoint
@@ -128,6 +129,8 @@ def test_a_policy_without_the_setting_reads_instructions_as_before():
     plain, nearest = load_policy(path), load_policy(path, settings={"nearest_phrase": None})
     text = "could you please tap the red one of the buttons"
     assert plain.told(text) == (text, 1.0)
+    assert (plain.spec.rephrases, nearest.spec.rephrases) == (False, True)
+    assert rephrased_by(nearest, text) == nearest.told(text)
     assert "nearest_phrase" not in plain.spec.settings
     assert nearest.spec.settings["nearest_phrase"] == shipped().threshold
     assert nearest.told(text).phrase in FAMILIES["press-named-button"].phrasings["red"].train

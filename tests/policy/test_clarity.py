@@ -21,7 +21,7 @@ from streamvla.runtime.drivers.stages import ContextReady
 from streamvla.runtime.processes.handoff import Delivered, decode, encode
 from streamvla.studies.clarity import sentences, share_unclear
 from streamvla.testing.fakes import ScriptedPolicy, StillRobot, unit_space
-from streamvla.trace import InstructionUnclear, Sent, read_trace
+from streamvla.trace import InstructionRephrased, InstructionUnclear, Sent, read_trace
 
 SAID = sorted({text for task in suite_tasks("all") for text in training_instructions(task)})
 
@@ -133,6 +133,47 @@ def test_an_unclear_instruction_crosses_to_the_executor_process(unclear, frozen)
     assert isinstance(result, ContextReady)
     expected = None if unclear is None else (unclear[0].replace("\0", " "), unclear[1])
     assert (result.frozen, result.unclear) == (frozen, expected)
+
+
+@pytest.mark.parametrize(
+    "rephrased", [None, ("shove it", "push the puck", 0.75), ("a\0b", "", -0.5)]
+)
+@pytest.mark.parametrize("unclear", [None, ("shove it", 0.125)])
+@pytest.mark.parametrize("frozen", [(), ("front", "wrist")])
+def test_what_is_read_instead_crosses_to_the_executor_process(rephrased, unclear, frozen):
+    """With what else is told or without; a null byte becomes a space."""
+    seen = ContextReady(3, None, frozen, unclear=unclear, rephrased=rephrased)
+    result = decode(encode(Delivered(1, 2, seen))).result
+    assert isinstance(result, ContextReady)
+    expected = rephrased and (rephrased[0].replace("\0", " "), *rephrased[1:])
+    assert (result.rephrased, result.unclear, result.frozen) == (expected, unclear, frozen)
+
+
+class _Rephrasing(ScriptedPolicy):
+    """Reads everything but "go" as that."""
+
+    def __init__(self) -> None:
+        super().__init__(unit_space(), 10, PERIOD_NS)
+        self.spec = replace(self.spec, rephrases=True)
+
+    def told(self, instruction: str) -> tuple[str, float]:
+        return "go", 1.0 if instruction == "go" else 0.5
+
+
+@pytest.mark.parametrize(("said", "times"), [("go", 0), ("move on", 1), ("move on " * 90, 1)])
+def test_what_is_read_instead_stands_in_the_trace_once(said, times, tmp_path):
+    """Nothing for an instruction that is read as it stands; else before the policy's first action,
+    however often it is observed."""
+    robot = StillRobot(unit_space(), PERIOD_NS)
+    sv.simulate(_Rephrasing(), robot, seconds=3, instruction=said, trace=tmp_path / "trace.jsonl")
+    events = read_trace(tmp_path / "trace.jsonl").events
+    found = [event for event in events if isinstance(event, InstructionRephrased)]
+    expected = (said[:200], "go", 0.5)
+    assert [(each.instruction, each.phrase, each.similarity) for each in found] == [
+        expected
+    ] * times
+    acted = next(e.t_ns for e in events if isinstance(e, Sent) and e.source == "policy")
+    assert all(each.t_ns <= acted for each in found)
 
 
 @pytest.mark.parametrize(("said", "times"), [("go", 0), ("dance", 1), ("dance " * 90, 1)])

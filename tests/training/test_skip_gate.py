@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,19 @@ import numpy as np
 import pytest
 
 from streamvla.cli.main import execute
+from streamvla.cli.train_skipping import _print_figures
 from streamvla.core.errors import ConfigError, DatasetError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import load_dataset
+from streamvla.model.checkpoint import provenance_of
 from streamvla.policy.load import load_policy
 from streamvla.policy.skip_gate import load_skip_gate, skip_gate_path
 from streamvla.training import train
+from streamvla.training.anticipation.freshness import (
+    TRAINED_ON,
+    require_fresh,
+    warn_of_seen,
+)
 from streamvla.training.anticipation.skipping import (
     Draws,
     SkipSamples,
@@ -150,6 +158,24 @@ def test_the_gate_learns_which_errors_are_large(learned):
     assert figures["rank_correlation"] > 0.7
 
 
+def test_figures_of_nothing_are_no_numbers(learned, capsys):
+    """A gate that skips nothing, and episodes without a harmful sample, give None, which JSON can
+    say and a table shows as "–"."""
+    gate, bound = learned
+    samples = known(np.random.default_rng(3), 5)
+    expected = expected_errors(gate, samples)
+    nothing = gate_figures(samples, expected, bound, {0.1: -math.inf})
+    harmless = gate_figures(samples, expected, math.inf, {0.1: math.inf})
+    json.dumps([nothing, harmless], allow_nan=False)
+    assert nothing["rates"]["0.1"]["error_of_skipped"] is None
+    assert harmless["rates"]["0.1"]["miss_rate_ci"] is None
+    for figures in (nothing, harmless):
+        _print_figures(figures)
+    assert "–" in capsys.readouterr().out
+    single = gate_figures(samples.only(np.array([1])), expected[[1]], bound, {})
+    assert single["rank_correlation"] is None
+
+
 @pytest.mark.parametrize(("count", "rate"), [(20, 0.1), (60, 0.1), (60, 0.3)])
 def test_the_miss_rate_holds_and_is_used_up(learned, count, rate):
     """Over many calibrations the mean share of a new episode's harmful observations that is skipped
@@ -216,6 +242,34 @@ def test_a_gate_in_the_way_and_episodes_that_were_trained_on_are_refused(toy, tm
     with pytest.raises(ConfigError, match="holds a gate already"):
         train_skipping(config)
     assert config.path.read_bytes() == b"somebody's"
+
+
+def test_episodes_that_the_policy_was_trained_on_are_refused(toy, tmp_path):
+    """Also those that the gate is not trained on; episodes that neither has seen are not."""
+    others = write_toy_dataset(tmp_path / "others", episodes=14, first_seed=100)
+    fresh = write_toy_dataset(tmp_path / "fresh", episodes=9, first_seed=200)
+    config = settings(toy, tmp_path, dataset=others)
+    trained_on = provenance_of(toy[1])[TRAINED_ON]
+    assert trained_on == {task: [[0, 11]] for task in ("go", "stay")}
+    with pytest.raises(ConfigError, match=r"24 of 28 episodes .* trained on by the policy"):
+        train_skipping(replace(config, calibration=toy[0]))
+    assert not config.path.exists()
+    train_skipping(replace(config, calibration=fresh))
+
+
+def test_what_cannot_be_known_or_was_held_out_too_late_is_warned_of(toy, caplog):
+    """A file without a list, of a policy whose dataset has the same seed; episodes held out now
+    that the policy saw; and with what it began from counted. A known list and new episodes: not a
+    word."""
+    data = load_dataset(toy[0])
+    listed = {TRAINED_ON: {"go": [[0, 11]]}, "dataset": {"seed": data.meta.seed}}
+    require_fresh(toy[0], replace(data, episodes=data.episodes[12:14]), [], listed)
+    warn_of_seen(data.episodes[12:14], listed)
+    assert not caplog.records
+    require_fresh(toy[0], data, [], {"dataset": {"seed": data.meta.seed}})
+    warn_of_seen(data.episodes[10:14], {"init": listed})
+    assert "does not list its episodes" in caplog.messages[0]
+    assert "trained on 2 of the 4 episodes" in caplog.messages[1]
 
 
 def test_too_few_held_out_episodes_write_no_file(toy, tmp_path):

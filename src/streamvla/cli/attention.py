@@ -13,6 +13,7 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Observation, Policy, Robot, begin_episode
 from streamvla.evaluation.heat import overlay
 from streamvla.runtime.drivers.film import Captures
+from streamvla.studies.dial import MOST_SKIPS
 from streamvla.trace.events import Sent, TraceEvent
 
 if TYPE_CHECKING:  # it needs torch
@@ -23,11 +24,18 @@ def watched(policy: Policy) -> ModelPolicy:
     """The policy, if what it attends to can be drawn.
 
     Raises:
-        ConfigError: it is not one of our models, or its backbone reads only some of the tokens.
+        ConfigError: it is not one of our models, it skips encodings, or its backbone reads only
+            some of the tokens.
     """
     from streamvla.policy.base import ModelPolicy
     from streamvla.policy.focus import require_cells
 
+    if MOST_SKIPS in policy.spec.settings:
+        raise ConfigError(
+            f"--attention: this policy skips encodings ({MOST_SKIPS} "
+            f"{policy.spec.settings[MOST_SKIPS]:g}), and films show what every frame attends to; "
+            "drive without --most-skips (with a budget: without it), or leave --attention out"
+        )
     if not isinstance(policy, ModelPolicy):
         raise ConfigError(
             f"--attention: {type(policy).__name__} does not say what it attends to; leave it out"
@@ -80,7 +88,10 @@ def attention_pictures(
 def action_states(
     events: Sequence[TraceEvent], instants_ns: Sequence[int], space: ActionSpace
 ) -> list[np.ndarray]:
-    """The action state (d,) at each instant: after every command that was sent until then."""
+    """The action state (d,) at each instant: after every command that was sent until then.
+
+    A trace does not say where the robot stood before its first command: zeros until then.
+    """
     sent = [event for event in events if isinstance(event, Sent)]
     states = [space.initial_state()]
     for event in sent:

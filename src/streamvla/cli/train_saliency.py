@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from streamvla.cli.beside import BesidePolicy
 from streamvla.core.clock import NS_PER_MS, SystemClock
 from streamvla.core.errors import InterruptedRunError
 from streamvla.core.files import require_writable, write_text
@@ -20,51 +19,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainSaliency:
+class TrainSaliency(BesidePolicy):
     """Train the saliency predictor of a policy, and calibrate its gate; Ctrl-C and SIGTERM save.
 
+    Whoever loads the policy takes the predictor beside it along.
+
     Attributes:
-        checkpoint: the policy; default the one that ships. It stays as it is; the predictor goes
-            into a file beside it, which whoever loads the policy takes along. A predictor that
-            lies there is not overwritten.
-        dataset: demonstrations, best the policy's own.
-        calibration: other demonstrations to calibrate on, which neither has seen; default the last
-            `holdout_per_task` episodes of every task of the dataset.
-        test: train nothing; say what the calibrated gate does on this dataset.
         figure: with test, draw saliency against true change here (SVG).
-        out: the predictor's file, if not beside the policy.
         steps: optimiser steps.
         batch_size: frames a step.
         longest_lead: pairs of frames 1 to so many actions apart.
-        holdout_per_task: episodes of every task that training leaves out.
         miss_rate: what share of large changes the gate may accept, in expectation.
         tail: changes are large beyond all but this share of those over the longest lead.
-        tasks: of the dataset; default all.
-        seed: of weights and batches.
-        device: auto, cpu or cuda.
-        threads: PyTorch threads; default as PyTorch chooses.
         resume: go on from the state beside the predictor; a finished one is calibrated anew.
-        json: print the result as one JSON object on the last line.
     """
 
-    checkpoint: Annotated[Path | None, tyro.conf.arg(name="policy")] = None
-    dataset: Path = Path("datasets/metaworld6")
-    calibration: Path | None = None
-    test: Path | None = None
     figure: Path | None = None
-    out: Path | None = None
     steps: int = 4000
     batch_size: int = 32
     longest_lead: int = 6
-    holdout_per_task: int = 6
     miss_rate: float = 0.1
     tail: float = 0.05
-    tasks: tuple[str, ...] = ()
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None
     resume: bool = False
-    json: bool = False
 
 
 def train_saliency_command(command: TrainSaliency) -> None:
@@ -90,23 +66,7 @@ def train_saliency_command(command: TrainSaliency) -> None:
             told = {"command": "train-saliency", "test": str(command.test), "seed": found.seed}
             print_json({**told, **figures})
         return
-    config = SaliencyTraining(
-        checkpoint=checkpoint,
-        dataset=command.dataset,
-        calibration=command.calibration,
-        out=command.out,
-        steps=command.steps,
-        seed=command.seed,
-        tasks=command.tasks or None,
-        batch_size=command.batch_size,
-        longest_lead=command.longest_lead,
-        holdout_per_task=command.holdout_per_task,
-        miss_rate=command.miss_rate,
-        tail=command.tail,
-        device=command.device,
-        threads=command.threads,
-        resume=command.resume,
-    )
+    config = SaliencyTraining(**command.training(checkpoint))
     result = train_saliency(config)
     if not result.finished:
         raise InterruptedRunError(

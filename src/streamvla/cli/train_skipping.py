@@ -3,67 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from streamvla.studies.tables import print_json, print_table
+from streamvla.cli.beside import BesidePolicy
+from streamvla.studies.tables import figure, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
-class TrainSkipping:
+class TrainSkipping(BesidePolicy):
     """Train the gate by which a policy skips encodings, and calibrate it on held-out episodes.
 
+    `eval --skip-gate` uses it.
+
     Attributes:
-        checkpoint: the policy; default the one that ships. It stays as it is; the gate goes into a
-            file beside it, which `eval --skip-gate` uses. A gate that lies there is not
-            overwritten.
-        dataset: demonstrations that fit the policy, best its own.
-        calibration: other demonstrations to calibrate on, which neither has seen; default the last
-            `holdout_per_task` episodes of every task of the dataset.
-        test: train nothing; say what the calibrated gate does on this dataset.
-        out: the gate's file, if not beside the policy; with test, where it lies.
         observations: frames of training episodes, of two samples each.
         calibration_observations: of every calibration episode, and with test of every one.
         steps: optimiser steps.
         cycle: control periods between observations at run time.
         longest_age: kept frames are up to so many control periods old.
         longest_lead: up to so many actions are pending at a capture.
-        holdout_per_task: episodes of every task that training leaves out.
         miss_rates: of the observations that are harmful to skip, the shares that may be skipped, in
             expectation; each gives a threshold.
         tail: an action error is harmful beyond all but this share of those of contexts one control
             period old.
-        tasks: of the dataset; default all.
-        seed: of weights and samples.
-        device: auto, cpu or cuda.
-        threads: PyTorch threads; default as PyTorch chooses.
-        json: print the result as one JSON object on the last line.
     """
 
-    checkpoint: Annotated[Path | None, tyro.conf.arg(name="policy")] = None
-    dataset: Path = Path("datasets/metaworld6")
-    calibration: Path | None = None
-    test: Path | None = None
-    out: Path | None = None
     observations: int = 3000
     calibration_observations: int = 12
     steps: int = 1500
     cycle: int = 10
     longest_age: int = 23
     longest_lead: int = 6
-    holdout_per_task: int = 6
     miss_rates: tuple[float, ...] = (0.1, 0.2, 0.3)
     tail: float = 0.05
-    tasks: tuple[str, ...] = ()
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None
-    json: bool = False
 
 
 def train_skipping_command(command: TrainSkipping) -> None:
@@ -91,27 +66,7 @@ def train_skipping_command(command: TrainSkipping) -> None:
         if command.json:
             print_json({"command": "train-skipping", "test": str(command.test), **figures})
         return
-    result = train_skipping(
-        SkipTraining(
-            checkpoint=checkpoint,
-            dataset=command.dataset,
-            calibration=command.calibration,
-            out=command.out,
-            tasks=command.tasks or None,
-            observations=command.observations,
-            calibration_observations=command.calibration_observations,
-            steps=command.steps,
-            cycle=command.cycle,
-            longest_age=command.longest_age,
-            longest_lead=command.longest_lead,
-            holdout_per_task=command.holdout_per_task,
-            miss_rates=command.miss_rates,
-            tail=command.tail,
-            seed=command.seed,
-            device=command.device,
-            threads=command.threads,
-        )
-    )
+    result = train_skipping(SkipTraining(**command.training(checkpoint)))
     calibration = result.calibration
     _print_figures(calibration.measured)
     print(
@@ -131,19 +86,19 @@ def train_skipping_command(command: TrainSkipping) -> None:
 def _print_figures(figures: Mapping[str, Any]) -> None:
     """Per miss rate: what the gate skips, and what that costs."""
 
-    def share(value: float) -> str:
-        return f"{100 * value:.0f} %"
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.0f} %"
 
     rows = [
         (
             rate,
             share(found["skipped"]),
             share(found["miss_rate"]),
-            " – ".join(map(share, found["miss_rate_ci"])),
-            f"{found['error_of_skipped']:.3f}",
+            " – ".join(map(share, found["miss_rate_ci"] or (None,))),
+            figure(found["error_of_skipped"], 3),
         )
         for rate, found in figures["rates"].items()
     ]
     heads = ("miss rate", "skipped", "harmful ones skipped", "95 % interval", "error of skipped")
     print_table("gate, by miss rate", heads, rows)
-    print(f"rank correlation of expected and true error: {figures['rank_correlation']:.2f}")
+    print(f"rank correlation of expected and true error: {figure(figures['rank_correlation'], 2)}")

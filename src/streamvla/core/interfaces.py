@@ -307,6 +307,7 @@ class PolicySpec:
         remembers: whether it is a `RememberingPolicy`.
         unclear_up_to: the clarity up to which an instruction counts as unclear; None: it is no
             `UnderstandingPolicy`.
+        rephrases: whether it is a `RephrasingPolicy`.
         sees_truth: whether its state is the whole state of a simulated world instead of what a
             robot measures (`robots.truth`), as an expert's that drives is.
         gaze: where it cuts crops, of a policy that does; the robot's cameras must stand there.
@@ -329,6 +330,7 @@ class PolicySpec:
     counts: bool = False
     remembers: bool = False
     unclear_up_to: float | None = None
+    rephrases: bool = False
     sees_truth: bool = False
     gaze: Gaze | None = None
 
@@ -480,6 +482,33 @@ def unclear_to(policy: Policy, instruction: str) -> float | None:
             f"the policy tells clarity {clarity} for {instruction!r}: expected a number from 0 to 1"
         )
     return clarity if clarity <= policy.spec.unclear_up_to else None
+
+
+class RephrasingPolicy(Policy, Protocol):
+    """A policy whose model may read another text than the instruction."""
+
+    def told(self, instruction: str) -> tuple[str, float]:
+        """What its model reads for an instruction, the instruction itself included, and how similar
+        the two are, 1 for the same. Asked at every observation, so quick."""
+        ...
+
+
+def rephrased_by(policy: Policy, instruction: str) -> tuple[str, float] | None:
+    """What the model of a `RephrasingPolicy` reads instead of an instruction, and how similar that
+    is; None: the instruction itself, or the policy is none.
+
+    Raises:
+        SpecMismatchError: the similarity is no finite number.
+    """
+    if not policy.spec.rephrases:
+        return None
+    phrase, similarity = cast(RephrasingPolicy, policy).told(instruction)
+    if not np.isfinite(similarity):
+        raise SpecMismatchError(
+            f"the policy reads {instruction!r} as {phrase!r} with similarity {similarity}: "
+            "expected a finite number"
+        )
+    return None if phrase == instruction else (phrase, float(similarity))
 
 
 def standing_at(robot: Robot) -> np.ndarray:

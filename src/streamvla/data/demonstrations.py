@@ -150,7 +150,13 @@ class Demonstrations:
         return replace(self, meta=meta)
 
     def action_states(self, episode: Episode) -> np.ndarray:
-        """(t + 1, d) float64 action state before each executed action, and after the last."""
+        """(t + 1, d) float64 action state before each executed action, and after the last.
+
+        They are those that a driver had at the same captures, up to the rounding of stored actions
+        to float32. A shard from before `start` was stored is taken to begin at zeros: where its
+        robot began elsewhere, absolute dimensions are wrong before the first action, and only
+        there.
+        """
         space = self.meta.action_space
         states = [space.initial_state() if episode.start is None else episode.start]
         for action in episode.action.astype(np.float64):

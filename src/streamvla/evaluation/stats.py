@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
@@ -137,11 +137,7 @@ def bootstrap_mean(
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or sample.size == 0:
         raise ConfigError("bootstrap of a mean: expected a list of at least one value")
-    rng = np.random.default_rng(seed)
-    means = [sample[rng.integers(0, sample.size, sample.size)].mean() for _ in range(resamples)]
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(sample.mean()), float(low), float(high)
+    return _bootstrap(lambda rows: sample[rows].mean(), sample.size, resamples, confidence, seed)
 
 
 def slope_interval(
@@ -197,12 +193,29 @@ def bootstrap_ratio(
             f"ratio of {len(second)} values to {len(first)}: expected as many of each, at least "
             "one, and the latter above 0"
         )
+    below, above = pairs[0], pairs[1]
+    return _bootstrap(
+        lambda rows: above[rows].sum() / below[rows].sum(), len(first), resamples, confidence, seed
+    )
+
+
+def _bootstrap(
+    figure: Callable[[np.ndarray], float],
+    size: int,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> tuple[float, float, float]:
+    """A figure of so many values, and its percentile bootstrap interval.
+
+    Args:
+        figure: of the values at these indices, one or more times each.
+    """
     rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, len(first), (resamples, len(first)))
-    below, above = pairs[:, chosen].sum(-1)
+    found = [figure(rng.integers(0, size, size)) for _ in range(resamples)]
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(above / below, [tail, 100 - tail])
-    return float(pairs[1].sum() / pairs[0].sum()), float(low), float(high)
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return float(figure(np.arange(size))), float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class ModelPolicy:
     It counts what its observations cost (`CountingPolicy`).
 
     With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too, and with a `Clarity` an
-    `UnderstandingPolicy`. Of a model with a memory make a `StreamPolicy`.
+    `UnderstandingPolicy`; once it retrieves phrases (`retrieve`) a `RephrasingPolicy`. Of a model
+    with a memory make a `StreamPolicy`.
 
     Attributes:
         stream: what it remembers; None: its model has no memory.
@@ -172,7 +173,7 @@ class ModelPolicy:
         self._told.clear()
         self._words = None  # those of the latest instruction may be others now
         settings = {**self.spec.settings, NEAREST_PHRASE: phrases.threshold}
-        self.spec = replace(self.spec, settings=settings)
+        self.spec = replace(self.spec, settings=settings, rephrases=True)
         phrases.prepare()  # now, and not in motion
 
     def told(self, instruction: str) -> Told:

@@ -34,6 +34,7 @@ from streamvla.core.interfaces import (
     Observation,
     Policy,
     PolicySpec,
+    RephrasingPolicy,
     UnderstandingPolicy,
     begin_episode,
 )
@@ -242,6 +243,10 @@ class SkippingPolicy:
     def clarity(self, instruction: str) -> float:
         """As the policy inside, if it is an `UnderstandingPolicy`."""
         return cast(UnderstandingPolicy, self._policy).clarity(instruction)
+
+    def told(self, instruction: str) -> tuple[str, float]:
+        """As the policy inside, if it is a `RephrasingPolicy`."""
+        return cast(RephrasingPolicy, self._policy).told(instruction)
 
     def cost(self, made: Kept) -> ObservationCost:
         """Of an observation: as the policy inside counts it, or that of a skipped one."""

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamvla.core.budget import BudgetTable
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.interfaces import Policy, PolicySpec
 from streamvla.core.registry import Registry, import_beside, is_import
@@ -44,7 +43,6 @@ class FoundPolicy:
         method: how it makes actions, for tables; None where that is not known.
         predictor: what tells its saliency predictor from others; None: it has none.
         file: of a policy of ours; None: it is of another kind.
-        budget: what its observations cost with which settings; None: that was not measured.
     """
 
     name: str
@@ -54,7 +52,6 @@ class FoundPolicy:
     method: str | None = None
     predictor: str | None = None
     file: Path | None = None
-    budget: BudgetTable | None = None
 
 
 SCHEMES = Registry(
@@ -98,7 +95,7 @@ def find_policy(source: str, method: str | None = None) -> FoundPolicy:
 
 def find_file(path: Path, method: str | None = None) -> FoundPolicy:
     """The policy in a file, or the only one (by a method) in a folder; errors as `find_policy`."""
-    from streamvla.model.checkpoint import budget_of, method_of
+    from streamvla.model.checkpoint import method_of
     from streamvla.policy.load import load_policy
     from streamvla.policy.shipped import identify, known_tasks, resolve_checkpoint
 
@@ -122,7 +119,6 @@ def find_file(path: Path, method: str | None = None) -> FoundPolicy:
         method=method_of(file),
         predictor=predictor,
         file=file,
-        budget=budget_of(file),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamvla.core.errors import ConfigError
+from streamvla.core.seeds import FIRST_EVALUATION_SEED
 from streamvla.runtime.executors.base import Executor
 from streamvla.runtime.executors.options import EarlyOptions
 
@@ -22,6 +23,15 @@ def require_jitter(jitter: float) -> None:
     """Raise `ConfigError` unless stage times may vary so much."""
     if not (math.isfinite(jitter) and jitter >= 0):
         raise ConfigError(f"jitter {jitter} must be a finite number ≥ 0")
+
+
+def require_fresh_seed(seed: int) -> None:
+    """Raise `ConfigError` for an episode that a policy may have been trained on."""
+    if seed < FIRST_EVALUATION_SEED:
+        raise ConfigError(
+            f"seed {seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it are the "
+            "demonstrations the policy was trained on"
+        )
 
 
 def require_effect(

@@ -247,16 +247,19 @@ def within_budget(budget: BudgetOptions, found: FoundPolicy) -> Chosen | None:
 
     Raises:
         ConfigError: the policy has no table, or the cheapest settings cost more.
+        CheckpointError: the table is damaged.
     """
     if not budget.stated:
         return None
     unit, amount = budget.asked
-    table = found.budget
     if found.file is None:
         raise ConfigError(
             f"--budget-{unit} {amount:g}: {found.name} is no policy file of ours, which a table of "
             "what its observations cost could be in; leave it out"
         )
+    from streamvla.model.checkpoint import budget_of
+
+    table = budget_of(found.file)
     if table is None:
         raise ConfigError(
             f"--budget-{unit} {amount:g}: {found.name} has no table of what its observations "

@@ -47,7 +47,12 @@ from streamvla.runtime.executors.options import EarlyOptions
 from streamvla.runtime.executors.registry import executor_named, parse_executor
 from streamvla.runtime.timing.latency import ConstantLatency, JitteredLatency
 from streamvla.runtime.timing.stress import stressed_latency
-from streamvla.studies.checks import require_effect, require_jitter, require_seconds
+from streamvla.studies.checks import (
+    require_effect,
+    require_fresh_seed,
+    require_jitter,
+    require_seconds,
+)
 from streamvla.studies.dial import (
     EVERY,
     MOST_SKIPS,
@@ -205,11 +210,7 @@ class Eval:
             raise ConfigError(f"{' and '.join(said)}: expected one of the two")
         require_saving(self)
         self.stresses()
-        if self.seed < FIRST_EVALUATION_SEED:
-            raise ConfigError(
-                f"seed {self.seed}: evaluation seeds start at {FIRST_EVALUATION_SEED}; below it "
-                "are the demonstrations the policy was trained on"
-            )
+        require_fresh_seed(self.seed)
 
     @property
     def executor(self) -> str | None:

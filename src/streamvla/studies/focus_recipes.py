@@ -116,16 +116,15 @@ def _saved_rows(figures: dict[str, Row]) -> list[Row]:
         row = {"run": name, **each, **_beside(first, each)}
         row |= {
             "encoded": each["encodes"] / _pictures(variant) / each["observations"],
-            "encoded_per_success": each["encodes"] / _pictures(variant) / each["successes"],
+            "encoded_per_success": _encoded_per_success(variant, each),
             "gflop": each["flops_per_observation"] / 1e9,
             "time_by_task": _mean_time(each),
         }
         if "skips" in options:
             every = figures[_UNSKIPPED[variant]]
             row["same_policy"] = _beside(every, each)
-            row["saved"] = 1 - row["encoded_per_success"] / (
-                every["encodes"] / _pictures(variant) / every["successes"]
-            )
+            spent = row["encoded_per_success"], _encoded_per_success(variant, every)
+            row["saved"] = None if None in spent else 1 - spent[0] / spent[1]
         rows.append(row)
     return rows
 
@@ -135,10 +134,18 @@ def _pictures(variant: str) -> int:
     return 4 if variant.startswith("crops") else 2
 
 
-def _mean_time(figures: Row) -> float:
-    """Of successes, mean over the tasks, so that a task that is solved more often adds no time."""
+def _encoded_per_success(variant: str, figures: Row) -> float | None:
+    """Observations; None: nothing succeeded."""
+    if not figures["successes"]:
+        return None
+    return figures["encodes"] / _pictures(variant) / figures["successes"]
+
+
+def _mean_time(figures: Row) -> float | None:
+    """Of successes, mean over the tasks, so that a task that is solved more often adds no time;
+    None: a task was never solved."""
     times = [task["completion_time_s"] for task in figures["tasks"].values()]
-    return sum(times) / len(times)
+    return None if None in times else sum(times) / len(times)
 
 
 _SAVED_COLUMNS = {

@@ -37,7 +37,7 @@ from streamvla.evaluation.stats import bootstrap_ratio
 from streamvla.robots.registry import make_robot
 from streamvla.robots.stress import stressed_robot
 from streamvla.studies.budget_table import parse_row
-from streamvla.studies.checks import require_seconds
+from streamvla.studies.checks import require_fresh_seed, require_seconds
 from streamvla.studies.episodes import check_tasks, policy_of
 from streamvla.studies.recording import Recorder, Seen
 from streamvla.studies.tables import figure, print_json, print_table
@@ -69,7 +69,7 @@ class BenchObservation:
             shipped+reuse=0+most_skips=1. The first one has no settings and drives; all are measured
             on what it saw.
         tasks: whose observations are kept.
-        episodes: a task, at seeds `seed`, `seed` + 1, …
+        episodes: a task, at seeds `seed`, `seed` + 1, …, which are evaluation seeds as of `eval`.
         seconds: an episode's limit, on the robot's clock.
         still: observations, a horizon apart, of a robot that stands where each episode of a task
             begins, from ten seconds after that on; 0: none.
@@ -108,6 +108,7 @@ class BenchObservation:
                 "compared to it; name it without settings"
             )
         require_seconds(self.seconds)
+        require_fresh_seed(self.seed)
         self.stresses()
 
     def stresses(self) -> Stress:

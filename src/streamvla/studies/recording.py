@@ -44,7 +44,8 @@ class Seen:
 class Recorder:
     """A policy that keeps the observations of an episode. Implements `Policy`.
 
-    It encodes every observation as a whole: it does not anticipate, count, or judge instructions.
+    It encodes every observation as a whole: it does not anticipate or count, and tells nothing of
+    instructions.
 
     Attributes:
         seen: in order, with pictures of their own.
@@ -61,6 +62,7 @@ class Recorder:
             counts=False,
             remembers=True,
             unclear_up_to=None,
+            rephrases=False,
         )
         self.seen: list[Seen] = []
         self._planned: np.ndarray | None = None

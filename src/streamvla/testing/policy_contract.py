@@ -25,6 +25,7 @@ from streamvla.core.interfaces import (
     begin_episode,
     cost_of,
     goal_of,
+    rephrased_by,
     unclear_to,
 )
 
@@ -162,6 +163,15 @@ class PolicyContract:
             return
         for instruction in ("", "flurb the wibble", self.instruction):
             unclear_to(policy, instruction)  # raises if it is no such number
+
+    def test_what_is_read_instead_is_told_for_any_words(self) -> None:
+        """A policy that `rephrases` tells a text and a finite number, for no words too."""
+        policy = self.policy()
+        if not policy.spec.rephrases:
+            return
+        for instruction in ("", "flurb the wibble", self.instruction):
+            phrase, _ = rephrased_by(policy, instruction) or ("", 0.0)
+            assert isinstance(phrase, str)
 
     def test_horizon_and_passes_make_sense(self) -> None:
         """At least one action a generation, and no negative number of passes."""

@@ -280,6 +280,19 @@ class InstructionUnclear(NamedTuple):
     clarity: float
 
 
+class InstructionRephrased(NamedTuple):
+    """The model reads `phrase` instead of an instruction, the nearest phrasing of its training
+    (`PolicySpec.rephrases`); `similarity` is the cosine of the two, of our policies. Written once
+    for each such instruction of an episode, with the first observation it came with; of both texts
+    the first 200 letters. Without this event the instruction is read as it stands."""
+
+    t_ns: int
+    observation: int
+    instruction: str
+    phrase: str
+    similarity: float
+
+
 class FaultInjected(NamedTuple):
     """A fault put in on purpose began; it lasts until `until_ns`, −1 for good."""
 
@@ -341,6 +354,7 @@ TraceEvent = (
     | CameraFrozen
     | CameraThawed
     | InstructionUnclear
+    | InstructionRephrased
     | FaultInjected
     | RecordingLost
     | Failed
@@ -372,6 +386,7 @@ EVENT_TYPES: dict[str, type] = {
         CameraFrozen,
         CameraThawed,
         InstructionUnclear,
+        InstructionRephrased,
         FaultInjected,
         RecordingLost,
         Failed,

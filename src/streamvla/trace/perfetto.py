@@ -38,6 +38,7 @@ from streamvla.trace.events import (
     Failed,
     FaultInjected,
     HealthChanged,
+    InstructionRephrased,
     InstructionUnclear,
     Intervened,
     LeadChosen,
@@ -323,6 +324,9 @@ def _mark(event: TraceEvent) -> tuple[str, str, Fields] | None:
             return "health", f"camera {view} shows something new", {}
         case InstructionUnclear(_, _, instruction, clarity):
             return "incidents", f"instruction unclear: {instruction}", {"clarity": clarity}
+        case InstructionRephrased(_, _, instruction, phrase, similarity):
+            said = {"instruction": instruction, "similarity": similarity}
+            return "incidents", f"instruction read as: {phrase}", said
         case TicksSkipped(_, _, ticks, cause):
             return "incidents", f"{ticks} ticks skipped: {cause}", {"cause": cause, "ticks": ticks}
         case RecordingLost(_, events, cause):

@@ -31,7 +31,7 @@ from streamvla.core.clock import NS_PER_S, Clock, SystemClock
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.files import require_writable
 from streamvla.core.interfaces import PolicySpec
-from streamvla.data.fingerprint import fingerprint
+from streamvla.data.fingerprint import fingerprint, seed_ranges
 from streamvla.data.store import Demonstrations, Episode, load_datasets
 from streamvla.model.checkpoint import (
     Checkpoint,
@@ -47,6 +47,7 @@ from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import parameter_count
 from streamvla.policy.base import ModelPolicy, StreamPolicy, remembers
 from streamvla.policy.transforms import pixels_to_float
+from streamvla.training.anticipation.freshness import TRAINED_ON
 from streamvla.training.batches import BatchSampler, split_holdout
 from streamvla.training.config import (
     CURVES_NAME,
@@ -181,6 +182,7 @@ class Trainer:
         self.device: Final = device_named(config.device)
         self.methods: dict[str, Method] = {method.name: method for method in config.methods}
         training, held_out = split_holdout(demonstrations, config.holdout_per_task)
+        self.trained_on: Final = seed_ranges(training)
         starts = {path: load_checkpoint(path, recorded_space) for path in self._init_paths()}
         for start in starts.values():
             self.provenance["init"] = dict(start.provenance)
@@ -502,6 +504,7 @@ class Trainer:
                 "step": self.step,
                 "schedules": self.schedules.to_json(),
                 "training": self.config.recipe(),
+                TRAINED_ON: self.trained_on,
                 "parameters": parameter_count(self.models[name]),
                 "holdout": {key.removeprefix(prefix): error for key, error in own.items()},
                 "dataset": {

@@ -18,6 +18,7 @@ from streamvla.core.interfaces import (
     Robot,
     check_frames,
     measured_by,
+    rephrased_by,
     stimulus_of,
     unclear_to,
 )
@@ -30,7 +31,7 @@ from streamvla.runtime.timing.latency import LatencyProfile
 from streamvla.trace import Ended, Measured, Stimulus, TraceSink
 
 _LONGEST_SAID = 200
-"""Letters of an unclear instruction that the trace keeps."""
+"""Letters of an instruction that the trace keeps."""
 
 EndReason = Literal["success", "time-limit", "observations", "failed", "interrupted"]
 
@@ -137,11 +138,18 @@ def make_sighting(
 def watched_sighting(
     policy: Policy, cameras: CameraWatch, observation: Observation, foresee: Foresee | None
 ) -> Sighting:
-    """`sighting_of`, which cameras are frozen, and whether the instruction is unclear."""
+    """`sighting_of`, which cameras are frozen, whether the instruction is unclear, and what is read
+    instead of it."""
     frozen = cameras.look(Frames(observation.images, observation.state))
+    said = observation.instruction[:_LONGEST_SAID]
     clarity = unclear_to(policy, observation.instruction)
-    unclear = None if clarity is None else (observation.instruction[:_LONGEST_SAID], clarity)
-    return replace(sighting_of(policy, observation, foresee), frozen=frozen, unclear=unclear)
+    instead = rephrased_by(policy, observation.instruction)
+    return replace(
+        sighting_of(policy, observation, foresee),
+        frozen=frozen,
+        unclear=None if clarity is None else (said, clarity),
+        rephrased=None if instead is None else (said, instead[0][:_LONGEST_SAID], instead[1]),
+    )
 
 
 def observation_of(

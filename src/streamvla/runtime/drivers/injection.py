@@ -31,6 +31,7 @@ from streamvla.core.interfaces import (
     Observation,
     Policy,
     PolicySpec,
+    RephrasingPolicy,
     Robot,
     RobotSpec,
     UnderstandingPolicy,
@@ -217,6 +218,9 @@ class FaultyPolicy:
 
     def clarity(self, instruction: str) -> float:
         return cast(UnderstandingPolicy, self._policy).clarity(instruction)
+
+    def told(self, instruction: str) -> tuple[str, float]:
+        return cast(RephrasingPolicy, self._policy).told(instruction)
 
     def generate(self, context: Any, start: FlowStart) -> Iterator[np.ndarray]:
         for values in self._policy.generate(context, start):

@@ -401,9 +401,9 @@ def _guarded(call: Callable[[], object]) -> BaseException | None:
 def _event_of(result: ContextReady | ActionMade | StageError, now_ns: int) -> Event:
     """A stage's result, seen now."""
     match result:
-        case ContextReady(observation, goal, frozen, saliency, refused, cost, unclear):
+        case ContextReady(observation, goal, frozen, saliency, refused, cost, unclear, instead):
             old_ns = 0 if cost is None else cost.frames_old_ns
-            seen = (goal, frozen, saliency, refused, old_ns, unclear)
+            seen = (goal, frozen, saliency, refused, old_ns, unclear, instead)
             return Observed(now_ns, observation, *seen)
         case ActionMade(started_ns, generation, index, values):
             return Generated(now_ns, started_ns, generation, index, values)

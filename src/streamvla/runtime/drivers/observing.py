@@ -12,6 +12,9 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import Observation, Policy, cost_of, require_anticipation
 from streamvla.runtime.executors.base import Foresee, Gate, Saliency
 
+Rephrased = tuple[str, str, float]
+"""An instruction, what the model reads instead, and how similar the two are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -25,6 +28,8 @@ class Sighting:
         refused: whether it was.
         cost: as the policy counts it; None: it does not.
         unclear: the instruction and its clarity, if it is unclear to the policy.
+        rephrased: the instruction, what the model reads instead, and how similar the two are; None:
+            it reads the instruction.
     """
 
     context: Any
@@ -33,6 +38,7 @@ class Sighting:
     refused: bool = False
     cost: ObservationCost | None = None
     unclear: tuple[str, float] | None = None
+    rephrased: Rephrased | None = None
 
     @property
     def calls(self) -> int:

@@ -34,7 +34,7 @@ from streamvla.runtime.drivers.episode import (
     lazily_generate,
     observation_of,
 )
-from streamvla.runtime.drivers.observing import Sighting
+from streamvla.runtime.drivers.observing import Rephrased, Sighting
 from streamvla.runtime.executors.base import Saliency
 from streamvla.runtime.streamer.messages import StartGenerate, StartObserve
 from streamvla.runtime.timing.latency import ConstantLatency, LatencyModel, LatencyProfile
@@ -56,9 +56,10 @@ class ObserveBegun:
 @dataclass(frozen=True, slots=True)
 class ContextReady:
     """The context of the observation is there, with the goal (d,) it states, if any, the views that
-    are frozen, and the instruction with its clarity, if it is `unclear`.
+    are frozen, the instruction with its clarity, if it is `unclear`, and what is read instead.
 
-    Or the observation was `refused`; `saliency` and `cost` are those of `observing.Sighting`.
+    Or the observation was `refused`; `saliency`, `cost` and `rephrased` are those of
+    `observing.Sighting`.
     """
 
     observation: int
@@ -68,6 +69,7 @@ class ContextReady:
     refused: bool = False
     cost: ObservationCost | None = None
     unclear: tuple[str, float] | None = None
+    rephrased: Rephrased | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +200,15 @@ class StageWork:
         if isinstance(sighting, StageError):
             return sighting
         context, frozen, saliency = sighting.context, sighting.frozen, sighting.saliency
-        cost, unclear = sighting.cost, sighting.unclear
+        of_it = (sighting.cost, sighting.unclear, sighting.rephrased)
         if sighting.refused:
-            return ContextReady(observation, None, frozen, saliency, True, cost, unclear)
+            return ContextReady(observation, None, frozen, saliency, True, *of_it)
         try:
             goal = goal_of(self._policy, context)
         except BaseException as error:
             return _error_of("observe", error)
         self._contexts[observation] = context
-        return ContextReady(observation, goal, frozen, saliency, False, cost, unclear)
+        return ContextReady(observation, goal, frozen, saliency, False, *of_it)
 
     def begin(self, command: StartGenerate) -> Flow:
         """A generation from a context that was reported ready; nothing is computed yet."""

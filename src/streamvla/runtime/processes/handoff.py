@@ -225,13 +225,16 @@ def decode(message: bytes) -> Delivered:
 def _encode_seen(seen: ContextReady, head: tuple[int, int]) -> bytes:
     goal = np.zeros(0) if seen.goal is None else _numeric(seen.goal)
     said, *clarity = seen.unclear or ("",)
-    texts = (said.replace("\0", " "), *seen.frozen) if seen.unclear or seen.frozen else ()
-    text = "\0".join(texts).encode()
+    before, instead, *similarity = seen.rephrased or ("", "")
+    words = tuple(each.replace("\0", " ") for each in (said, before, instead))
+    stated = seen.unclear or seen.rephrased or seen.frozen
+    text = "\0".join((*words, *seen.frozen) if stated else ()).encode()
     if len(text) > _MOST_TEXT:
         raise HandoffError(f"instruction and names of frozen views with {len(text)} bytes")
     numbers = _HEAD.pack(_SEEN, int(seen.refused), *head, seen.observation, 0)
     cost = np.array(_cost_row(seen.cost))
-    arrays = (goal, np.array(seen.saliency, float), cost, np.array(clarity, float))
+    sureness = (np.array(clarity, float), np.array(similarity, float))
+    arrays = (goal, np.array(seen.saliency, float), cost, *sureness)
     return b"".join((numbers, *map(_encode_array, arrays), text))
 
 
@@ -239,19 +242,25 @@ def _decode_seen(observation: int, body: bytes, *, refused: bool) -> ContextRead
     goal, body = _decode_array(body)
     saliency, body = _decode_array(body)
     cost, body = _decode_array(body)
-    clarity, text = _decode_array(body)
+    clarity, body = _decode_array(body)
+    similarity, text = _decode_array(body)
     if len(text) > _MOST_TEXT:
         raise HandoffError(f"instruction and names of frozen views with {len(text)} bytes")
-    if clarity.size > 1 or not np.isfinite(clarity).all():
-        raise HandoffError("a clarity that is no finite number")
+    for what, number in (("clarity", clarity), ("similarity", similarity)):
+        if number.size > 1 or not np.isfinite(number).all():
+            raise HandoffError(f"a {what} that is no finite number")
     if saliency.size and (saliency.ndim != 2 or not np.isfinite(saliency).all()):
         raise HandoffError("a saliency that is no table of finite numbers")
-    said, *frozen = text.decode(errors="replace").split("\0")
+    texts = text.decode(errors="replace").split("\0") if text else [""] * 3
+    if len(texts) < 3:
+        raise HandoffError(f"{len(texts)} texts of an instruction; expected 3")
+    said, before, instead, *frozen = texts
     unclear = (said, float(clarity.item())) if clarity.size else None
+    rephrased = (before, instead, float(similarity.item())) if similarity.size else None
     table: list[list[float]] = saliency.tolist() if saliency.size else []
     rows = tuple(tuple(row) for row in table)
     stated = goal if goal.size else None
-    told = (rows, refused, _cost_from(cost), unclear)
+    told = (rows, refused, _cost_from(cost), unclear, rephrased)
     return ContextReady(observation, stated, tuple(frozen), *told)
 
 
@@ -305,8 +314,8 @@ def fits(record: np.dtype, result: StageResult | None) -> bool:
             return False
         case ActionMade(values=values):
             return _is_vector(record, values)
-        case ContextReady(goal=goal, frozen=frozen, saliency=saliency, unclear=unclear):
-            return not (frozen or saliency or unclear) and (
+        case ContextReady(goal=goal, frozen=frozen, saliency=saliency):
+            return not (frozen or saliency or result.unclear or result.rephrased) and (
                 goal is None or _is_vector(record, goal)
             )
         case _:

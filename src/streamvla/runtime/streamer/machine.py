@@ -67,6 +67,7 @@ from streamvla.trace import (
     Finished,
     GenerateRequested,
     HealthChanged,
+    InstructionRephrased,
     InstructionUnclear,
     ObserveReady,
     ObserveRequested,
@@ -157,6 +158,7 @@ class Streamer:
         self._failure: StageFailedError | None = None
         self._frozen: tuple[str, ...] = ()  # views whose camera is frozen
         self._unclear: set[str] = set()  # instructions that were
+        self._rephrased: set[str] = set()
         self._latched = False  # the safe stop is on; only `Rearm` ends it
         self._outdated: int | None = None  # an observation from before the safe stop
         self._fresh_from_ns: int | None = None  # frames from before a stop or gap are outdated too
@@ -464,10 +466,14 @@ class Streamer:
         self._frozen = event.frozen
 
     def _note_instruction(self, event: Observed) -> None:
-        """Once for each that is unclear."""
+        """Once for each that is unclear, and for each that another text is read for."""
         if event.unclear is not None and event.unclear[0] not in self._unclear:
             self._unclear.add(event.unclear[0])
             self._trace.record(InstructionUnclear(event.now_ns, event.observation, *event.unclear))
+        if event.rephrased is not None and event.rephrased[0] not in self._rephrased:
+            self._rephrased.add(event.rephrased[0])
+            told = (event.observation, *event.rephrased)
+            self._trace.record(InstructionRephrased(event.now_ns, *told))
 
     # --- generating ----------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class Observed:
 
     `goal` (d,) is the action state at which it says the motion should end; None if it does not.
     `frozen` names the views whose camera is frozen (`runtime.drivers.cameras`).
-    `saliency` and `unclear` are those of `drivers.observing.Sighting`.
+    `saliency`, `unclear` and `rephrased` are those of `drivers.observing.Sighting`.
     `frames_old_ns`: how much older than the capture the frames are that the context was made of.
     """
 
@@ -69,6 +69,7 @@ class Observed:
     refused: bool = False
     frames_old_ns: int = 0
     unclear: tuple[str, float] | None = None
+    rephrased: tuple[str, str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

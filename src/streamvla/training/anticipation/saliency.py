@@ -28,7 +28,12 @@ from streamvla.core.files import require_writable
 from streamvla.data.demonstrations import Demonstrations, Episode
 from streamvla.data.fingerprint import fingerprint
 from streamvla.data.store import load_dataset
-from streamvla.model.checkpoint import SCHEMA_VERSION, load_tensors, save_tensors
+from streamvla.model.checkpoint import (
+    SCHEMA_VERSION,
+    load_tensors,
+    provenance_of,
+    save_tensors,
+)
 from streamvla.model.saliency import Calibration, SaliencyConfig, SaliencyPredictor
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.saliency import (
@@ -38,6 +43,7 @@ from streamvla.policy.saliency import (
 )
 from streamvla.policy.shipped import identify
 from streamvla.policy.transforms import to_images
+from streamvla.training.anticipation.freshness import require_fresh, warn_of_seen
 from streamvla.training.anticipation.gate import (
     PairFigures,
     calibrated,
@@ -351,11 +357,14 @@ class SaliencyTrainer:
         """
         config = self.config
         held_out, source = self.held_out, self.demonstrations
+        policy = provenance_of(config.checkpoint)
+        if config.calibration is None:
+            warn_of_seen(held_out, policy)
         if config.calibration is not None:
             source = load_dataset(config.calibration, config.tasks)
             require_fit(self.policy, source)
             held_out = list(source.episodes)
-            _require_fresh(config.calibration, held_out, self.training)
+            require_fresh(config.calibration, source, self.training, policy)
             self._calibrated_on = fingerprint(source)
         changes = [
             longest_changes(self.policy, self.demonstrations, episode, config.longest_lead)
@@ -457,17 +466,6 @@ def _eligible(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
     if not frames or not all(map(len, frames.values())):
         raise DatasetError("the dataset has no episode of two frames; collect some")
     return frames
-
-
-def _require_fresh(path: Path, episodes: Sequence[Episode], trained: Sequence[Episode]) -> None:
-    """Raise `ConfigError` if an episode to calibrate on was trained on."""
-    known = {(episode.task, episode.seed) for episode in trained}
-    stale = sum((episode.task, episode.seed) in known for episode in episodes)
-    if stale:
-        raise ConfigError(
-            f"{path}: {stale} of {len(episodes)} episodes are among those trained on, by task and "
-            "seed; the miss rate would not hold. Collect others (collect --seed)."
-        )
 
 
 def _evenly(episodes: Sequence[Episode], most: int) -> list[Episode]:

@@ -5,8 +5,9 @@
     fresh                     seen   actions, told n
     error                            mean |kept − fresh| / action scale, over H actions
 
-The expert's executed actions lead from t−a to t+n, and stand for what is pending. An error beyond B
-is *harmful*; B is the level that all but a share `tail` of the errors at age 1 stay below: what the
+The expert's executed actions lead from t−a to t+n, and stand for what is pending; action states are
+summed up from where the episode began (`Demonstrations.action_states`). An error beyond B is
+*harmful*; B is the level that all but a share `tail` of the errors at age 1 stay below: what the
 policy's own choice varies by from one frame to the next. What the calibration guarantees, and why,
 is docs/decisions/0020, with harmful observations for large changes.
 """
@@ -30,7 +31,7 @@ from streamvla.core.interfaces import Observation
 from streamvla.data.demonstrations import Demonstrations, Episode
 from streamvla.data.fingerprint import fingerprint
 from streamvla.data.store import load_dataset
-from streamvla.model.checkpoint import load_checkpoint
+from streamvla.model.checkpoint import load_checkpoint, provenance_of
 from streamvla.model.skip_gate import SkipCalibration, SkipGate, SkipGateConfig, summary_of
 from streamvla.policy.base import ModelPolicy
 from streamvla.policy.shipped import identify
@@ -42,6 +43,7 @@ from streamvla.policy.skip_gate import (
     skip_gate_path,
 )
 from streamvla.training.anticipation.conformal import least_episodes, risk_controlled_threshold
+from streamvla.training.anticipation.freshness import require_fresh, warn_of_seen
 from streamvla.training.anticipation.gate import motion_of, require_fit
 from streamvla.training.batches import split_holdout
 from streamvla.training.provenance import provenance
@@ -362,6 +364,7 @@ def gate_figures(
     correlation" of expected and true error; by miss rate: "skipped", the share; "miss_rate", the
     mean over episodes of the share of their harmful samples that is skipped, and "miss_rate_ci",
     its 95 % interval (normal, over episodes); "error_of_skipped", "excess_of_skipped": means.
+    None: of nothing, as where the gate skips nothing or no episode has a harmful sample.
     """
     beyond = samples.age > 1
     samples, expected = samples.only(beyond), expected[beyond]
@@ -378,24 +381,34 @@ def gate_figures(
     }
     for rate, eta in thresholds.items():
         skipped = expected <= eta
-        shares = np.array([(each <= eta).mean() for each in scores] or [math.nan])
-        half = 1.96 * float(shares.std(ddof=1)) / math.sqrt(len(shares)) if shares[1:].size else 1.0
-        mean = float(shares.mean())
+        shares = np.array([(each <= eta).mean() for each in scores])
         figures["rates"][str(rate)] = {
             "skipped": float(skipped.mean()),
-            "miss_rate": mean,
-            "miss_rate_ci": (max(0.0, mean - half), min(1.0, mean + half)),
-            "harmful_when_skipped": float(harmful[skipped].mean()) if skipped.any() else math.nan,
-            "error_of_skipped": float(samples.error[skipped].mean()) if skipped.any() else math.nan,
-            "excess_of_skipped": float(samples.excess[skipped].mean())
-            if skipped.any()
-            else math.nan,
+            "miss_rate": _mean(shares),
+            "miss_rate_ci": _mean_interval(shares),
+            "harmful_when_skipped": _mean(harmful[skipped]),
+            "error_of_skipped": _mean(samples.error[skipped]),
+            "excess_of_skipped": _mean(samples.excess[skipped]),
         }
     return figures
 
 
-def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, ties by order."""
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _mean_interval(shares: np.ndarray) -> tuple[float, float] | None:
+    """95 %, normal; of a single share everything from 0 to 1."""
+    if shares.size < 2:
+        return (0.0, 1.0) if shares.size else None
+    mean, half = float(shares.mean()), 1.96 * float(shares.std(ddof=1)) / math.sqrt(shares.size)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Spearman's, ties by order; None of fewer than two."""
+    if len(one) < 2:
+        return None
     ranks = np.stack([each.argsort().argsort() for each in (one, other)]).astype(float)
     return float(np.corrcoef(ranks)[0, 1])
 
@@ -437,7 +450,9 @@ def train_skipping(config: SkipTraining) -> SkipTrained:
         source = load_dataset(config.calibration, config.tasks)
         require_fit(policy, source)
         held_out = list(source.episodes)
-        _require_fresh(config.calibration, held_out, training)
+        require_fresh(config.calibration, source, training, provenance_of(config.checkpoint))
+    else:
+        warn_of_seen(held_out, provenance_of(config.checkpoint))
     counts = _spread(config.observations, len(training), config.seed)
     samples = skip_samples(policy, demonstrations, training, counts, config.draws, config.seed)
     gate = fit_gate(samples, config)
@@ -517,17 +532,6 @@ def _spread(total: int, episodes: int, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
     counts[rng.permutation(episodes)[: total % episodes]] += 1
     return counts.tolist()
-
-
-def _require_fresh(path: Path, episodes: Sequence[Episode], trained: Sequence[Episode]) -> None:
-    """Raise `ConfigError` if an episode to calibrate on was trained on."""
-    known = {(episode.task, episode.seed) for episode in trained}
-    stale = sum((episode.task, episode.seed) in known for episode in episodes)
-    if stale:
-        raise ConfigError(
-            f"{path}: {stale} of {len(episodes)} episodes are among those trained on, by task and "
-            "seed; the miss rate would not hold. Collect others (collect --seed)."
-        )
 
 
 def _save(
