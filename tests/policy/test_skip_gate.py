@@ -23,6 +23,8 @@ from streamvla.policy.skip_gate import (
     skip_gate_path,
 )
 from streamvla.policy.skipping import SkippingPolicy, SkipRule
+from streamvla.runtime.executors.options import EarlyOptions
+from streamvla.studies.episodes import Eval
 from tests.policy.test_action_flow import make_observation, make_policy
 from tests.policy.test_skipping import STATE, later, skipping
 
@@ -79,10 +81,17 @@ def test_command_and_opening_have_tolerances_of_their_own():
 def test_settings_that_differ_are_recorded():
     """Each one under the name, and with the value, that `eval` takes; of a gate its threshold
     too."""
-    policy, _ = gated(most=2, phase=1, tolerance=0.5, opening_tolerance=0.1, moved_levels=6.0)
+    policy, _ = gated(
+        most=2, phase=1, tolerance=0.5, opening_tolerance=0.1, moved_levels=6.0, arm_px=40.0
+    )
     found = dict(policy.spec.settings)
     expected = {"most_skips": 2.0, "skip_phase": 1.0, "skip_tolerance": 0.5, "skip_opening": 0.1}
-    expected |= {"skip_pixels": 6.0, "skip_gate": 0.2, "skip_gate_threshold": -1.5}
+    expected |= {
+        "skip_pixels": 6.0,
+        "skip_arm": 40.0,
+        "skip_gate": 0.2,
+        "skip_gate_threshold": -1.5,
+    }
     assert found | expected == found
 
 
@@ -219,6 +228,27 @@ def test_only_cells_within_the_radius_do_not_count():
     place = np.array([25.0, 20.0])
     assert largest_change_away(before, now, [place], 6) == 50
     assert largest_change_away(before, now, [place], 8) == 0
+
+
+def test_what_hangs_above_the_gripper_does_not_count():
+    """Of the cells of a view, with the gripper in the middle, those above it and a little under it
+    within 20 px to each side; all others count, near ones too."""
+    before = np.zeros((96, 96, 3), np.uint8)
+    place, counted = np.array([40.0, 40.0]), np.ones((6, 6), bool)
+    for row, column in np.ndindex(6, 6):
+        now = before.copy()
+        now[16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 50
+        counted[row, column] = largest_change_away(before, now, [place], 32, arm_px=20) > 0
+    expected = np.ones((6, 6), bool)
+    expected[:4, 1:4] = False
+    assert np.array_equal(counted, expected)
+
+
+def test_an_arm_to_leave_out_needs_pixels_to_compare():
+    """`--skip-arm` alone changes nothing, and is refused with a line that says what it needs."""
+    with pytest.raises(ConfigError, match="skip_pixels with it"):
+        Eval(most_skips=1, skip_arm=40.0)
+    Eval(most_skips=1, skip_arm=40.0, skip_pixels=4.0, early=EarlyOptions(early="always"))
 
 
 # --- the learned gate and its file -----------------------------------------------------------

@@ -99,13 +99,14 @@ class Run:
     Attributes:
         policy: a file, or another source (docs/how-to/policies.md); default the
             one of the first task's suite, which for ours is the one that ships.
-        patch_k: share of the vision tokens to attend to; this and the next eight as of eval.
+        patch_k: share of the vision tokens to attend to; this and the next nine as of eval.
         reuse: encode only views that changed by more than so many grey levels.
         most_skips: observations in a row that are not encoded.
         skip_phase: with most_skips: observations of an episode to encode first, beside one.
         skip_tolerance: with most_skips: by how much gripper command and opening may have changed.
         skip_opening: with most_skips: the same of the opening alone.
         skip_pixels: with most_skips: encode if a cell away from the gripper changed by more.
+        skip_arm: with skip_pixels: cells above the gripper, this far to each side, do not count.
         skip_gate: with most_skips: let the learned gate decide, at this miss rate.
         camera_every: cameras that are encoded only every n-th observation, as in front=2.
         tasks: to run, in turn; default all the policy was trained on.
@@ -146,6 +147,7 @@ class Run:
     skip_tolerance: float | None = None
     skip_opening: float | None = None
     skip_pixels: float | None = None
+    skip_arm: float | None = None
     skip_gate: float | None = None
     camera_every: tuple[str, ...] = ()
     budget: BudgetOptions = field(default_factory=BudgetOptions)

@@ -57,8 +57,8 @@ class BenchBudget:
         method: of the policy, where the folder holds several.
         settings: a row of the table each: settings joined by "+", as in reuse=8+most_skips=1,
             of patch_k, reuse, most_skips, skip_phase, skip_tolerance, skip_opening, skip_pixels,
-            skip_gate, and every_CAMERA. Whole frames are always a row. Default: one of the
-            simplest that the policy can have, and two pairs.
+            skip_arm, skip_gate, and every_CAMERA. Whole frames are always a row. Default: one of
+            the simplest that the policy can have, and two pairs.
         suite: measure on all tasks of a suite.
         tasks: default all the policy was trained on.
         episodes: per task and row, at seeds `seed`, `seed` + 1, …

@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # it needs torch
 
 REUSE, MOST_SKIPS, SKIP_PHASE = "reuse", "most_skips", "skip_phase"
 SKIP_TOLERANCE, SKIP_OPENING = "skip_tolerance", "skip_opening"
-SKIP_PIXELS, SKIP_GATE = "skip_pixels", "skip_gate"
-SKIPS = (MOST_SKIPS, SKIP_PHASE, SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_GATE)
+SKIP_PIXELS, SKIP_ARM, SKIP_GATE = "skip_pixels", "skip_arm", "skip_gate"
+SKIPS = (MOST_SKIPS, SKIP_PHASE, SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_ARM, SKIP_GATE)
 SAVING = ("patch_k", REUSE, *SKIPS)
 EVERY = "every_"
 """Before a camera's name; `policy.reuse` has the same."""
@@ -71,6 +71,8 @@ class SavingCommand(Protocol):
     @property
     def skip_pixels(self) -> float | None: ...
     @property
+    def skip_arm(self) -> float | None: ...
+    @property
     def skip_gate(self) -> float | None: ...
     @property
     def camera_every(self) -> tuple[str, ...]: ...
@@ -107,7 +109,12 @@ def require_saving(command: SavingCommand) -> None:
 
 
 def _require_skips(command: SavingCommand) -> None:
-    for name in (SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_GATE):
+    if command.skip_arm is not None and command.skip_pixels is None:
+        raise ConfigError(
+            f"{SKIP_ARM} {command.skip_arm}: it says which pixels do not count; expected "
+            f"{SKIP_PIXELS} with it"
+        )
+    for name in (SKIP_TOLERANCE, SKIP_OPENING, SKIP_PIXELS, SKIP_ARM, SKIP_GATE):
         value = getattr(command, name)
         if value is None:
             continue
@@ -175,6 +182,7 @@ def saving_settings(command: SavingCommand) -> dict[str, float]:
         SKIP_TOLERANCE: command.skip_tolerance,
         SKIP_OPENING: command.skip_opening,
         SKIP_PIXELS: command.skip_pixels,
+        SKIP_ARM: command.skip_arm,
         SKIP_GATE: command.skip_gate,
     }
     stated = {name: value for name, value in asked.items() if value is not None}

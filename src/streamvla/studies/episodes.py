@@ -58,6 +58,7 @@ from streamvla.studies.dial import (
     MOST_SKIPS,
     REUSE,
     SAVING,
+    SKIP_ARM,
     SKIP_GATE,
     SKIP_OPENING,
     SKIP_PHASE,
@@ -119,6 +120,9 @@ class Eval:
         skip_opening: with most_skips: the same of the opening alone.
         skip_pixels: with most_skips: encode if a cell of 16 px away from the gripper changed by
             more than so many grey levels.
+        skip_arm: with skip_pixels: cells above the gripper, so many pixels to each side, do not
+            count, nor those just under it, instead of all cells near the gripper; for an arm that
+            hangs from above in every view.
         skip_gate: with most_skips: let the learned gate beside the policy decide instead of the
             tolerances, at this miss rate; one that it was calibrated at, such as 0.1.
         camera_every: cameras that are encoded only every n-th observation, as in front=2; in
@@ -166,6 +170,7 @@ class Eval:
     skip_tolerance: float | None = None
     skip_opening: float | None = None
     skip_pixels: float | None = None
+    skip_arm: float | None = None
     skip_gate: float | None = None
     camera_every: tuple[str, ...] = ()
     budget: BudgetOptions = field(default_factory=BudgetOptions)
@@ -740,6 +745,7 @@ def _skipping(found: FoundPolicy, policy: Policy, settings: Mapping[str, float])
         tolerance=settings.get(SKIP_TOLERANCE, SkipRule.tolerance),
         opening_tolerance=settings.get(SKIP_OPENING),
         moved_levels=settings.get(SKIP_PIXELS),
+        arm_px=settings.get(SKIP_ARM, 0.0),
     )
     miss_rate = settings.get(SKIP_GATE)
     if miss_rate is None:

@@ -165,7 +165,43 @@ _SAVED_COLUMNS = {
 
 _SAVED_BY_TASK = {f"tasks.{task}.success": Column(task, 0, percent=True) for task in ARM_TASKS}
 
+_MOVED = {
+    "every observation encoded": "",
+    "skipping two": f"{_SKIPS} 2",
+    "the same, but what moves is encoded": f"{_SKIPS} 2 --skip-pixels 4",
+    "the same, the arm left out": f"{_SKIPS} 2 --skip-pixels 4 --skip-arm 40",
+}
+"""Row → options of `eval`, with a goal that is moved."""
+
+_MOVED_COLUMNS = {
+    "run": Column("observation"),
+    "encoded": Column("of the observations encoded", 0, percent=True),
+    "reaction_ms.p50": Column("reaction p50 (ms)", 0),
+    "reaction_ms.mean": Column("mean (ms)", 0),
+    "reaction_ms.std": Column("standard deviation", 0),
+    "reaction_ms.count": Column("reactions", 0),
+    "success": Column("success", 0, percent=True, interval="success_ci"),
+}
+
+
+def _moved_rows(name: str, figures: Row) -> list[Row]:
+    encoded = figures["encodes"] / _pictures("whole") / figures["observations"]
+    return [{"run": name, **figures, "encoded": encoded}]
+
+
 FOCUS: dict[str, Recipe] = {
+    "moved-goal": Recipe(
+        commands={
+            name: "eval --policy runs/reach-old-frames/policy.safetensors --tasks reach-moved "
+            f"--episodes 100 --seed {FIRST_REPORT_SEED} --executors action-flow:auto "
+            + " ".join(f"--early always {options} --out runs/results/moved-goal --json".split())
+            for name, options in _MOVED.items()
+        },
+        rows=_moved_rows,
+        tuning_seeds=tuning_seeds(),
+        columns=_MOVED_COLUMNS,
+        tables={"main": tuple(_MOVED_COLUMNS)},
+    ),
     "saving": Recipe(
         commands={
             name: f"eval --policy {trained(variant)} --tasks {' '.join(ARM_TASKS)} --episodes 100 "
