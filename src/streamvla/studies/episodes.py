@@ -17,7 +17,14 @@ from streamvla.core.clock import NS_PER_S, SystemClock, ms_to_ns
 from streamvla.core.engine import Engine
 from streamvla.core.errors import CheckpointError, ConfigError
 from streamvla.core.files import replacing, require_writable
-from streamvla.core.interfaces import Policy, PolicySpec, Robot, check_fit, unclear_to
+from streamvla.core.interfaces import (
+    Policy,
+    PolicySpec,
+    Robot,
+    begin_episode,
+    check_fit,
+    unclear_to,
+)
 from streamvla.core.numbers import exact
 from streamvla.core.provenance import commit
 from streamvla.core.seeds import FIRST_EVALUATION_SEED
@@ -92,6 +99,7 @@ from streamvla.trace.store import trace_bytes
 if TYPE_CHECKING:  # it needs torch
     from streamvla.policy.skipping import SkippingPolicy
     from streamvla.policy.sources import FoundPolicy
+    from streamvla.policy.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,8 @@ class Eval:
             package that is installed.
         tasks: default all the policy was trained on.
         episodes: per task, at seeds `seed`, `seed` + 1, …
+        interference: before each episode drive so many others, of the other tasks of its suite, as
+            one stream that a policy with a memory remembers.
         robot: a robot instead of tasks: package.module:make, a function that gives one.
         executors: one: synchronous[:h], action-flow[:lead|:auto], async-chunks[:left], or one of a
             package; default action-flow for a policy that streams, synchronous for one that gives
@@ -192,12 +202,18 @@ class Eval:
     instructions: Split = "train"
     asked: Asked = "own"
     misspelt: bool = False
+    interference: int = 0
     engine: str = "local"
     workers: int = 2
     out: Path = Path("runs/eval")
     json: bool = False
 
     def __post_init__(self) -> None:
+        if self.interference < 0 or (self.interference and self.robot):
+            raise ConfigError(
+                f"interference {self.interference}: expected 0 or more episodes, of the suite of a "
+                "task; a robot alone has none"
+            )
         if self.episodes < 1 or self.workers < 1:
             raise ConfigError(
                 f"episodes {self.episodes} and workers {self.workers} must be at least 1"
@@ -266,6 +282,7 @@ class Job:
         left_out |= {"executors", "early", "workers", "out", "json", "noise_scale", "euler_steps"}
         left_out |= {"engine", "stress", "nearest_phrase", *SAVING, "camera_every", "budget"}
         left_out |= set() if self.settings.misspelt else {"misspelt"}
+        left_out |= set() if self.settings.interference else {"interference"}
         left_out |= {"period"} if self.settings.period == "profile" else set()
         left_out |= {"robot"} if self.settings.times.stated else {"robot", "times"}
         settings = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -302,6 +319,8 @@ def evaluate(command: Eval) -> None:
         require_stressable(policy, task, command, [command.stresses()])
     if not of_every_task(source):
         warn_of_unseen_tasks(source, tasks, command.method)
+    if command.interference:
+        require_stream(policy)
     if command.asked != "blank":
         warn_of_unclear(policy, said_in(tasks))
     folder = command.out / _folder(command, for_task(source, tasks[0]))
@@ -613,6 +632,39 @@ def driven_commit() -> str:
     return commit()
 
 
+def _disturbed(job: Job, policy: Policy) -> None:
+    """Drive other episodes first, of which a policy with a memory remembers what it will."""
+    stream = require_stream(policy)
+    stream.continues = False
+    begin_episode(policy)
+    stream.continues = True
+    others = [task for task in suite_of(job.task).tasks if task != job.task] or [job.task]
+    command = replace(job.settings, interference=0)
+    for number in range(job.settings.interference):
+        task = others[(job.seed + number) % len(others)]
+        other = replace(job, settings=command, task=task, seed=job.seed + FAR * (1 + number))
+        drive(other, MemoryTrace(), driving=policy)
+
+
+FAR = 10_000_000
+"""Between the seed of an episode and those of the unrelated ones before it."""
+
+
+def require_stream(policy: Policy) -> Stream:
+    """What a policy remembers.
+
+    Raises:
+        ConfigError: it has no memory.
+    """
+    stream = getattr(policy, "stream", None)
+    if stream is None:
+        raise ConfigError(
+            "interference: the policy has no memory that other episodes could disturb; leave it "
+            "out, or train one (--memory-window)"
+        )
+    return stream
+
+
 def drive(
     job: Job, trace: TraceSink, film: Captures | None = None, driving: Policy | None = None
 ) -> Robot:
@@ -624,6 +676,14 @@ def drive(
     """
     command = job.settings
     policy = driving or _policy_for(job)
+    if command.interference:
+        _disturbed(job, policy)
+        try:
+            return drive(
+                replace(job, settings=replace(command, interference=0)), trace, film, policy
+            )
+        finally:
+            require_stream(policy).continues = False
     sees_truth = policy.spec.sees_truth
     stress = command.stresses()
     robot = _robot(job.task, command.instructions, command.asked, sees_truth, stress)
