@@ -50,7 +50,8 @@ class Buttons:
 
     def cap_m(self, index: int) -> np.ndarray:
         """(3,) the middle of its top as it is."""
-        return self.top_m(index) + (0.0, 0.0, self._arm.data.qpos[self._caps[index]])
+        sunk_m = -self._arm.data.qpos[self._caps[index]]
+        return self.top_m(index) - (0.0, 0.0, sunk_m)
 
     def press(self, index: int) -> np.ndarray:
         """(4,) down on a button; up first if it is down already."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamvla.robots.instructions import Phrasings
 from streamvla.robots.memory.buttons import Buttons
 from streamvla.robots.memory.lamps import Lamp, add_lamp
 from streamvla.robots.memory.robot import MemoryTask
 from streamvla.robots.memory.scene import Answer, substeps
-from streamvla.robots.instructions import Phrasings
 from streamvla.robots.tabletop import buttons as tabletop
 from streamvla.robots.tabletop.arm import Arm
 from streamvla.robots.tabletop.scene import MjSpec
 
 ON_S, OFF_S = 0.8, 0.8
 QUIET_S = 1.5
-"""No press for so long: the count is final."""
+"""No press for so long after the last: the count is final, whatever is pressed later."""
 
 COUNT_SCORE = 8.0
 """Of 10, for the right number so far."""
@@ -40,28 +40,28 @@ class CountFlashes:
         self._lamp = Lamp(arm, "flashing-lamp")
         self._button = Buttons(arm, 1)
         self._slots = np.arange(choices)
-        self._presses, self._last, self._step = 0, _NONE, 0
+        self._presses, self._last, self._final = 0, _NONE, False
 
     @staticmethod
     def furnish(spec: MjSpec) -> None:
         tabletop.Buttons.furnish(spec)
         add_lamp(spec, "flashing-lamp", _YELLOW)
 
+    @staticmethod
+    def cue_s(choices: int) -> float:
+        return choices * (ON_S + OFF_S)
+
     @property
     def answers(self) -> tuple[Answer, ...]:
         return tuple((count,) for count in range(1, self._most + 1))
 
-    @property
-    def cue_substeps(self) -> int:
-        return self._most * _SLOT
-
     def place(self, layout: np.random.Generator, cue: np.random.Generator) -> None:
         place = layout.uniform(_LOW_M, _HIGH_M)
-        side = layout.choice((-1.0, 1.0))
+        aside = np.array((layout.choice((-_ASIDE_M, _ASIDE_M)), layout.uniform(-0.03, 0.03)))
         self._button.place(place[None])
-        self._lamp.put(place + (side * _ASIDE_M, layout.uniform(-0.03, 0.03)))
+        self._lamp.put(place + aside)
         self._slots = cue.permutation(self._most)
-        self._presses, self._last, self._step = 0, _NONE, 0
+        self._presses, self._last, self._final = 0, _NONE, False
 
     def show(self, answer: Answer, step: int) -> None:
         slot, within = divmod(step, _SLOT)
@@ -72,22 +72,25 @@ class CountFlashes:
         self._button.newly_pressed()  # what was pressed before does not count
 
     def after(self, step: int) -> None:
-        self._step = step
         pressed = len(self._button.newly_pressed())
+        if self._final:
+            return
         if pressed:
             self._presses, self._last = self._presses + pressed, step
+        quiet = self._presses > 0 and step - self._last >= substeps(QUIET_S)
+        self._final = quiet and not self._button.is_any_down
 
     def score(self, answer: Answer) -> float:
         off = abs(self._presses - answer[0]) / answer[0]
-        quiet = self._presses > 0 and self._step - self._last >= substeps(QUIET_S)
-        final = off == 0 and quiet and not self._button.is_any_down
-        return COUNT_SCORE * max(0.0, 1.0 - off) + (10.0 - COUNT_SCORE) * final
+        right = off == 0 and self._final
+        return COUNT_SCORE * max(0.0, 1.0 - off) + (10.0 - COUNT_SCORE) * right
 
     def truth(self) -> np.ndarray:
-        return np.array([self._presses, self._last, self._step, *self._button.truth()])
+        return np.array([self._presses, self._last, self._final, *self._button.truth()], np.float64)
 
     def assume(self, truth: np.ndarray) -> None:
-        self._presses, self._last, self._step = (int(number) for number in truth[:3])
+        self._presses, self._last = int(truth[0]), int(truth[1])
+        self._final = bool(truth[2])
         self._button.assume(truth[3:])
 
     def act(self, answer: Answer) -> np.ndarray | None:

@@ -1,8 +1,9 @@
 """A ball draws a motion in the air, and disappears: repeat it with the hand.
 
-ball     ─────▒▒▒▒▒▒▒▒▒▒──────     3 s along one of four closed paths; it comes and goes in the middle
+ball     ─────▒▒▒▒▒▒▒▒▒▒──────     3 s along one of four closed paths; from and to the middle
 hand                       ∿∿∿     from where it was at "go", through the way points in their order
-score    10 for all way points, else the share passed before the hand left the path by 9 cm
+score    10 if all its way points are passed, and those of no other motion before; else up to 8 for
+         the share passed before the hand left the path by 11.5 cm
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from streamvla.robots.tabletop.scene import MjSpec
 from streamvla.robots.tempo.motion import CLOSED, towards
 
 MOTION_S = 3.0
-REACH_M = 0.14
+REACH_M = 0.17
 """How far a motion goes from the middle."""
-NEAR_M = 0.04
+NEAR_M = 0.05
 """A way point is passed at this distance."""
-CORRIDOR_M = 0.09
+CORRIDOR_M = 0.115
 """Farther from its path than this, a motion is another one. Less than REACH_M − NEAR_M, so that no
 hand passes the way points of one motion within the corridor of another."""
 
-_CENTRE_LOW_M, _CENTRE_HIGH_M = (-0.06, 0.69, 0.19), (0.06, 0.75, 0.21)
+_CENTRE_LOW_M, _CENTRE_HIGH_M = (-0.06, 0.72, 0.21), (0.06, 0.77, 0.23)
+PARTIAL_SCORE = 8.0
+"""Of 10, before the last way point."""
+
+_NONE = -1
 _RADIUS_M = 0.035
 _SPEED = 0.55
 """Of the hand at most, as a share of its fastest."""
@@ -67,6 +72,7 @@ class ImitateMotion:
         self._ball = Movable(arm, "moving-ball")
         self._centre_m = np.zeros(3)
         self._origin_m = np.zeros(3)  # of the hand, at "go"
+        self._given = _NONE
         self._passed = np.zeros(choices, int)
         self._left = np.zeros(choices, bool)
 
@@ -81,22 +87,23 @@ class ImitateMotion:
             conaffinity=0,
         )
 
+    @staticmethod
+    def cue_s(choices: int) -> float:
+        return MOTION_S
+
     @property
     def answers(self) -> tuple[Answer, ...]:
         return tuple((motion,) for motion in range(len(self._motions)))
 
-    @property
-    def cue_substeps(self) -> int:
-        return substeps(MOTION_S)
-
     def place(self, layout: np.random.Generator, cue: np.random.Generator) -> None:
         self._centre_m = layout.uniform(_CENTRE_LOW_M, _CENTRE_HIGH_M)
         self._origin_m = REST_M.copy()
+        self._given = _NONE
         self._passed[:] = 0
         self._left[:] = False
 
     def show(self, answer: Answer, step: int) -> None:
-        share = (step + 1) / self.cue_substeps
+        share = (step + 1) / substeps(MOTION_S)
         if share > 1.0:
             self._ball.hide()
         else:
@@ -106,6 +113,8 @@ class ImitateMotion:
         self._origin_m = self._arm.hand_m
 
     def after(self, step: int) -> None:
+        if self._given != _NONE:
+            return
         moved = self._arm.hand_m - self._origin_m
         for index, path in enumerate(self._motions):
             self._left[index] |= _distance_m(path, moved) > CORRIDOR_M
@@ -113,24 +122,28 @@ class ImitateMotion:
             if self._left[index] or passed == len(path) - 1:
                 continue
             self._passed[index] += np.linalg.norm(path[passed + 1] - moved) <= NEAR_M
+            if self._passed[index] == len(path) - 1:
+                self._given = index
 
     def score(self, answer: Answer) -> float:
-        index = answer[0]
-        return 10.0 * float(self._passed[index]) / (len(self._motions[index]) - 1)
+        if (self._given,) == answer:
+            return 10.0
+        passed, path = self._passed[answer[0]], self._motions[answer[0]]
+        return PARTIAL_SCORE * float(passed) / (len(path) - 1)
 
     def truth(self) -> np.ndarray:
-        return np.array([*self._origin_m, *self._passed, *self._left], np.float64)
+        return np.array([self._given, *self._origin_m, *self._passed, *self._left], np.float64)
 
     def assume(self, truth: np.ndarray) -> None:
         count = len(self._motions)
-        self._origin_m = truth[:3].copy()
-        self._passed[:] = truth[3 : 3 + count]
-        self._left[:] = truth[3 + count :] > 0.5
+        self._given, self._origin_m = int(truth[0]), truth[1:4].copy()
+        self._passed[:] = truth[4 : 4 + count]
+        self._left[:] = truth[4 + count :] > 0.5
 
     def act(self, answer: Answer) -> np.ndarray | None:
         """To the next way point, until all are passed."""
         path, passed = self._motions[answer[0]], self._passed[answer[0]]
-        if passed == len(path) - 1 or self._left[answer[0]]:
+        if self._given != _NONE or self._left[answer[0]]:
             return None
         tips = self._origin_m + path[passed + 1] - (0.0, 0.0, FINGER_LENGTH_M)
         action = towards(self._arm, tips, CLOSED)

@@ -1,5 +1,4 @@
-"""Lamps and distractors: everything that shows something is a motion-capture body, whose place is in
-every capture."""
+"""Lamps and distractors: what changes is a motion-capture body, whose place is in every capture."""
 
 from __future__ import annotations
 

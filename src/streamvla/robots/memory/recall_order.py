@@ -54,13 +54,13 @@ class RecallOrder:
             conaffinity=0,
         )
 
+    @staticmethod
+    def cue_s(choices: int) -> float:
+        return choices * (ON_S + OFF_S)
+
     @property
     def answers(self) -> tuple[Answer, ...]:
         return tuple(itertools.permutations(range(self._count)))
-
-    @property
-    def cue_substeps(self) -> int:
-        return self._count * _SLOT
 
     def place(self, layout: np.random.Generator, cue: np.random.Generator) -> None:
         self._buttons.place(scatter(layout, self._count, _LOW_M, _HIGH_M, _GAP_M))

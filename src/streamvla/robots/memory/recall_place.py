@@ -30,6 +30,7 @@ _ABOVE_M = 0.9
 _LOW_M, _HIGH_M = (-0.22, 0.60), (0.22, 0.80)
 _GAP_M = 0.16
 _SAFE_M = _BOX_HEIGHT_M + 0.09
+_TOUCH_M = 0.01
 _NONE = -1
 
 
@@ -52,13 +53,13 @@ class RecallPlace:
             _add_box(spec, f"box{i}", (_BOX_HALF_M, _BOX_HALF_M, half), LIGHT, mocap=True)
         _add_box(spec, "hidden-block", (_BLOCK_HALF_M,) * 3, COLOURS["red"], mocap=True)
 
+    @staticmethod
+    def cue_s(choices: int) -> float:
+        return SEEN_S + COVERING_S
+
     @property
     def answers(self) -> tuple[Answer, ...]:
         return tuple((place,) for place in range(self._count))
-
-    @property
-    def cue_substeps(self) -> int:
-        return substeps(SEEN_S + COVERING_S)
 
     def place(self, layout: np.random.Generator, cue: np.random.Generator) -> None:
         self._places_m = scatter(layout, self._count, _LOW_M, _HIGH_M, _GAP_M)
@@ -98,14 +99,14 @@ class RecallPlace:
 
     def act(self, answer: Answer) -> np.ndarray | None:
         """Down on the box, and stay on it."""
-        return come_down(self._arm, self._top_m(answer) + (0.0, 0.0, 0.01), _SAFE_M, CLOSED)
+        return come_down(self._arm, self._top_m(answer, _TOUCH_M), _SAFE_M, CLOSED)
 
     def places_m(self, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
         block = np.array([*self._places_m[answer[0]], _BLOCK_HALF_M])
         return block, self._top_m(answer)
 
-    def _top_m(self, answer: Answer) -> np.ndarray:
-        return np.array([*self._places_m[answer[0]], _BOX_HEIGHT_M])
+    def _top_m(self, answer: Answer, above_m: float = 0.0) -> np.ndarray:
+        return np.array([*self._places_m[answer[0]], _BOX_HEIGHT_M + above_m])
 
 
 def _add_box(

@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError
 from streamvla.robots.instructions import Asked, Phrasings, Split
 from streamvla.robots.memory.lamps import GO_COLOUR, Distractors, Lamp, add_lamp
 from streamvla.robots.memory.scene import REST_M, Answer, Dials, MemoryScene, substeps
-from streamvla.robots.sawyer import SPEC, SUBSTEPS_PER_COMMAND, SawyerRobot
+from streamvla.robots.sawyer import SUBSTEPS_PER_COMMAND, SawyerRobot
 from streamvla.robots.tabletop.arm import FINGER_LENGTH_M, Arm
 from streamvla.robots.tabletop.scene import MjSpec
 from streamvla.robots.tempo.motion import CLOSED, towards
-from streamvla.robots.tempo.scene import SUBSTEP_NS, SUCCESS_SCORE
+from streamvla.robots.tempo.scene import SUCCESS_SCORE
 
 FIRST_S = (0.5, 0.8)
 """From the start of an episode until its cue begins."""
@@ -48,6 +47,15 @@ class MemoryTask:
     phrasings: Phrasings
     choices: int
     answer_s: float
+
+    def choices_of(self, dials: Dials) -> int:
+        """The dial's, or else its own."""
+        return dials.choices or self.choices
+
+    def longest_s(self, dials: Dials) -> float:
+        """From the start of an episode until the arm should have answered."""
+        cue_s = self.scene.cue_s(self.choices_of(dials))
+        return FIRST_S[1] + cue_s + dials.delay_s + self.answer_s
 
 
 class MemoryRobot(SawyerRobot):
@@ -80,7 +88,7 @@ class MemoryRobot(SawyerRobot):
             )
         self._kind, self._dials = task, dials
         self._arm = Arm(lambda spec: _furnish(spec, task.scene))
-        self._scene = task.scene(self._arm, dials.choices or task.choices)
+        self._scene = task.scene(self._arm, task.choices_of(dials))
         self._go_lamp = Lamp(self._arm, "go-lamp")
         self._distractors = Distractors(self._arm, dials.distractors)
         super().__init__(name, self._arm.model, self._arm.data, split, asked)
@@ -135,9 +143,8 @@ class MemoryRobot(SawyerRobot):
 
     @property
     def longest_s(self) -> float:
-        """From the start of an episode until the arm must have answered."""
-        cue_s = self._scene.cue_substeps * SUBSTEP_NS / NS_PER_S
-        return FIRST_S[1] + cue_s + self._dials.delay_s + self._kind.answer_s
+        """From the start of an episode until the arm should have answered."""
+        return self._kind.longest_s(self._dials)
 
     def give_cue(self, answer: Answer) -> None:
         """Let the cue of the present episode tell another answer; all else stays as it is.
@@ -177,8 +184,8 @@ class MemoryRobot(SawyerRobot):
         self._arm.reset()
         self._answer = self.answers[int(cue.integers(len(self.answers)))]
         self._first = substeps(layout.uniform(*FIRST_S))
-        delay = substeps(self._dials.delay_s)
-        self._go_step = self._first + self._scene.cue_substeps + delay
+        cue_s = self._kind.scene.cue_s(self._kind.choices_of(self._dials))
+        self._go_step = self._first + substeps(cue_s) + substeps(self._dials.delay_s)
         self._go_lamp.put(layout.uniform(_GO_LOW_M, _GO_HIGH_M))
         start_m = REST_M + layout.uniform(-_START_M, _START_M, 3)
         self._scene.place(layout, cue)

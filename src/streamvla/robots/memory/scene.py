@@ -4,7 +4,9 @@
           0.5–0.8 s                    ▲ the go lamp lights up, and stays on
 
 The cue lasts as long whatever it tells, and from "go" on nothing in the pictures tells it. The
-answer comes from a stream of its own: layout, words and distractors say nothing about it.
+answer comes from a stream of its own: layout, words and distractors say nothing about it. In each
+episode only the first answer counts, so who did not see the cue cannot try them all: of n answers
+that are equally probable, no way to act finds more than one in n.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from streamvla.robots.tabletop.scene import MjSpec
 
 SUBSTEPS_PER_S = 80
 
-REST_M = np.array((0.0, 0.58, 0.26))
+REST_M = np.array((0.0, 0.60, 0.26))
 """Where the hand waits for "go"."""
 
 MOST_DISTRACTORS = 4
@@ -74,14 +76,14 @@ class MemoryScene(Protocol):
         """Add the bodies to the scene before it is compiled."""
         ...
 
-    @property
-    def answers(self) -> tuple[Answer, ...]:
-        """All that an episode can ask for, each as probable as the others."""
+    @staticmethod
+    def cue_s(choices: int) -> float:
+        """How long the cue lasts, whatever the answer."""
         ...
 
     @property
-    def cue_substeps(self) -> int:
-        """How long the cue lasts, whatever the answer."""
+    def answers(self) -> tuple[Answer, ...]:
+        """All that an episode can ask for, each as probable as the others."""
         ...
 
     def place(self, layout: np.random.Generator, cue: np.random.Generator) -> None:
@@ -91,7 +93,7 @@ class MemoryScene(Protocol):
 
     def show(self, answer: Answer, step: int) -> None:
         """Put everything where it is at sub-step `step` of the cue: below 0 before it, from
-        `cue_substeps` on after it."""
+        the end of `cue_s` on after it."""
         ...
 
     def go(self) -> None:

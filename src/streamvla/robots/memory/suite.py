@@ -12,7 +12,7 @@ from streamvla.core.errors import ConfigError, did_you_mean
 from streamvla.robots.instructions import Asked, Split
 from streamvla.robots.memory import count_flashes, imitate_motion, recall_order, recall_place
 from streamvla.robots.memory.robot import MemoryRobot, MemoryTask
-from streamvla.robots.memory.scene import Dials
+from streamvla.robots.memory.scene import Answer, Dials
 from streamvla.robots.sawyer import ACTION_SPACE, SPEC
 from streamvla.robots.suite import Suite
 
@@ -56,7 +56,8 @@ def dials_of(task: str) -> Dials:
     return Dials(**delay_s, **given)  # type: ignore[arg-type]
 
 
-def _make(task: str, split: Split, asked: Asked) -> MemoryRobot:
+def make_memory_robot(task: str, split: Split = "train", asked: Asked = "own") -> MemoryRobot:
+    """The robot of a task, with its dials; errors as of `MemoryRobot` and `dials_of`."""
     name = task.partition("@")[0]
     if name not in TASKS:
         raise did_you_mean("task", name, TASKS)
@@ -67,29 +68,34 @@ def _instructions(task: str) -> tuple[str, ...]:
     return TASKS[task.partition("@")[0]].phrasings.train
 
 
+def _longest_s(task: str) -> float:
+    return TASKS[task.partition("@")[0]].longest_s(dials_of(task))
+
+
 class MemoryExpert:
     """Waits for "go", and gives the answer: the episode's, which it knows, or any other.
 
     Args:
         robot: whose task it is.
-        guess: None: the answer of the cue; a number: of the stream that draws one of the answers.
+        answer: what it believes in; None: what the cue tells.
     """
 
-    def __init__(self, robot: MemoryRobot, guess: int | None = None) -> None:
+    def __init__(self, robot: MemoryRobot, answer: Answer | None = None) -> None:
         self._robot = robot
-        self._guess = guess
+        self._answer = answer
 
     def act(self) -> np.ndarray:
         """(4,) the clean action, clipped to ±1."""
-        return ACTION_SPACE.clip(self._robot.act(self._robot.answer))
+        return ACTION_SPACE.clip(self._robot.act(self._answer or self._robot.answer))
 
 
 MEMORY = Suite(
     name="memory",
     spec=SPEC,
     tasks=tuple(TASKS),
-    make=_make,
+    make=make_memory_robot,
     instructions=_instructions,
     expert=MemoryExpert,
     dial=True,
+    seconds=_longest_s,
 )
