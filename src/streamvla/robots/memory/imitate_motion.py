@@ -124,6 +124,7 @@ class ImitateMotion:
             self._passed[index] += np.linalg.norm(path[passed + 1] - moved) <= NEAR_M
             if self._passed[index] == len(path) - 1:
                 self._given = index
+                return
 
     def score(self, answer: Answer) -> float:
         if (self._given,) == answer:
