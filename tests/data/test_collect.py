@@ -357,3 +357,9 @@ def test_impossible_settings_are_refused(tmp_path, settings, message):
     """Every setting out of range is refused before anything is written."""
     with pytest.raises(ConfigError, match=message):
         CollectConfig(tmp_path, **settings)
+
+
+def test_an_expert_may_take_as_long_as_its_suite_says():
+    """A memory task with 30 s of delay: longer than that; a task whose suite says nothing: 120."""
+    assert module._most_steps("recall-place@30") > 30 * 20
+    assert module._most_steps("reach") == module.MAX_STEPS == 120

@@ -57,8 +57,8 @@ class Suite:
         variants: names of further tasks, which `make` takes too, that no table counts.
         parts: names of the suites it joins; its tasks are theirs.
         dial: whether a task may be made harder or easier: `NAME@1.5`; `make` takes such names.
-        seconds: task → how long its expert may take, on the robot's clock; None: as long as who
-            asks gives any task.
+        seconds: task → how long its expert may take, on the robot's clock; None: as long as that of
+            any task.
         other_robots: task → specification of its robot, where that is another one than `spec`.
         remedy: of a suite that has no tasks as long as a package is missing: how to get them.
     """
