@@ -44,7 +44,7 @@ def small(tmp_path, monkeypatch):
 def sketched(monkeypatch):
     """Episodes of three random frames, drawn from their seeds, instead of simulated ones."""
 
-    def sketch(robot, expert, seed, noise, pilot):
+    def sketch(robot, expert, seed, noise, pilot, most_steps):
         rng = np.random.default_rng(seed)
         images = {view: rng.integers(256, size=(3, 96, 96, 3), dtype="u1") for view in SPEC.views}
         state, action, label = rng.normal(size=(3, 3, 4)).astype("f4")
@@ -298,8 +298,8 @@ def test_what_little_an_expert_can_save_after_a_policy_is_kept(small, sketched, 
     monkeypatch.setattr(module, "MAX_ATTEMPTS_PER_SHARD", 3)
     sketch, first = module.collect_episode, episode_seed(0, "reach", 0)
 
-    def saves_the_first(robot, expert, seed, noise, pilot):
-        return sketch(robot, expert, seed, noise, pilot) if seed == first else None
+    def saves_the_first(robot, expert, seed, *how):
+        return sketch(robot, expert, seed, *how) if seed == first else None
 
     monkeypatch.setattr(module, "collect_episode", saves_the_first)
     with pytest.raises(DatasetError, match="1 of 3 attempts"):
@@ -378,3 +378,9 @@ def test_impossible_settings_are_refused(tmp_path, settings, message):
     """Every setting out of range is refused before anything is written."""
     with pytest.raises(ConfigError, match=message):
         CollectConfig(tmp_path, **settings)
+
+
+def test_an_expert_may_take_as_long_as_its_suite_says():
+    """A memory task with 30 s of delay: longer than that; a task whose suite says nothing: 120."""
+    assert module._most_steps("recall-place@30") > 30 * 20
+    assert module._most_steps("reach") == module.MAX_STEPS == 120

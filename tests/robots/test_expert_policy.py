@@ -241,7 +241,7 @@ def test_its_world_is_the_true_one_when_its_action_is_sent(executor, settings, p
         assert np.allclose(imagined, stood[event.t_ns], atol=1e-6), event
 
 
-@pytest.mark.parametrize("suite", ["metaworld", "language", "tempo-arm"])
+@pytest.mark.parametrize("suite", ["metaworld", "language", "tempo-arm", "memory"])
 def test_the_expert_of_every_task_drives_from_the_truth(suite):
     """Every task of a suite: the whole state is seen, assumed, and answered by H finite actions."""
     for task in suite_tasks(suite):

@@ -17,8 +17,8 @@ class Collect:
 
     Attributes:
         out: folder of the dataset; default datasets/SUITE, or datasets/metaworld6.
-        suite: all tasks of a suite: metaworld, language, all, point, or one of a package that is
-            installed.
+        suite: all tasks of a suite: metaworld, language, all, memory, point, or one of a package
+            that is installed.
         tasks: default: reach, push, button-press-topdown, drawer-open, drawer-close, window-open.
         episodes: per task, rounded up to whole shards of 25.
         engine: local: processes of this machine; ray: a Ray cluster, that of RAY_ADDRESS or one

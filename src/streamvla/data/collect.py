@@ -11,6 +11,7 @@ With a policy, it drives until a random step, and the expert recovers (`data.pil
 from __future__ import annotations
 
 import logging
+import math
 import os
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -201,9 +202,15 @@ def episode_seed(base: int, task: str, index: int) -> int:
 
 
 def collect_episode(
-    robot: TaskRobot, expert: Expert, seed: int, noise: NoiseConfig, pilot: Pilot | None = None
+    robot: TaskRobot,
+    expert: Expert,
+    seed: int,
+    noise: NoiseConfig,
+    pilot: Pilot | None = None,
+    most_steps: int | None = None,
 ) -> Episode | None:
-    """One demonstration, or None when the expert failed within `MAX_STEPS` of its own.
+    """One demonstration, or None when the expert failed within `most_steps` of its own (None:
+    `MAX_STEPS`).
 
     A pilot drives until a random step; labels are the expert's throughout. Steps on nominal time
     from 0. Nothing is rendered for the dataset before the episode has succeeded.
@@ -211,6 +218,7 @@ def collect_episode(
     spec = robot.spec
     space, period_ns = spec.action_space, spec.control_period_ns
     disturbance = ExecutionNoise(noise, space.is_delta(), np.random.default_rng([seed, 2]))
+    most_steps = MAX_STEPS if most_steps is None else most_steps
     handover = 0
     if pilot is not None:
         handover = int(np.random.default_rng([seed, 4]).integers(LATEST_HANDOVER + 1))
@@ -224,7 +232,7 @@ def collect_episode(
     if pilot is not None:
         pilot.reset(seed, start)
     while success_step is None or len(actions) < success_step + STEPS_PAST_SUCCESS:
-        if success_step is None and len(actions) == handover + MAX_STEPS:
+        if success_step is None and len(actions) == handover + most_steps:
             return None
         captures.append(robot.capture())
         places.append(places_of(robot))
@@ -386,6 +394,13 @@ def _keep(shard: _Shard, made: _Made) -> tuple[int, int, int]:
     return made.episodes, made.attempts, made.frames
 
 
+def _most_steps(task: str) -> int:
+    """Of the expert's own: `MAX_STEPS`, or as many as the suite says that a task takes."""
+    suite = suite_of(task)
+    period_s = suite.spec_of(task).control_period_ns / NS_PER_S
+    return max(MAX_STEPS, math.ceil(suite.longest_s(task, 0.0) / period_s))
+
+
 def _pilot(config: CollectConfig, robot: RobotSpec) -> Pilot | None:
     """The policy that drives, kept for the next shard of this process."""
     source, most_lead = config.policy, config.most_lead
@@ -409,11 +424,12 @@ def _fill(
     After a pilot it may hold fewer: what the expert could still save.
     """
     config = shard.config
+    most_steps = _most_steps(shard.task)
     episodes: list[Episode] = []
     first = shard.index * MAX_ATTEMPTS_PER_SHARD
     for attempt in range(MAX_ATTEMPTS_PER_SHARD):
         seed = episode_seed(config.seed, shard.task, first + attempt)
-        episode = collect_episode(robot, expert, seed, config.noise, pilot)
+        episode = collect_episode(robot, expert, seed, config.noise, pilot, most_steps)
         if episode is not None:
             episodes.append(episode)
         if len(episodes) == EPISODES_PER_SHARD:

@@ -21,6 +21,7 @@ SUITES = Registry(
         "tempo": "streamvla.robots.tempo.suite:TEMPO",
         "tempo-arm": "streamvla.robots.tempo.suite:TEMPO_ARM",
         "tempo-aloha": "streamvla.robots.tempo.suite:TEMPO_ALOHA",
+        "memory": "streamvla.robots.memory.suite:MEMORY",
         "point": "streamvla.robots.point:POINT",
         "libero-spatial": "streamvla.robots.libero.suite:SPATIAL",
         "libero-object": "streamvla.robots.libero.suite:OBJECT",

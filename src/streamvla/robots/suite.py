@@ -57,6 +57,8 @@ class Suite:
         variants: names of further tasks, which `make` takes too, that no table counts.
         parts: names of the suites it joins; its tasks are theirs.
         dial: whether a task may be made harder or easier: `NAME@1.5`; `make` takes such names.
+        seconds: task → how long its expert may take, on the robot's clock; None: as long as that of
+            any task.
         other_robots: task → specification of its robot, where that is another one than `spec`.
         remedy: of a suite that has no tasks as long as a package is missing: how to get them.
     """
@@ -71,6 +73,7 @@ class Suite:
     variants: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     dial: bool = False
+    seconds: Callable[[str], float] | None = None
     other_robots: Mapping[str, RobotSpec] = field(default_factory=dict[str, RobotSpec])
     remedy: str = ""
 
@@ -85,6 +88,11 @@ class Suite:
     def has(self, task: str) -> bool:
         """Whether it is one of its tasks, or a variant of one, at any difficulty."""
         return self.plain(task) in (*self.tasks, *self.variants)
+
+    def longest_s(self, task: str, otherwise_s: float) -> float:
+        """How long an episode of a task may have to last, seconds, where any other has
+        `otherwise_s`; never less than that."""
+        return otherwise_s if self.seconds is None else max(otherwise_s, self.seconds(task))
 
     def require(self, task: str) -> None:
         """Raise `ConfigError` unless the suite has this task, or this variant of one."""
@@ -129,6 +137,7 @@ def join(name: str, *suites: Suite) -> Suite:
         expert=lambda robot: of[robot.task].teacher(robot),
         variants=tuple(task for suite in suites for task in suite.variants),
         parts=tuple(suite.name for suite in suites),
+        seconds=lambda task: of[task].longest_s(task, 0.0),
         other_robots={task: spec for suite in suites for task, spec in suite.other_robots.items()},
     )
 

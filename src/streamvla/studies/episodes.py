@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
@@ -321,6 +322,7 @@ def evaluate(command: Eval) -> None:
         warn_of_unseen_tasks(source, tasks, command.method)
     if command.interference:
         require_stream(policy)
+    warn_of_short_episodes(tasks, command.seconds)
     if command.asked != "blank":
         warn_of_unclear(policy, said_in(tasks))
     folder = command.out / _folder(command, for_task(source, tasks[0]))
@@ -385,6 +387,19 @@ def warn_of_unseen_tasks(source: str, tasks: tuple[str, ...], method: str | None
             file=sys.stderr,
             flush=True,
         )
+
+
+def warn_of_short_episodes(tasks: Iterable[str], seconds: float) -> None:
+    """One line on stderr if a suite says that an episode of its task may take longer."""
+    for task in tasks:
+        longest_s = 0.0 if is_robot(task) else suite_of(task).longest_s(task, 0.0)
+        if longest_s > seconds:
+            print(
+                f"warning: an episode of {task} may take {longest_s:.1f} s, more than the limit of "
+                f"{seconds:g} s: whoever is slow fails; give --seconds {math.ceil(longest_s)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def said_in(tasks: Iterable[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Tasks that the present moment does not solve: what was seen before must be remembered."""
