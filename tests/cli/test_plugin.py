@@ -82,4 +82,4 @@ def test_its_parts_keep_the_contracts(streamvla):
         command, env=streamvla.environment, capture_output=True, text=True, cwd=PLUGIN
     )
     assert done.returncode == 0, done.stdout
-    assert "56 passed" in done.stdout
+    assert "58 passed" in done.stdout
