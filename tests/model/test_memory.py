@@ -107,10 +107,13 @@ def rotated(x: Tensor, rank: int) -> Tensor:
     return torch.view_as_real(numbers).mT.flatten(-2)
 
 
-def plainly(memory: Memory, prefix: PrefixCache, moments: Moment) -> list[Compact]:
+def plainly(
+    memory: Memory, prefix: PrefixCache, moments: Moment, numbers: list[int] | None = None
+) -> list[Compact]:
     """Of one history, in one pass a layer: every observation looks up what it may attend to, and
     rotates each key by the rank it has in the cache at that time."""
     config, length = memory.config, prefix.batch
+    numbers = list(range(length)) if numbers is None else numbers
     xs = memory._embedded(moments)
     sink_tokens = memory._sinks(moments.told[:1], moments.state[:1])
     found = [([], []) for _ in range(length)]
@@ -118,19 +121,21 @@ def plainly(memory: Memory, prefix: PrefixCache, moments: Moment) -> list[Compac
         q, k, v = block.ask(xs)
         rows = []
         for t in range(length):
-            oldest = max(0, t - config.window)
-            present = t - oldest + 1 if config.contiguous else t + 1
+            oldest = max(0, numbers[t] - config.window)
+            present = numbers[t] - oldest + 1 if config.contiguous else numbers[t] + 1
             base = q[t] if prefix.rotary is None else prefix.rotary.turn(q)[t]
             scores = [base @ prefix.keys[number][t].mT + prefix.bias[t, 0]]
             values = [prefix.values[number][t]]
             if config.sinks:
                 scores.append(rotated(q[t], present) @ sink_tokens.keys[number][0].mT)
                 values.append(sink_tokens.values[number][0])
-            for other in range(oldest, t + 1):
-                rank, mine = other - oldest + 1, t - oldest + 1
+            for other in range(t + 1):
+                if numbers[other] < oldest:
+                    continue
+                rank, mine = numbers[other] - oldest + 1, numbers[t] - oldest + 1
                 scores.append(rotated(q[t], mine) @ rotated(k[other], rank).mT)
                 values.append(v[other])
-                if t - config.vision_window <= other < t:
+                if other < t and numbers[t] - numbers[other] <= config.vision_window:
                     old = prefix.keys[number][other][:, :VISION]
                     scores.append(rotated(base, mine) @ rotated(old, rank).mT)
                     values.append(prefix.values[number][other][:, :VISION])
@@ -155,6 +160,27 @@ def test_a_stream_with_eviction_is_one_pass_over_its_whole_history(changes, rota
     for t, compact in enumerate(streamed(memory, prefix, moments, 11)):
         assert_same(compact, expected[t])
         assert_same(of_time(clip, t, 11), expected[t])
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_a_clip_whose_numbers_jump_leaves_out_what_is_between(changes, rotary):
+    """Distances, ranks and eviction are those of the numbers, in each history its own; also where
+    it goes step by step."""
+    memory = a_memory(**changes)
+    prefix, moments = a_history(6, rotary=rotary)
+    numbers = ([0, 1, 3, 4, 5, 6], [0, 4, 5, 6, 7, 8])
+    joined = torch.tensor(numbers).flatten()
+    clip = memory.clip(prefix, moments, 6, joined)
+    sinks = memory._sinks(moments.told[::6], moments.state[::6])
+    past = _Unrolled(memory.config, sinks, joined.unflatten(0, (2, 6)))
+    steps = memory._step_by_step(prefix, moments, 6, past)
+    for history, said in enumerate(numbers):
+        rows = slice(6 * history, 6 * history + 6)
+        expected = plainly(memory, *some(prefix, moments, rows), said)
+        for t in range(6):
+            for found in (clip, steps):
+                assert_same(of_time(found, 6 * history + t, 12), expected[t])
 
 
 def test_without_eviction_it_is_full_attention():
@@ -218,7 +244,8 @@ def test_going_through_a_clip_step_by_step_is_one_pass():
     memory = a_memory(window=3, vision_window=1)
     prefix, moments = a_history(8)
     sinks = memory._sinks(moments.told[::8], moments.state[::8])
-    steps = memory._step_by_step(prefix, moments, 8, _Unrolled(memory.config, sinks))
+    past = _Unrolled(memory.config, sinks, torch.arange(8).expand(2, -1))
+    steps = memory._step_by_step(prefix, moments, 8, past)
     assert_same(steps, memory.clip(prefix, moments, 8))
 
 
