@@ -14,10 +14,12 @@ from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import Episode, shard_path, write_meta, write_shard
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.memory import MemoryConfig
+from streamvla.model.methods.registry import method_named
 from streamvla.policy import load_policy
 from streamvla.policy.base import StreamPolicy
 from streamvla.training import TrainConfig, train
-from streamvla.training.batches import SamplingConfig
+from streamvla.training.batches import Batch, SamplingConfig
+from streamvla.training.config import PretrainedSize
 from streamvla.training.optimiser import OptimiserConfig
 from tests.training.small import SMALL, small_config
 from tests.training.test_crops import trainer_of
@@ -50,6 +52,69 @@ def test_a_clip_is_of_one_episode_in_order(dataset, tmp_path):
     assert (words == words[:, :1]).all()
 
 
+def test_the_numbers_of_a_clip_jump_once_at_most_as_far_as_the_window(dataset, tmp_path):
+    """Over many clips every place of the jump and every length up to the window occurs; without a
+    memory there is none."""
+    remembering = trainer_of(memory_config(dataset, tmp_path / "a")).sampler
+    plain = trainer_of(
+        memory_config(dataset, tmp_path / "b", model=replace(SMALL, frames=2))
+    ).sampler
+    found = set()
+    for step in range(40):
+        found |= {
+            tuple(each) for each in remembering.batch(step).number.unflatten(0, (2, 3)).tolist()
+        }
+        assert plain.batch(step).number.tolist() == [0, 1, 2] * 2
+    assert found == {(0, 1, 2), (0, 1, 3), (0, 1, 4), (0, 2, 3), (0, 3, 4)}
+
+
+def test_a_clip_in_an_episode_ends_where_it_does_and_knows_its_first_state(dataset, tmp_path):
+    """Drawn anywhere, a clip has room in an episode that is long enough; the sink's state is that
+    of the episode's first frame."""
+    sampler = trainer_of(memory_config(dataset, tmp_path)).sampler
+    first = sampler.normalisation.normalise_state(np.zeros(1, np.float32))
+    starts = set()
+    for step in range(20):
+        batch = sampler.batch(step)
+        assert (batch.elapsed.unflatten(0, (2, 3))[:, 1:] > 0).all()
+        assert (batch.weight == 1).all()
+        assert np.allclose(batch.first_state, first)
+        starts |= set(batch.state.unflatten(0, (2, 3))[:, 0, 0].tolist())
+    assert len(starts) > 5
+
+
+def test_a_last_frame_that_is_drawn_again_does_not_count(dataset, tmp_path):
+    """Where clips are longer than episodes, the loss and its gradients are those of the frames that
+    are there, and the weights are 1 on average."""
+    long = replace(CLIPS, clip=6, clip_stride=(4, 5))
+    trainer = trainer_of(memory_config(dataset, tmp_path, sampling=long))
+    batch = trainer.sampler.batch(0)
+    again = torch.tensor([False, *(batch.elapsed[1:] == 0)])
+    assert again.any()
+    assert ((batch.weight == 0) == again).all()
+    assert batch.weight.mean() == pytest.approx(1)
+    other = replace(
+        batch,
+        labels=batch.labels + 9 * again[:, None, None, None],
+        future=batch.future + 9 * again[:, None, None],
+        places=batch.places + 9 * again[:, None],
+    )
+    losses = [
+        trainer.objective(each, torch.Generator().manual_seed(0))[0] for each in (batch, other)
+    ]
+    assert torch.equal(*losses)
+
+
+def test_colours_change_between_clips_and_not_within_one(dataset, tmp_path):
+    """As light does."""
+    trainer = trainer_of(memory_config(dataset, tmp_path, jitter=0.5))
+    batch = trainer.sampler.batch(0)
+    grey = replace(batch, pixels=torch.full_like(batch.pixels, 128))
+    images = trainer.objective._images(grey, torch.Generator().manual_seed(0)).unflatten(0, (2, 3))
+    assert torch.equal(images, images[:, :1].expand_as(images))
+    assert not torch.allclose(images[0], images[1])
+
+
 def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tmp_path):
     """For each observation of a clip that starts a stream, the context that the expert learns on is
     the one it gets when the policy drives: to 1e-5."""
@@ -58,7 +123,7 @@ def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tm
         for parameter in trainer._first.memory.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     trainer._average.load_state_dict(trainer._weights.state_dict())
-    batch = trainer.sampler.batch(3)
+    batch = _starting_streams(trainer.sampler.batch(3))
     model, objective = trainer._first.eval(), trainer.objective
     images = objective._images(batch, torch.Generator())
     prefix = model.encode(images, batch.words, batch.state, batch.command)
@@ -79,6 +144,12 @@ def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tm
                 present = trained.bias[at, 0, 0] > -1e9
                 assert words > 0
                 torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
+
+
+def _starting_streams(batch: Batch) -> Batch:
+    """Whose clips of three begin a stream and leave nothing out."""
+    first = batch.state[::3].repeat_interleave(3, 0)
+    return replace(batch, number=torch.arange(3).repeat(2), first_state=first)
 
 
 def _observation(trainer, batch, at: int, now_ns: int) -> Observation:
@@ -103,7 +174,7 @@ def test_several_frames_in_training_are_those_of_a_stream(dataset, tmp_path):
     config = memory_config(dataset, tmp_path, model=replace(SMALL, frames=3))
     trainer = trainer_of(config)
     with torch.no_grad():
-        trainer._first.ages.normal_()
+        trainer._first.ages.weight.normal_()
     trainer._average.load_state_dict(trainer._weights.state_dict())
     batch = trainer.sampler.batch(3)
     model = trainer._first.eval()
@@ -125,7 +196,24 @@ def test_several_frames_in_training_are_those_of_a_stream(dataset, tmp_path):
                 torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
 
 
+def test_methods_trained_together_share_what_tells_frames_apart(dataset, tmp_path):
+    """Two methods on several frames train, on one context; frozen, it stays as it is."""
+    methods = tuple(method_named(name)(horizon=5) for name in ("action-flow", "regression"))
+    config = memory_config(dataset, tmp_path, model=replace(SMALL, frames=2), methods=methods)
+    trainer = trainer_of(config)
+    first, second = trainer.models.values()
+    assert first.ages is second.ages
+    for trainer.step in range(3):
+        trainer._optimise()
+    assert first.ages.weight.abs().max() > 0
+    first.train_only("expert")
+    assert {name.split(".")[0] for name, p in first.named_parameters() if p.requires_grad} == {
+        "expert"
+    }
+
+
 WAIT = 6
+STEPS = 400
 
 
 def hidden_goal(seed: int) -> Episode:
@@ -144,31 +232,58 @@ def hidden_goal(seed: int) -> Episode:
     )
 
 
-def test_it_learns_to_act_on_what_is_no_longer_seen(tmp_path):
-    """Of a goal that was shown and is gone: made to forget, the same policy errs at least twice as
-    much."""
-    meta = replace(META, tasks={"go": META.tasks["go"]})
-    write_meta(tmp_path / "hidden", meta)
+@pytest.fixture(scope="module")
+def of_hidden_goals(tmp_path_factory) -> StreamPolicy:
+    """Trained on clips of 4 observations, with a window of 16."""
+    folder = tmp_path_factory.mktemp("hidden")
+    write_meta(folder / "data", replace(META, tasks={"go": META.tasks["go"]}))
     made = [hidden_goal(seed) for seed in range(40)]
-    write_shard(shard_path(tmp_path / "hidden", "go", 0), made, attempts=len(made))
+    write_shard(shard_path(folder / "data", "go", 0), made, attempts=len(made))
     sampling = SamplingConfig(
         batch_size=32, samples=4, max_offset=0, clip=4, clip_stride=(3, 6), start_fraction=1.0
     )
+    model = replace(REMEMBERING, memory=replace(REMEMBERING.memory, window=16))
+    config = memory_config(folder / "data", folder / "out", sampling=sampling, model=model)
     optimiser = OptimiserConfig(lr=3e-3, warmup_steps=20, ema_decay=0.98)
-    config = memory_config(tmp_path / "hidden", tmp_path / "out", sampling=sampling, steps=400)
-    policy = load_policy(train(replace(config, optimiser=optimiser, holdout_every=400)).policy)
+    config = replace(config, steps=STEPS, optimiser=optimiser, holdout_every=STEPS)
+    policy = load_policy(train(config).policy)
     assert isinstance(policy, StreamPolicy)
-    errors = {True: 0.0, False: 0.0}
+    return policy
+
+
+def error_behind(policy: StreamPolicy, between: int, *, remembers: bool = True) -> float:
+    """Of the actions towards goals that were shown and are gone, with so many more observations
+    of nothing between."""
+    total = 0.0
     for episode in map(hidden_goal, range(100, 120)):
-        for remembers in errors:
+        policy.begin()
+        policy.encode(_frame(episode, 0))
+        if not remembers:
             policy.begin()
-            policy.encode(_frame(episode, 0))
-            if not remembers:
-                policy.begin()
-            context = policy.encode(_frame(episode, WAIT))
-            actions = np.stack(list(policy.generate(context, FlowStart(np.zeros(2)))))
-            errors[remembers] += float(np.abs(actions - episode.label[WAIT : WAIT + 5]).mean())
-    assert errors[False] > 2 * errors[True]
+        waiting = _frame(episode, WAIT)
+        for _ in range(between):
+            policy.encode(waiting)
+            later_ns = waiting.captured_ns + 4 * META.control_period_ns
+            waiting = replace(waiting, captured_ns=later_ns)
+        context = policy.encode(waiting)
+        actions = np.stack(list(policy.generate(context, FlowStart(np.zeros(2)))))
+        total += float(np.abs(actions - episode.label[WAIT : WAIT + 5]).mean()) / 20
+    return total
+
+
+def test_it_learns_to_act_on_what_is_no_longer_seen(of_hidden_goals):
+    """Of a goal that was shown and is gone: made to forget, the same policy errs at least twice as
+    much."""
+    forgetting = error_behind(of_hidden_goals, 0, remembers=False)
+    assert forgetting > 2 * error_behind(of_hidden_goals, 0)
+
+
+def test_it_remembers_farther_back_than_a_clip_is_long(of_hidden_goals):
+    """With up to 14 observations between, of a window of 16, it errs half as much as without
+    memory, though no clip has more than 4 observations."""
+    forgetting = error_behind(of_hidden_goals, 0, remembers=False)
+    for between in (3, 6, 10, 14):
+        assert error_behind(of_hidden_goals, between) < forgetting / 2, between
 
 
 def _frame(episode: Episode, t: int) -> Observation:
@@ -205,6 +320,63 @@ def test_a_stopped_training_of_a_memory_goes_on_to_the_same_weights(dataset, tmp
     again = train(replace(schedule, resume=True))
     one, other = (load_checkpoint(result.policy).weights for result in (whole, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory, dataset) -> dict[str, Path]:
+    """Policies to start from: without a memory, with one, and with several frames."""
+    folder = tmp_path_factory.mktemp("bases")
+    plain = replace(small_config(dataset, folder / "plain"), model=replace(SMALL, layers=3))
+    stacked = memory_config(dataset, folder / "stacked", model=replace(SMALL, layers=3, frames=2))
+    with_memory = memory_config(dataset, folder / "with memory")
+    trained = {"plain": plain, "with memory": with_memory, "stacked": stacked}
+    return {name: train(replace(each, steps=1)).policy for name, each in trained.items()}
+
+
+OTHER = replace(REMEMBERING, memory=replace(REMEMBERING.memory, width=16))
+RECURRENT = replace(REMEMBERING, memory=replace(REMEMBERING.memory, recurrent=True))
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "said"),
+    [
+        ("plain", {"train": "expert"}, "stay random"),
+        ("with memory", {"model": replace(SMALL, layers=3, frames=2)}, "would drop it"),
+        ("with memory", {"model": OTHER}, "memory of another size"),
+        ("with memory", {"model": RECURRENT}, "memory of another size"),
+        ("stacked", {"model": replace(SMALL, layers=3, frames=3)}, "of 2 frames"),
+        ("stacked", {}, "of 2 frames"),
+    ],
+)
+def test_a_memory_is_neither_lost_nor_left_random(dataset, tmp_path, bases, base, changes, said):
+    """Starting from a policy with another memory, or freezing one that nothing was learned for, is
+    refused in one line."""
+    with pytest.raises(ConfigError, match=said):
+        trainer_of(memory_config(dataset, tmp_path, init=bases[base], **changes))
+
+
+def test_an_expert_alone_learns_on_the_memory_of_its_policy(dataset, tmp_path, bases):
+    """Also with another window, which needs no other weights; without a policy there is none."""
+    longer = replace(REMEMBERING, memory=replace(REMEMBERING.memory, window=9))
+    config = memory_config(
+        dataset, tmp_path, init=bases["with memory"], train="expert", model=longer
+    )
+    own, weights = trainer_of(config)._first.state_dict(), load_checkpoint(config.init).weights
+    assert all(torch.equal(own[name], weights[name]) for name in own if "memory." in name)
+    with pytest.raises(ConfigError, match="stay random"):
+        replace(config, init=None, model=replace(PretrainedSize("x"), memory=longer.memory))
+
+
+def test_a_frozen_context_hears_no_new_words(tmp_path, dataset):
+    """With `train="memory"`, as with "expert", the policy knows the words that it began with,
+    whatever the dataset says."""
+    write_meta(tmp_path / "few", replace(META, tasks={"go": META.tasks["go"]}))
+    made = [toy_episode("go", seed) for seed in range(6)]
+    write_shard(shard_path(tmp_path / "few", "go", 0), made, attempts=6)
+    few = replace(small_config(tmp_path / "few", tmp_path / "base"), steps=1)
+    base = train(replace(few, model=replace(SMALL, layers=3))).policy
+    config = memory_config(dataset, tmp_path / "out", train="memory", init=base)
+    assert trainer_of(config)._first.vocabulary == load_policy(base).spec.vocabulary
 
 
 def test_a_memory_without_clips_is_refused(dataset, tmp_path):

@@ -531,7 +531,12 @@ class Memory(nn.Module):
     # --- a whole history
 
     def clip(
-        self, prefix: PrefixCache, moments: Moment, length: int, numbers: Tensor | None = None
+        self,
+        prefix: PrefixCache,
+        moments: Moment,
+        length: int,
+        numbers: Tensor | None = None,
+        first_states: Tensor | None = None,
     ) -> Compact:
         """The compact tokens of b whole histories of `length` T observations, in one pass.
 
@@ -540,11 +545,14 @@ class Memory(nn.Module):
             moments: of the same.
             numbers: (b·T,) int64, of each observation in its stream, rising: what a history leaves
                 out makes distances longer and is not seen. None: 0 to T − 1, nothing left out.
+            first_states: (b·T, s) of the stream's first observation, for the sink. None: those of
+                the history's.
 
         Returns:
             Of b·T observations. What each is made from is what `read` finds kept when it comes.
         """
-        sinks = self._sinks(moments.told[::length], moments.state[::length])
+        first_states = moments.state if first_states is None else first_states
+        sinks = self._sinks(moments.told[::length], first_states[::length])
         if numbers is None:
             first = torch.arange(length, device=moments.state.device)
             numbers = first.repeat(len(moments.state) // length)

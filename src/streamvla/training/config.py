@@ -240,6 +240,11 @@ class TrainConfig:
                 f"train is {self.train!r} without a policy to start from: the context would stay "
                 "random. Name one as init, or train all"
             )
+        if self.train == "expert" and self.model.memory is not None and self.init is None:
+            raise ConfigError(
+                "train is 'expert' with a memory and no policy to start from: the memory would "
+                "stay random. Name a policy that has one as init, or train the memory"
+            )
         names = [method.name for method in self.methods]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"training methods {names}: expected at least one, each once")

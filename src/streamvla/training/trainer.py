@@ -208,9 +208,10 @@ class Trainer:
             self.share,
             self._first.tokenise,
             self._first.crops,
+            window=0 if config.model.memory is None else config.model.memory.window,
         )
         for path, start in starts.items():
-            start_from(self.models, start, f"init {path}")
+            start_from(self.models, start, f"init {path}", config.train)
         self._hear()
         self._seed_keypoints()
         for model in self.models.values():
@@ -272,7 +273,7 @@ class Trainer:
     def _hear(self) -> None:
         """Let a context that learns pass over words the dataset never says."""
         demonstrations = self.demonstrations
-        if self.config.train == "expert":
+        if self.config.train in ("expert", "memory"):
             return
         said = {
             *chain.from_iterable(map(demonstrations.meta.instructions_of, demonstrations.episodes))
