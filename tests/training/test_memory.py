@@ -11,13 +11,16 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
-from streamvla.data.store import Episode, shard_path, write_meta, write_shard
+from streamvla.data.store import Episode, load_dataset, shard_path, write_meta, write_shard
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.registry import method_named
 from streamvla.policy import load_policy
 from streamvla.policy.base import StreamPolicy
 from streamvla.training import TrainConfig, train
+from streamvla.training.anticipation.early_error import Compensated, lead_errors
+from streamvla.training.anticipation.saliency import load_policy_alone
+from streamvla.training.anticipation.skipping import _policy_alone
 from streamvla.training.batches import Batch, SamplingConfig
 from streamvla.training.config import PretrainedSize
 from streamvla.training.optimiser import OptimiserConfig
@@ -377,6 +380,19 @@ def test_a_frozen_context_hears_no_new_words(tmp_path, dataset):
     base = train(replace(few, model=replace(SMALL, layers=3))).policy
     config = memory_config(dataset, tmp_path / "out", train="memory", init=base)
     assert trainer_of(config)._first.vocabulary == load_policy(base).spec.vocabulary
+
+
+@pytest.mark.parametrize("base", ["with memory", "stacked"])
+def test_what_looks_at_single_frames_refuses_a_policy_that_remembers(dataset, bases, base):
+    """The trainings of saliency and of skipping, and the error of early observation, in one line;
+    their policies are those that remember."""
+    with pytest.raises(ConfigError, match="train-saliency looks at single frames"):
+        load_policy_alone(bases[base], "cpu")
+    with pytest.raises(ConfigError, match="train-skipping looks at single frames"):
+        _policy_alone(bases[base], "cpu")
+    demonstrations, policy = load_dataset(dataset), load_policy(bases[base])
+    with pytest.raises(ConfigError, match="early observation looks at single frames"):
+        lead_errors(policy, demonstrations, demonstrations.episodes, Compensated(), 0)
 
 
 def test_a_memory_without_clips_is_refused(dataset, tmp_path):

@@ -72,8 +72,8 @@ class ModelPolicy:
     It counts what its observations cost (`CountingPolicy`).
 
     With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too, and with a `Clarity` an
-    `UnderstandingPolicy`; once it retrieves phrases (`retrieve`) a `RephrasingPolicy`. Of a model
-    with a memory make a `StreamPolicy`.
+    `UnderstandingPolicy`; once it retrieves phrases (`retrieve`) a `RephrasingPolicy`. Make it with
+    `policy_for`.
 
     Attributes:
         stream: what it remembers; None: its model has no memory.
@@ -427,6 +427,28 @@ class StreamPolicy(ModelPolicy):
 def remembers(model: Model) -> bool:
     """Whether its contexts depend on observations before, so that it needs a `StreamPolicy`."""
     return model.memory is not None or model.frames > 1
+
+
+def policy_for(
+    model: Model,
+    spec: PolicySpec,
+    method: Method,
+    normalisation: Normalisation,
+    device: torch.device | str = "cpu",
+    clarity: Clarity | None = None,
+) -> ModelPolicy:
+    """The policy that drives a model: a `StreamPolicy` where it remembers."""
+    kind = StreamPolicy if remembers(model) else ModelPolicy
+    return kind(model, spec, method, normalisation, device, clarity)
+
+
+def require_single_observations(policy: ModelPolicy, what: str) -> None:
+    """Raise `ConfigError` if contexts depend on observations before, which `what` does not show."""
+    if remembers(policy.model):
+        raise ConfigError(
+            f"{what} looks at single frames of episodes, and the policy's contexts depend on the "
+            "observations before (memory, or several frames); use a policy without"
+        )
 
 
 def _seed(observation: Observation) -> int:
