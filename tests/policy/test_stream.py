@@ -146,7 +146,9 @@ def test_another_instruction_in_an_episode_keeps_the_memory():
 
 def test_a_policy_restored_from_a_snapshot_acts_as_the_first_one_goes_on():
     """A model process that is started anew remembers, given what the old one kept."""
-    one, other = remembering_policy(), remembering_policy()
+    sizes = replace(SIZES, memory=replace(MEMORY, vision_window=2))
+    models = [remembering_model(sizes) for _ in range(2)]
+    one, other = (StreamPolicy(model, SPEC, FLOW, SCALE) for model in models)
     kept_after(one, [1, 2, 4, 5, 6])
     other.stream.restore(one.stream.snapshot())
     for number in (7, 9):
@@ -161,6 +163,62 @@ def test_an_empty_snapshot_empties_a_memory():
     policy.encode(observed(1))
     policy.stream.restore(empty)
     assert policy.stream.kept is None
+
+
+def test_a_snapshot_that_is_refused_leaves_a_policy_as_it_was():
+    """Of another policy, or not whole: in one line."""
+    policy = remembering_policy()
+    kept_after(policy, [1, 2])
+    before = policy.stream.snapshot()
+    longer = replace(SIZES, memory=replace(MEMORY, window=5))
+    other = StreamPolicy(remembering_model(longer), SPEC, FLOW, SCALE)
+    foreign = kept_after(other, [1])
+    wide = {**before, "told": torch.zeros(1, 5)}
+    for wrong in (foreign, {"told": before["told"]}, wide):
+        with pytest.raises(ConfigError, match="memory snapshot"):
+            policy.stream.restore(wrong)
+        assert_equal(policy.stream.snapshot(), before)
+
+
+def test_several_frames_come_back_from_a_snapshot():
+    """And one of more frames, or not whole, is refused and leaves them as they were."""
+    policies = {frames: stacking_policy(frames) for frames in (2, 3)}
+    for policy in policies.values():
+        for number in (1, 2, 3):
+            policy.encode(observed(number))
+    fresh = stacking_policy(3)
+    fresh.frames.restore(policies[3].frames.snapshot())
+    contexts = [policy.encode(observed(4)) for policy in (policies[3], fresh)]
+    assert np.array_equal(actions(policies[3], contexts[0]), actions(fresh, contexts[1]))
+    before = policies[2].frames.snapshot()
+    with pytest.raises(ConfigError, match="snapshot of 2 frames"):
+        policies[2].frames.restore(policies[3].frames.snapshot())
+    with pytest.raises(ConfigError, match="latest_ns is missing"):
+        policies[2].frames.restore({"older": before["older"]})
+    assert_equal(policies[2].frames.snapshot(), before)
+    fresh.frames.restore({})
+    assert fresh.frames.snapshot() == {}
+
+
+def stacking_policy(frames: int = 3) -> StreamPolicy:
+    """Several frames, told apart."""
+    torch.manual_seed(0)
+    model = StreamingVLA(replace(TINY, frames=frames), FLOW)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return StreamPolicy(model, SPEC, FLOW, SCALE)
+
+
+@pytest.mark.parametrize("make", [remembering_policy, stacking_policy])
+def test_another_number_of_streams_in_a_stream_that_continues_says_what_to_do(make):
+    """There `begin` alone would not help."""
+    policy = make()
+    (policy.stream or policy.frames).continues = True
+    policy.encode(observed(1))
+    policy.begin()
+    with pytest.raises(ConfigError, match="not continue, and call begin"):
+        policy.encode_batch([observed(2), observed(2)])
 
 
 def test_another_number_of_streams_is_refused_until_an_episode_begins():

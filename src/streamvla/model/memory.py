@@ -175,7 +175,8 @@ class Past(ABC):
 
     Attributes:
         entered: observations so far.
-        carried: of the latest of them (`Compact.carried`), zeros before the first.
+        carried: of the latest of them (`Compact.carried`), zeros before the first; of a memory that
+            is not recurrent it need not have any tokens.
     """
 
     config: MemoryConfig
@@ -229,8 +230,10 @@ class Kept(Past):
     def __init__(self, config: MemoryConfig, size: MemorySize, vision: int, like: Tensor) -> None:
         """Empty, for streams whose prefixes have so many vision tokens; `like` says b and where."""
         self.config = config
+        self._state_dim = size.state_dim
         self.entered = 0
-        self.carried = like.new_zeros(len(like), config.tokens, config.width)
+        carried = config.tokens if config.recurrent else 0
+        self.carried = like.new_zeros(len(like), carried, config.width)
         self.first_state: Tensor | None = None
         self._tokens: Final = {"sinks": SINKS, "compact": config.tokens, "vision": vision}
         slots = {"sinks": 1, "compact": config.window, "vision": config.vision_window}
@@ -244,8 +247,7 @@ class Kept(Past):
     def nbytes(self) -> int:
         """Bytes of everything that is kept."""
         state = 0 if self.first_state is None else self.first_state.nbytes
-        carried = self.carried.nbytes if self.config.recurrent else 0
-        return state + carried + sum(array.nbytes for array in self._arrays.values())
+        return state + self.carried.nbytes + sum(array.nbytes for array in self._arrays.values())
 
     def bytes_after(self, entered: int) -> int:
         """Of `nbytes` those that would be in use after so many observations."""
@@ -284,7 +286,8 @@ class Kept(Past):
         """Remember one observation of each stream."""
         if self.first_state is None:
             self.first_state = moment.state.detach().clone()
-        self.carried = compact.carried.detach()
+        if self.config.recurrent:
+            self.carried = compact.carried.detach()
         if self.config.window:
             keys = _numbered(compact.keys, self.entered)
             self._write("compact", self.entered % self.config.window, keys, compact.values)
@@ -301,38 +304,74 @@ class Kept(Past):
         copies = {name: array.clone() for name, array in self._arrays.items()}
         rest = {"first_state": state, "carried": self.carried}
         rest = {name: tensor.clone() for name, tensor in rest.items()}
-        return {**copies, **rest, "entered": torch.tensor(self.entered)}
+        numbers = {"entered": self.entered, **self._sizes()}
+        return {**copies, **rest, **{name: torch.tensor(each) for name, each in numbers.items()}}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """All as it was at `snapshot`.
+        """All as it was at `snapshot`, on this memory's device.
 
         Raises:
-            ConfigError: that was of a memory of other sizes.
+            ConfigError: that is not whole, or of a memory of other sizes; this one stays as it is.
         """
+        found = {name: tuple(tensor.shape) for name, tensor in snapshot.items()}
+        expected: dict[str, tuple[int, ...]] = {
+            **{name: tuple(array.shape) for name, array in self._arrays.items()},
+            "carried": tuple(self.carried.shape),
+            **dict.fromkeys(("entered", *self._sizes()), ()),
+        }
+        for name, shape in expected.items():
+            if found.get(name) != shape:
+                raise _other_snapshot(name, found.get(name, "missing"), shape)
+        for name, number in self._sizes().items():
+            if int(snapshot[name]) != number:
+                raise _other_snapshot(name, int(snapshot[name]), number)
         for name, array in self._arrays.items():
-            found = snapshot.get(name)
-            if found is None or found.shape != array.shape or found.dtype != array.dtype:
-                said = "nothing" if found is None else f"{found.dtype} {tuple(found.shape)}"
-                raise ConfigError(
-                    f"memory snapshot: {name} is {said}; this memory keeps {array.dtype} "
-                    f"{tuple(array.shape)}. Restore it with the policy that it was made by."
-                )
+            if snapshot[name].dtype != array.dtype:
+                raise _other_snapshot(name, snapshot[name].dtype, array.dtype)
+        streams = len(self.carried)
+        if found.get("first_state") not in ((0,), (streams, self._state_dim)):
+            expected_state = (streams, self._state_dim)
+            raise _other_snapshot(
+                "first_state", found.get("first_state", "missing"), expected_state
+            )
         for name, array in self._arrays.items():
             array.copy_(snapshot[name])
-        state = snapshot["first_state"]
-        self.first_state = state.clone() if len(state) else None
-        self.carried = snapshot["carried"].clone()
+        state = snapshot["first_state"].to(self.carried.device, copy=True)
+        self.first_state = state if len(state) else None
+        self.carried = snapshot["carried"].to(self.carried.device, copy=True)
         self.entered = int(snapshot["entered"])
 
+    def _sizes(self) -> dict[str, int]:
+        """What tells it from other memories, beside the shapes."""
+        config = self.config
+        return {
+            "window": config.window,
+            "vision_window": config.vision_window,
+            "tokens": config.tokens,
+            "recurrent": int(config.recurrent),
+        }
+
     def _write(self, name: str, slot: int, keys: Layers, values: Layers) -> None:
+        """Larger than what the type can hold is as large as that."""
+        most = torch.finfo(self.config.dtype).max
         for at, layers in enumerate((keys, values)):
             for layer, each in enumerate(layers):
-                self._arrays[name][at, layer, :, :, self._slot(name, slot)] = each.detach()
+                found = each.detach()
+                if found.dtype != self.config.dtype:
+                    found = found.clamp(-most, most)
+                self._arrays[name][at, layer, :, :, self._slot(name, slot)] = found
 
     def _slot(self, name: str, number: int) -> slice:
         """Where the tokens of one observation are."""
         tokens = self._tokens[name]
         return slice(number * tokens, (number + 1) * tokens)
+
+
+def _other_snapshot(name: str, found: object, expected: object) -> ConfigError:
+    return ConfigError(
+        f"memory snapshot: {name} is {found}, this memory's is {expected}. Restore it with the "
+        "policy that it was made by"
+    )
 
 
 class _Unrolled(Past):
@@ -469,6 +508,11 @@ class Memory(nn.Module):
             raise ConfigError(
                 f"a memory beside {size.layers} layers: what one observation shows reaches the "
                 f"next one's compact tokens in the third; expected at least {LEAST_LAYERS}"
+            )
+        if size.head_dim % 2:
+            raise ConfigError(
+                f"a memory beside heads of head_dim {size.head_dim}: keys are rotated in pairs of "
+                "dimensions; expected an even number"
             )
         self.config: Final = config
         self.size: Final = size
@@ -652,7 +696,7 @@ class Memory(nn.Module):
         """The prefix as the expert reads it: compact tokens stand behind it."""
         turn = (lambda x: x) if prefix.rotary is None else prefix.rotary.turn
         keys = tuple(
-            torch.cat([old, turn(new).to(old.dtype)], 2)
+            torch.cat([old.mT, turn(new).to(old.dtype).mT], -1).mT  # as they lie in memory
             for old, new in zip(prefix.keys, compact.keys, strict=True)
         )
         values = tuple(
