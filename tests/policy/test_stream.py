@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from streamvla.core.clock import SystemClock
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import FlowStart, PolicySpec
+from streamvla.core.interfaces import (
+    FlowStart,
+    Frames,
+    PolicySpec,
+    begin_episode,
+    remembering_nothing,
+)
 from streamvla.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.action_flow import ActionFlowConfig
@@ -20,6 +28,8 @@ from streamvla.model.vla import StreamingVLA, VLAConfig
 from streamvla.policy import ModelPolicy, load_policy
 from streamvla.policy.base import StreamPolicy
 from streamvla.policy.reuse import ReusingPolicy
+from streamvla.policy.skipping import SkippingPolicy, SkipRule
+from streamvla.runtime.drivers.stages import measure_once
 from tests.model.tiny import TINY, tiny_model
 from tests.policy.test_action_flow import SPEC, make_observation
 from tests.policy.test_counting import SCALE
@@ -128,6 +138,48 @@ def test_a_stream_that_continues_remembers_the_episode_before():
     policy.begin()
     policy.encode(observed(0))
     assert policy.stream.kept.entered == 2
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_measuring_leaves_a_stream_that_continues_as_it_was(wrapped):
+    """The observation that times are measured with is no part of the stream, also behind another
+    policy."""
+    policy = remembering_policy() if not wrapped else skipping_inside()
+    inside = policy._policy if wrapped else policy
+    inside.stream.continues = True
+    for number in (1, 2):
+        inside.encode(observed(number))
+    before = inside.stream.snapshot()
+    robot = StandingRobot()
+    measure_once(SystemClock(), robot, policy, robot.capture(), "push the puck")
+    assert_equal(inside.stream.snapshot(), before)
+    for each in (policy, inside):
+        with remembering_nothing(each):
+            begin_episode(each)
+            each.encode(observed(9))
+        assert_equal(inside.stream.snapshot(), before)
+
+
+class StandingRobot:
+    """As much of a robot as measuring needs."""
+
+    spec = SimpleNamespace(
+        name="standing", views=SPEC.views, image_size=SPEC.image_size, state_names=("x", "y")
+    )
+
+    def capture(self) -> int:
+        return 0
+
+    def observe(self, capture: int) -> Frames:
+        seen = make_observation(1)
+        return Frames(seen.images, seen.state)
+
+
+def skipping_inside() -> SkippingPolicy:
+    aged = ActionFlowConfig(horizon=6, max_age=3)
+    torch.manual_seed(0)
+    model = StreamingVLA(SIZES, aged)
+    return SkippingPolicy(StreamPolicy(model, SPEC, aged, SCALE), SkipRule())
 
 
 def test_another_instruction_in_an_episode_keeps_the_memory():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import Episode, load_dataset, shard_path, write_meta, write_shard
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.memory import MemoryConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.registry import method_named
 from streamvla.policy import load_policy
 from streamvla.policy.base import StreamPolicy
@@ -23,6 +25,7 @@ from streamvla.training.anticipation.saliency import load_policy_alone
 from streamvla.training.anticipation.skipping import _policy_alone
 from streamvla.training.batches import Batch, SamplingConfig
 from streamvla.training.config import PretrainedSize
+from streamvla.training.holdout import LEADS
 from streamvla.training.optimiser import OptimiserConfig
 from tests.training.small import SMALL, small_config
 from tests.training.test_crops import trainer_of
@@ -293,6 +296,38 @@ def _frame(episode: Episode, t: int) -> Observation:
     words = META.tasks["go"][0]
     images = {"top": episode.images["top"][t]}
     return Observation(images, episode.state[t], np.zeros(2), words, t * META.control_period_ns)
+
+
+def test_held_out_frames_of_a_stream_are_the_same_at_every_lead(dataset, tmp_path):
+    """And no more than were asked for, of episodes of every task; each episode begins with nothing
+    remembered, so that measuring again gives the same."""
+    config = memory_config(dataset, tmp_path, methods=(ActionFlowConfig(horizon=4),))
+    trainer = trainer_of(replace(config, holdout_frames=6))
+    with torch.no_grad():
+        for parameter in trainer._average.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    policy, probe = trainer.policy("action-flow"), trainer.probe
+    measured, entered = {}, {}
+    for lead in LEADS:
+        found = []
+        for [(episode, t)] in probe._frames(policy, lead):
+            entered[lead, episode.task, t] = (
+                0 if policy.stream.kept is None else (policy.stream.kept.entered)
+            )
+            probe._measure_batch(policy, [(episode, t)], lead)
+            found.append((episode.task, t))
+        measured[lead] = found
+    assert measured[0] == measured[3] == measured[5]
+    assert 0 < len(measured[0]) <= 6
+    assert {task for task, _ in measured[0]} == {"go", "stay"}
+    assert [entered[0, "go", t] for t in (5, 9, 13)] == [1, 2, 3]  # frames 1, 5, 9 and 13
+    assert [entered[3, "go", t] for t in (5, 9, 13)] == [0, 1, 2]
+    assert probe.measure(policy) == probe.measure(policy)
+    backwards = copy.copy(probe)
+    backwards.streamed = probe.streamed[::-1]
+    one, other = probe.measure(policy), backwards.measure(policy)
+    assert one.keys() == other.keys()
+    assert all(one[name] == pytest.approx(other[name]) for name in one)
 
 
 def test_the_memory_alone_learns_on_a_frozen_context(dataset, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -292,6 +293,17 @@ class ModelPolicy:
             context_flops=flops // len(sight.seeds),
         )
         return Context(prefix, sight.captured, sight.origin, sight.seeds, cost)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done meanwhile, such as measuring, leaves what it remembers as it was."""
+        parts = [each for each in (self.stream, self.frames) if each is not None]
+        before = [each.snapshot() for each in parts]
+        try:
+            yield
+        finally:
+            for each, snapshot in zip(parts, before, strict=True):
+                each.restore(snapshot)
 
     def _prefix(self, seen: torch.Tensor, sight: Sight) -> tuple[PrefixCache, int]:
         """Of tokens (b, v, l, w) in place of the sight's, and the operations of all b."""
