@@ -27,6 +27,7 @@ from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.vla import StreamingVLA, VLAConfig
 from streamvla.policy import ModelPolicy, load_policy
 from streamvla.policy.base import StreamPolicy
+from streamvla.policy.focus import vision_attention
 from streamvla.policy.reuse import ReusingPolicy
 from streamvla.policy.skipping import SkippingPolicy, SkipRule
 from streamvla.runtime.drivers.stages import measure_once
@@ -180,6 +181,26 @@ def skipping_inside() -> SkippingPolicy:
     torch.manual_seed(0)
     model = StreamingVLA(SIZES, aged)
     return SkippingPolicy(StreamPolicy(model, SPEC, aged, SCALE), SkipRule())
+
+
+@pytest.mark.parametrize("make", [remembering_policy, lambda: stacking_policy()])
+def test_streams_are_driven_in_step(make):
+    """Observations of several instants at once are refused by a policy that remembers: they would
+    be in no order."""
+    with pytest.raises(ConfigError, match="in step"):
+        make().encode_batch([observed(1), observed(2)])
+    plain = ModelPolicy(tiny_model(method=FLOW), SPEC, FLOW, SCALE)
+    plain.encode_batch([observed(1), observed(2)])
+
+
+def test_cells_of_several_frames_have_no_attention_of_their_own():
+    """It is refused; and of the tokens of one observation no more are attended to than there
+    are."""
+    policy = stacking_policy()
+    with pytest.raises(ConfigError, match="3 frames"):
+        vision_attention(policy, observed(1))
+    cost = policy.cost(policy.encode(observed(1)))
+    assert cost.visual_tokens_attended <= cost.visual_tokens
 
 
 def test_another_instruction_in_an_episode_keeps_the_memory():

@@ -236,7 +236,11 @@ class Kept(Past):
         self.carried = like.new_zeros(len(like), carried, config.width)
         self.first_state: Tensor | None = None
         self._tokens: Final = {"sinks": SINKS, "compact": config.tokens, "vision": vision}
-        slots = {"sinks": 1, "compact": config.window, "vision": config.vision_window}
+        slots = {
+            "sinks": int(config.sinks),
+            "compact": config.window,
+            "vision": config.vision_window,
+        }
         self._arrays: Final[dict[str, Tensor]] = {}
         for name, count in slots.items():
             tokens = count * self._tokens[name]
@@ -381,10 +385,10 @@ class _Unrolled(Past):
         numbers: (b, T) of the observations to come.
     """
 
-    def __init__(self, config: MemoryConfig, sinks: Compact, numbers: Tensor) -> None:
+    def __init__(self, config: MemoryConfig, sinks: Compact | None, numbers: Tensor) -> None:
         self.config = config
         self.entered = 0
-        self.carried = torch.zeros_like(sinks.carried[:, :1]).expand(-1, config.tokens, -1)
+        self.carried = torch.zeros(len(numbers), config.tokens, config.width, device=numbers.device)
         self._sinks = sinks
         self._numbers = numbers
         self._compacts: list[tuple[Layers, Layers]] = []
@@ -402,6 +406,7 @@ class _Unrolled(Past):
         return left[:, None, None]
 
     def sinks(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        assert self._sinks is not None  # asked for where the configuration has sinks
         return self._sinks.keys[layer], self._sinks.values[layer]
 
     def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -520,7 +525,9 @@ class Memory(nn.Module):
         self.from_state: Final = nn.Linear(size.state_dim + 2, width)
         self.from_command: Final = nn.Linear(size.action_dim, width)
         self.from_told: Final = nn.Linear(size.told_width, width)
-        self.from_first: Final = nn.Linear(size.state_dim, width)
+        self.from_first: nn.Module | None = None
+        if config.sinks:
+            self.from_first = nn.Linear(size.state_dim, width)
         self.kind: Final = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
         self.blocks: Final = nn.ModuleList(
             _Block(width, size.heads, size.head_dim, config.expansion)
@@ -536,13 +543,16 @@ class Memory(nn.Module):
     def begin(self, prefix: PrefixCache, moment: Moment) -> Kept:
         """An empty memory of b streams whose first observation this is."""
         kept = Kept(self.config, self.size, prefix.vision, moment.state)
-        kept.set_sinks(self._sinks(moment.told, moment.state))
+        sinks = self._sinks(moment.told, moment.state)
+        if sinks is not None:
+            kept.set_sinks(sinks)
         return kept
 
     def instruct(self, kept: Kept, told: Tensor) -> None:
         """Another instruction (b, w): the sink is replaced, the rest stays."""
-        if kept.first_state is not None:
-            kept.set_sinks(self._sinks(told, kept.first_state))
+        sinks = None if kept.first_state is None else self._sinks(told, kept.first_state)
+        if sinks is not None:
+            kept.set_sinks(sinks)
 
     def read(self, kept: Past, prefix: PrefixCache, moment: Moment) -> Compact:
         """The compact tokens of b observations on what is kept of their streams, which stays as it
@@ -614,7 +624,7 @@ class Memory(nn.Module):
             q, k, v = block.ask(x)
             of_window = self._history(turned(q, now), turned(k, now), v, unseen)
             parts = [_of_prefix(q, cache), of_window]
-            if self.config.sinks:
+            if sinks is not None:
                 far = turned(q, rank)
                 of_sinks = sinks.keys[number].repeat_interleave(length, 0)
                 sink_values = sinks.values[number].repeat_interleave(length, 0)
@@ -731,8 +741,11 @@ class Memory(nn.Module):
         numbers = torch.stack([state, self.from_command(moment.command)], 1)
         return torch.cat([numbers, summaries], 1) + self.kind
 
-    def _sinks(self, told: Tensor, state: Tensor) -> Compact:
-        """Of the instruction (b, w) and the first state (b, s); sinks see each other alone."""
+    def _sinks(self, told: Tensor, state: Tensor) -> Compact | None:
+        """Of the instruction (b, w) and the first state (b, s); sinks see each other alone. None:
+        without sinks."""
+        if self.from_first is None:
+            return None
         x = torch.stack([self.from_told(told), self.from_first(state)], 1)
         keys, values = [], []
         for module in self.blocks:

@@ -329,7 +329,7 @@ class ModelPolicy:
         actions = self.spec.horizon if whole else 1
         return replace(
             cost,
-            visual_tokens_attended=focus.kept(made.prefix.vision),
+            visual_tokens_attended=min(focus.kept(made.prefix.vision), cost.visual_tokens),
             action_flops=flops // made.prefix.batch // actions,
         )
 
@@ -345,9 +345,14 @@ class ModelPolicy:
         return self.contextualise(self.look_batch(observations))
 
     def look_batch(self, observations: Sequence[Observation]) -> Sight:
-        """What the cameras of b observations show, as tokens."""
+        """What the cameras of b observations show, as tokens.
+
+        Raises:
+            ConfigError: of different instants, for a policy that remembers.
+        """
         for observation in observations:
             check_observation(observation, self.spec)
+        self._require_one_instant(observations)
         captured = np.stack([each.action_state for each in observations])  # (b, d)
         origin = flow_origin(self.spec.action_space, captured, self.method.state_origin)
         state = np.stack([each.state for each in observations])  # (b, s)
@@ -366,6 +371,16 @@ class ModelPolicy:
                 tuple(_seed(observation) for observation in observations),
                 observations[0].captured_ns,
                 replace(cost, cache_hits=cost.cache_hits + known),
+            )
+
+    def _require_one_instant(self, observations: Sequence[Observation]) -> None:
+        """Raise `ConfigError` if what is remembered of them would be in no order."""
+        instants = {observation.captured_ns for observation in observations}
+        if len(instants) > 1 and remembers(self.model):
+            raise ConfigError(
+                f"{len(observations)} observations captured from {min(instants)} to "
+                f"{max(instants)} ns: a policy that remembers drives its streams in step; give it "
+                "one instant for all, or drive them one by one"
             )
 
     def _encode_views(

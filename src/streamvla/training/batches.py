@@ -223,6 +223,13 @@ class BatchSampler:
         self._tokenise = tokenise
         self._crops = crops
         self._rows = (share or Share()).rows(config.batch_size)
+        own = self._rows.stop - self._rows.start
+        if own % config.clip:
+            raise ConfigError(
+                f"{own} of {config.batch_size} observations a process, clip {config.clip}: a clip "
+                f"cannot be shared; use a batch size that is a multiple of {config.clip} times the "
+                f"processes, {config.clip * config.batch_size // own}"
+            )
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
         every = _eligible_frames(episodes, generation.horizon)
         self._starts = {task: frames[frames[:, 1] < START_FRAMES] for task, frames in every.items()}
