@@ -59,7 +59,21 @@ def remembering_policy() -> StreamPolicy:
     return StreamPolicy(remembering_model(), SPEC, FLOW, SCALE)
 
 
+def stacking_policy(frames: int = 3) -> StreamPolicy:
+    """Several frames, told apart."""
+    torch.manual_seed(0)
+    model = StreamingVLA(replace(TINY, frames=frames), FLOW)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return StreamPolicy(model, SPEC, FLOW, SCALE)
+
+
 POLICY = remembering_policy()
+PAIRS = {
+    "memory": (POLICY, remembering_policy()),
+    "frames": (stacking_policy(), stacking_policy()),
+}
 
 
 def observed(number: int, instruction: str = "push the puck"):
@@ -76,7 +90,7 @@ def kept_after(policy: ModelPolicy, numbers: list[int]) -> dict[str, torch.Tenso
     policy.begin()
     for number in numbers:
         policy.encode(observed(number))
-    return policy.stream.snapshot()
+    return kept_by(policy)
 
 
 def assert_equal(one, other):
@@ -93,12 +107,19 @@ STEPS = st.lists(
 )
 
 
+def kept_by(policy: StreamPolicy) -> dict[str, torch.Tensor]:
+    """All that it remembers."""
+    return (policy.stream or policy.frames).snapshot()
+
+
+@pytest.mark.parametrize("kind", ["memory", "frames"])
 @settings(max_examples=40, deadline=None)
 @given(steps=STEPS)
-def test_whatever_happens_the_memory_is_that_of_the_observations_used_in_order(steps):
+def test_whatever_happens_the_memory_is_that_of_the_observations_used_in_order(kind, steps):
     """Looks that are refused, contexts of foreseen tokens, contexts made twice, observations that
     cannot be read and generations that are given up leave what plain driving leaves."""
-    policy, used, number = POLICY, [], 0
+    policy, plain = PAIRS[kind]
+    used, number = [], 0
     policy.begin()
     for gap, what in steps:
         number += 1 + gap
@@ -117,7 +138,8 @@ def test_whatever_happens_the_memory_is_that_of_the_observations_used_in_order(s
             policy.contextualise(sight)
         if what == "cancel":
             next(policy.generate(context, FlowStart(np.zeros(3))))
-    assert_equal(policy.stream.snapshot(), kept_after(remembering_policy(), used))
+    kept_after(plain, used)
+    assert_equal(kept_by(policy), kept_by(plain))
 
 
 def test_a_context_depends_on_what_was_seen_before():
@@ -183,7 +205,7 @@ def skipping_inside() -> SkippingPolicy:
     return SkippingPolicy(StreamPolicy(model, SPEC, aged, SCALE), SkipRule())
 
 
-@pytest.mark.parametrize("make", [remembering_policy, lambda: stacking_policy()])
+@pytest.mark.parametrize("make", [remembering_policy, stacking_policy])
 def test_streams_are_driven_in_step(make):
     """Observations of several instants at once are refused by a policy that remembers: they would
     be in no order."""
@@ -273,16 +295,6 @@ def test_several_frames_come_back_from_a_snapshot():
     assert fresh.frames.snapshot() == {}
 
 
-def stacking_policy(frames: int = 3) -> StreamPolicy:
-    """Several frames, told apart."""
-    torch.manual_seed(0)
-    model = StreamingVLA(replace(TINY, frames=frames), FLOW)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return StreamPolicy(model, SPEC, FLOW, SCALE)
-
-
 @pytest.mark.parametrize("make", [remembering_policy, stacking_policy])
 def test_another_number_of_streams_in_a_stream_that_continues_says_what_to_do(make):
     """There `begin` alone would not help."""
@@ -315,9 +327,20 @@ def test_its_operations_are_counted_to_a_percent():
         assert context.cost.context_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
+def test_a_context_of_foreseen_tokens_counts_both():
+    """What is foreseen and what was seen are two contexts and two readings of the memory."""
+    policy = remembering_policy()
+    kept_after(policy, [1, 2, 3])
+    sight = policy.look(observed(4))
+    with FlopCounterMode(display=False) as counter:
+        context = policy.contextualise(sight, torch.ones_like(sight.seen))
+    assert context.cost.context_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
 def test_a_memory_works_behind_views_that_are_kept():
     """`ReusingPolicy` remembers as the policy inside it would."""
     reusing = ReusingPolicy(remembering_policy(), tolerance=0.0)
+    kept_after(reusing, [4, 6])  # forgotten when the next episode begins
     assert_equal(kept_after(reusing, [1, 2, 3, 5]), kept_after(remembering_policy(), [1, 2, 3, 5]))
 
 
