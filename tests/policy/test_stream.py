@@ -121,6 +121,7 @@ def test_whatever_happens_the_memory_is_that_of_the_observations_used_in_order(k
     policy, plain = PAIRS[kind]
     used, number = [], 0
     policy.begin()
+    assert kept_by(policy) == {}
     for gap, what in steps:
         number += 1 + gap
         observation = observed(number)

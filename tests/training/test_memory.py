@@ -155,6 +155,24 @@ def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tm
                 torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
 
 
+def test_a_clip_in_an_episode_reads_the_state_that_the_stream_began_with(dataset, tmp_path):
+    """The expert's context depends on the first state of the episode; where a model is not told its
+    state, it does not."""
+    for told in (True, False):
+        model = replace(REMEMBERING, proprioception=told)
+        trainer = trainer_of(memory_config(dataset, tmp_path / str(told), model=model))
+        batch, objective = trainer.sampler.batch(0), trainer.objective
+        context = trainer._first.eval()
+        prefix = context.encode(
+            objective._images(batch, torch.Generator()), batch.words, batch.state, batch.command
+        )
+        other = replace(batch, first_state=batch.first_state + 1)
+        one, two = (
+            objective._remembering(context, prefix, each).keys[-1] for each in (batch, other)
+        )
+        assert torch.equal(one, two) != told
+
+
 def _starting_streams(batch: Batch) -> Batch:
     """Whose clips of three begin a stream and leave nothing out."""
     first = batch.state[::3].repeat_interleave(3, 0)

@@ -615,9 +615,8 @@ class Memory(nn.Module):
             past = _Unrolled(self.config, sinks, of_clips)
             return self._step_by_step(prefix, moments, length, past)
         x, keys, values = self._embedded(moments), [], []
-        now, rank = (
-            self._rotation(each[:, None, None], x) for each in (numbers, self._sink_rank(numbers))
-        )
+        ranks = torch.as_tensor(self._sink_rank(numbers))
+        now, rank = (self._rotation(each[:, None, None], x) for each in (numbers, ranks))
         unseen = self._unseen(of_clips)
         older = [self._aged(ago, x) for ago in self._agos(of_clips)]
         for number, (block, cache) in enumerate(self._layers(prefix)):
