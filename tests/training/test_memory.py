@@ -308,7 +308,8 @@ def test_it_learns_to_act_on_what_is_no_longer_seen(of_hidden_goals):
 @pytest.mark.slow
 def test_it_remembers_farther_back_than_a_clip_is_long(tmp_path):
     """With up to 14 observations between, of a window of 16, it errs on average less than twice as
-    much as with none, though no clip has more than 4 observations."""
+    much as with none, though no clip has more than 4 observations. This seed does, and does not
+    where numbers never jump; of another seed the claim is false (docs/decisions/0032)."""
     policy = trained_on_hidden_goals(tmp_path, steps=1200)
     farther = [error_behind(policy, between) for between in (3, 6, 10, 14)]
     assert np.mean(farther) < 2 * error_behind(policy, 0)
