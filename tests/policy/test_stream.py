@@ -353,6 +353,17 @@ def test_without_a_memory_nothing_changes():
     assert POLICY.spec.remembers
 
 
+def test_a_file_of_several_frames_from_before_their_module_is_read(tmp_path):
+    """What told frames apart had another name."""
+    policy = stacking_policy()
+    weights = policy.model.state_dict()
+    older = {("ages" if name == "ages.weight" else name): w for name, w in weights.items()}
+    path = tmp_path / "policy.safetensors"
+    config = policy.model.config
+    save_checkpoint(path, Checkpoint(config, FLOW, policy.spec, SCALE, {}, older))
+    assert torch.equal(load_policy(path).model.ages.weight, policy.model.ages.weight)
+
+
 def test_a_policy_with_memory_comes_back_from_its_file(tmp_path):
     """Sizes and weights, so that it acts as before."""
     policy = remembering_policy()

@@ -138,7 +138,9 @@ class VLAConfig:
         return StreamingVLA(self, method)
 
     def completed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Files from before `InstructionEncoder.heard` know every word."""
+        """Files from before `InstructionEncoder.heard` know every word; `FrameAges` was a bare
+        parameter."""
+        weights = {("ages.weight" if name == "ages" else name): w for name, w in weights.items()}
         if self.words != "hashed":
             return weights
         return {"instruction.heard": every_word(), **weights}
