@@ -64,6 +64,8 @@ def refused(capsys, command: str) -> str:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        ("train --clip 4", "--clip 4 changes nothing here: it needs --memory-window or --frames"),
+        ("train --memory-window 0 --clip 4 --batch-size 8", "nothing would be remembered"),
         ("eval --rate 0.5", "--rate 0.5 changes nothing here: it needs --early random"),
         ("eval --norm 1 --early always", "needs --early action-norm"),
         ("run --eta 1 2", "needs --early adaptive"),

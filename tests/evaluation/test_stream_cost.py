@@ -36,10 +36,21 @@ def test_an_interval_holds_the_slope_as_often_as_it_says(slope):
 
 
 def test_points_at_one_place_have_no_slope():
-    """Nor have two points."""
-    for x in ([1.0, 1.0, 1.0], [1.0, 2.0]):
-        with pytest.raises(ConfigError, match="at least three points"):
+    """Nor have five points."""
+    for x in ([1.0] * 6, [1.0, 2.0, 3.0, 4.0, 5.0]):
+        with pytest.raises(ConfigError, match="at least six points"):
             slope_interval(x, x)
+
+
+def test_an_interval_of_few_points_is_as_wide_as_students_t_says():
+    """Of six points, four degrees of freedom: 2.776 standard errors, not 1.960."""
+    x = np.arange(6.0)
+    y = np.array([0.3, -0.2, 0.5, 0.1, -0.4, 0.2])
+    slope, low, high = slope_interval(x, y)
+    rest = y - np.polyval(np.polyfit(x, y, 1), x)
+    error = np.sqrt((rest @ rest) / 4 / ((x - x.mean()) ** 2).sum())
+    assert (high - slope) / error == pytest.approx(2.776, rel=0.01)
+    assert slope - low == pytest.approx(high - slope)
 
 
 def test_a_growth_is_found_in_noise():
@@ -91,6 +102,25 @@ def test_a_policy_without_memory_gets_one_and_acts_as_before_without():
     seen = replace(seen, action_state=np.zeros(4))
     one, other = policy.encode(seen).prefix, again.encode(seen).prefix
     assert all(np.array_equal(a, b) for a, b in zip(one.keys, other.keys, strict=True))
+
+
+def test_a_memory_that_is_given_leaves_words_clarity_and_phrases():
+    """The policy without memory and the one with it read instructions alike."""
+    policy = load_policy(resolve_checkpoint(None), settings={"nearest_phrase": None})
+    given = _with_memory(policy, MemoryConfig(window=3))
+    assert given.spec.vocabulary == policy.spec.vocabulary
+    assert given.phrases is policy.phrases
+    assert given.clarity("press the red button") == policy.clarity("press the red button")
+
+
+def test_a_stream_shorter_than_the_vision_window_is_compared():
+    """And a full history is kept in the type of the memory."""
+    sizes = MemoryConfig(summaries=2, window=8, vision_window=6, width=16, stored="float16")
+    policy = _with_memory(remembering_policy(), sizes)
+    seen = [make_observation(number) for number in range(4)]
+    rows = compare_streams(policy, seen, 3, slowest_s=60.0)
+    kept = {(row["kind"], row["before"]): row["bytes"] for row in rows}
+    assert kept["full history", 3] == kept["memory", 3]
 
 
 def test_too_short_a_stream_is_refused():

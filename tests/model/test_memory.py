@@ -107,10 +107,13 @@ def rotated(x: Tensor, rank: int) -> Tensor:
     return torch.view_as_real(numbers).mT.flatten(-2)
 
 
-def plainly(memory: Memory, prefix: PrefixCache, moments: Moment) -> list[Compact]:
+def plainly(
+    memory: Memory, prefix: PrefixCache, moments: Moment, numbers: list[int] | None = None
+) -> list[Compact]:
     """Of one history, in one pass a layer: every observation looks up what it may attend to, and
     rotates each key by the rank it has in the cache at that time."""
     config, length = memory.config, prefix.batch
+    numbers = list(range(length)) if numbers is None else numbers
     xs = memory._embedded(moments)
     sink_tokens = memory._sinks(moments.told[:1], moments.state[:1])
     found = [([], []) for _ in range(length)]
@@ -118,19 +121,21 @@ def plainly(memory: Memory, prefix: PrefixCache, moments: Moment) -> list[Compac
         q, k, v = block.ask(xs)
         rows = []
         for t in range(length):
-            oldest = max(0, t - config.window)
-            present = t - oldest + 1 if config.contiguous else t + 1
+            oldest = max(0, numbers[t] - config.window)
+            present = numbers[t] - oldest + 1 if config.contiguous else numbers[t] + 1
             base = q[t] if prefix.rotary is None else prefix.rotary.turn(q)[t]
             scores = [base @ prefix.keys[number][t].mT + prefix.bias[t, 0]]
             values = [prefix.values[number][t]]
             if config.sinks:
                 scores.append(rotated(q[t], present) @ sink_tokens.keys[number][0].mT)
                 values.append(sink_tokens.values[number][0])
-            for other in range(oldest, t + 1):
-                rank, mine = other - oldest + 1, t - oldest + 1
+            for other in range(t + 1):
+                if numbers[other] < oldest:
+                    continue
+                rank, mine = numbers[other] - oldest + 1, numbers[t] - oldest + 1
                 scores.append(rotated(q[t], mine) @ rotated(k[other], rank).mT)
                 values.append(v[other])
-                if t - config.vision_window <= other < t:
+                if other < t and numbers[t] - numbers[other] <= config.vision_window:
                     old = prefix.keys[number][other][:, :VISION]
                     scores.append(rotated(base, mine) @ rotated(old, rank).mT)
                     values.append(prefix.values[number][other][:, :VISION])
@@ -155,6 +160,27 @@ def test_a_stream_with_eviction_is_one_pass_over_its_whole_history(changes, rota
     for t, compact in enumerate(streamed(memory, prefix, moments, 11)):
         assert_same(compact, expected[t])
         assert_same(of_time(clip, t, 11), expected[t])
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_a_clip_whose_numbers_jump_leaves_out_what_is_between(changes, rotary):
+    """Distances, ranks and eviction are those of the numbers, in each history its own; also where
+    it goes step by step."""
+    memory = a_memory(**changes)
+    prefix, moments = a_history(6, rotary=rotary)
+    numbers = ([0, 1, 3, 4, 5, 6], [0, 4, 5, 6, 7, 8])
+    joined = torch.tensor(numbers).flatten()
+    clip = memory.clip(prefix, moments, 6, joined)
+    sinks = memory._sinks(moments.told[::6], moments.state[::6])
+    past = _Unrolled(memory.config, sinks, joined.unflatten(0, (2, 6)))
+    steps = memory._step_by_step(prefix, moments, 6, past)
+    for history, said in enumerate(numbers):
+        rows = slice(6 * history, 6 * history + 6)
+        expected = plainly(memory, *some(prefix, moments, rows), said)
+        for t in range(6):
+            for found in (clip, steps):
+                assert_same(of_time(found, 6 * history + t, 12), expected[t])
 
 
 def test_without_eviction_it_is_full_attention():
@@ -218,7 +244,8 @@ def test_going_through_a_clip_step_by_step_is_one_pass():
     memory = a_memory(window=3, vision_window=1)
     prefix, moments = a_history(8)
     sinks = memory._sinks(moments.told[::8], moments.state[::8])
-    steps = memory._step_by_step(prefix, moments, 8, _Unrolled(memory.config, sinks))
+    past = _Unrolled(memory.config, sinks, torch.arange(8).expand(2, -1))
+    steps = memory._step_by_step(prefix, moments, 8, past)
     assert_same(steps, memory.clip(prefix, moments, 8))
 
 
@@ -272,12 +299,77 @@ def test_a_snapshot_goes_on_as_the_stream_it_was_taken_of():
         other.enter(two, *now)
 
 
-def test_a_snapshot_of_other_sizes_is_refused():
-    """With a line that says both, and the memory stays as it was."""
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"window": 5}, "compact is"),
+        ({"window": 2, "summaries": 6}, "carried is"),
+        ({"vision_window": 0}, "vision is"),
+        ({"width": 24}, "carried is"),
+        ({"recurrent": False}, "carried is"),
+        ({"stored": "float16"}, "float32"),
+    ],
+)
+def test_a_snapshot_of_another_memory_is_refused(changes, said):
+    """With a line that says both, and the memory stays as it was; as many bytes in all are not
+    enough."""
+    given = {"window": 4, "vision_window": 1, "recurrent": True}
+    prefix, moments = a_history(3, batch=1)
+    first = some(prefix, moments, slice(1))
+    memory = a_memory(**given)
+    found = memory.begin(*first)
+    found.enter(memory.read(found, *first), *first)
+    other = a_memory(**{**given, **changes})
+    kept = other.begin(*first)
+    kept.enter(other.read(kept, *first), *first)
+    before = kept.snapshot()
+    with pytest.raises(ConfigError, match=said):
+        kept.restore(found.snapshot())
+    after = kept.snapshot()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_snapshot_that_is_not_whole_is_refused():
+    """Whatever is missing, in one line that names it, and the memory stays as it was."""
+    memory = a_memory(recurrent=True, vision_window=1)
     prefix, moments = a_history(2, batch=1)
-    kept = a_memory(window=3).begin(*some(prefix, moments, slice(1)))
-    with pytest.raises(ConfigError, match="compact is"):
-        kept.restore(a_memory(window=4).begin(*some(prefix, moments, slice(1))).snapshot())
+    kept = memory.begin(*some(prefix, moments, slice(1)))
+    kept.enter(*_one(memory, kept, prefix, moments, 0))
+    whole = kept.snapshot()
+    kept.enter(*_one(memory, kept, prefix, moments, 1))
+    for name in whole:
+        rest = {other: tensor for other, tensor in whole.items() if other != name}
+        with pytest.raises(ConfigError, match=f"{name} is missing"):
+            kept.restore(rest)
+        assert kept.entered == 2
+
+
+def _one(memory: Memory, kept: Kept, prefix: PrefixCache, moments: Moment, t: int):
+    now = some(prefix, moments, slice(t, t + 1))
+    return memory.read(kept, *now), *now
+
+
+def test_what_float16_cannot_hold_is_kept_as_its_largest():
+    """Keys of 10⁶ leave finite tokens; as infinities the next ones would not be numbers."""
+    memory = a_memory(stored="float16", vision_window=1)
+    prefix, moments = a_history(2, batch=1)
+    large = replace(prefix, keys=tuple(1e6 * each for each in prefix.keys))
+    kept = memory.begin(*some(prefix, moments, slice(1)))
+    compact = memory.read(kept, *some(prefix, moments, slice(1)))
+    kept.enter(compact, large.rows(slice(1)), moments.at(slice(1)))
+    found = memory.read(kept, *some(prefix, moments, slice(1, 2)))
+    assert all(each.isfinite().all() for each in found.keys)
+
+
+def test_all_that_a_snapshot_holds_is_counted():
+    """The bytes that are stated are those of the tensors in it, but for its numbers."""
+    for changes in ({}, {"recurrent": True}, {"vision_window": 2}):
+        memory = a_memory(**changes)
+        prefix, moments = a_history(1, batch=2)
+        kept = memory.begin(prefix, moments)
+        kept.enter(memory.read(kept, prefix, moments), prefix, moments)
+        held = sum(tensor.nbytes for tensor in kept.snapshot().values() if tensor.dim())
+        assert kept.nbytes == held
 
 
 def test_another_instruction_replaces_the_sink_and_nothing_else():
@@ -322,6 +414,8 @@ def test_the_prefix_the_expert_reads_begins_as_without_memory():
     for name in ("keys", "values"):
         for old, new in zip(getattr(prefix, name), getattr(longer, name), strict=True):
             assert torch.equal(old, new[:, :, :PREFIX])
+        assert all(each.mT.is_contiguous() for each in longer.keys)  # as `PrefixCache` says
+        assert all(each.is_contiguous() for each in longer.values)
     assert longer.vision == VISION
     assert longer.tokens == PREFIX + memory.config.tokens
 
@@ -332,6 +426,12 @@ def test_too_few_layers_are_refused():
         Memory(MemoryConfig(), replace(SIZE, layers=2))
 
 
+def test_heads_of_an_odd_size_are_refused():
+    """Rotation needs pairs of dimensions."""
+    with pytest.raises(ConfigError, match="even"):
+        Memory(MemoryConfig(), replace(SIZE, head_dim=7))
+
+
 @pytest.mark.parametrize(
     "changes", [{"summaries": 0}, {"window": -1}, {"vision_window": 5}, {"stored": "int8"}]
 )
@@ -339,3 +439,11 @@ def test_sizes_that_cannot_be_are_refused(changes):
     """One line, before anything is allocated."""
     with pytest.raises(ConfigError, match=r"expected|use one of"):
         MemoryConfig(**{"window": 4, **changes})
+
+
+def test_a_snapshot_of_as_many_tokens_in_another_window_is_refused():
+    """Two observations of eight tokens are not four of four."""
+    prefix, moments = a_history(1, batch=1)
+    one, other = a_memory(window=4, summaries=2), a_memory(window=2, summaries=6)
+    with pytest.raises(ConfigError, match="window is 4, this memory's is 2"):
+        other.begin(prefix, moments).restore(one.begin(prefix, moments).snapshot())

@@ -294,6 +294,20 @@ def test_a_model_without_an_adapter_is_refused():
         PretrainedConfig(2, 1, 1, vlm, "{}")
 
 
+def test_a_memory_learns_on_a_context_that_stays(source):
+    """With "memory" it and the expert, with "expert" not even it; a model without one is
+    refused."""
+    model = PretrainedVLA(make_config(source, memory=MemoryConfig(summaries=2, width=16)))
+    for trained, expected in (("memory", {"memory", "expert"}), ("expert", {"expert"})):
+        model.requires_grad_(True)
+        model.train_only(trained)
+        parts = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+        assert parts - {"vlm", "from_state", "from_command"} == expected
+        assert (parts == expected) == (trained == "memory")
+    with pytest.raises(ConfigError, match="has none"):
+        PretrainedVLA(make_config(source)).train_only("memory")
+
+
 @torch.inference_mode()
 def test_its_memory_is_one_pass_and_a_stream_alike(source):
     """On rotated keys and grouped queries: a stream with eviction, of windows of compact tokens and

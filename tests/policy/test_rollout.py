@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import PolicySpec
+from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.registry import Method
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import StreamingVLA, VLAConfig
 from streamvla.policy import ModelPolicy
+from streamvla.policy.base import policy_for
 from streamvla.policy.rollout import roll_out
 from streamvla.robots.point import SPEC, PointRobot
 from streamvla.runtime import Episode, EpisodeLimits, Streamer, Synchronous, run_simulated
@@ -47,6 +52,18 @@ def point_policy(method: Method) -> ModelPolicy:
     return ModelPolicy(model, spec, method, scale)
 
 
+def remembering_policy() -> ModelPolicy:
+    """The same with a memory."""
+    plain = point_policy(ActionFlowConfig(horizon=5))
+    torch.manual_seed(0)
+    memory = MemoryConfig(summaries=2, window=4, width=16)
+    model = StreamingVLA(replace(plain.model.config, layers=3, memory=memory), plain.method)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return policy_for(model, plain.spec, plain.method, plain.normalisation)
+
+
 def driven(policy: ModelPolicy, seed: int) -> list[tuple[float, ...]]:
     """Actions of one episode through the simulated driver, stages taking no time."""
     period_ns = SPEC.control_period_ns
@@ -69,17 +86,35 @@ def test_batched_episodes_send_what_single_ones_send(method):
         np.testing.assert_allclose(rollout.actions, driven(policy, seed), atol=1e-4)
 
 
+def test_episodes_of_a_policy_that_remembers_begin_with_nothing_remembered():
+    """Rolled out again, or on more robots, an episode sends what it sent before; also when another
+    one reaches its task."""
+    policy = remembering_policy()
+    once, again = (roll_out(policy, [PointRobot()], [1], STEPS) for _ in range(2))
+    assert np.array_equal(once[0].actions, again[0].actions)
+    robots = [PointRobot() for _ in SEEDS]
+    robots[1].reset = at_its_goal(robots[1])
+    together = roll_out(policy, robots, SEEDS, STEPS)
+    np.testing.assert_allclose(together[0].actions, once[0].actions, atol=1e-4)
+    assert len(together[1].actions) == 1
+
+
+def at_its_goal(robot: PointRobot) -> Callable[[int, int, int], None]:
+    """A reset that leaves the task all but reached."""
+    reset = robot.reset
+
+    def at_the_goal(seed: int, now_ns: int, command_duration_ns: int) -> None:
+        reset(seed, now_ns, command_duration_ns)
+        robot._position = robot._goal.copy()
+
+    return at_the_goal
+
+
 def test_an_episode_ends_when_its_task_is_reached():
     """A reached task stops its robot's commands; the others go on."""
     policy = point_policy(ActionFlowConfig(horizon=5))
     robots = [PointRobot() for _ in SEEDS]
-    reset = robots[1].reset
-
-    def at_the_goal(seed: int, now_ns: int, command_duration_ns: int) -> None:
-        reset(seed, now_ns, command_duration_ns)
-        robots[1]._position = robots[1]._goal.copy()
-
-    robots[1].reset = at_the_goal
+    robots[1].reset = at_its_goal(robots[1])
     rollouts = roll_out(policy, robots, SEEDS, STEPS)
     assert rollouts[1].success
     assert len(rollouts[1].actions) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,27 @@ import numpy as np
 import pytest
 import torch
 
+from streamvla.core.clock import SystemClock
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
-from streamvla.data.store import Episode, shard_path, write_meta, write_shard
+from streamvla.data.store import Episode, load_dataset, shard_path, write_meta, write_shard
 from streamvla.model.checkpoint import load_checkpoint
 from streamvla.model.memory import MemoryConfig
+from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.methods.registry import method_named
 from streamvla.policy import load_policy
 from streamvla.policy.base import StreamPolicy
 from streamvla.training import TrainConfig, train
-from streamvla.training.batches import SamplingConfig
+from streamvla.training.anticipation.early_error import Compensated, lead_errors
+from streamvla.training.anticipation.saliency import load_policy_alone
+from streamvla.training.anticipation.skipping import _policy_alone
+from streamvla.training.batches import Batch, SamplingConfig
+from streamvla.training.config import PretrainedSize
+from streamvla.training.distributed import Share
+from streamvla.training.holdout import LEADS
 from streamvla.training.optimiser import OptimiserConfig
+from streamvla.training.state import _up_to_date
+from streamvla.training.trainer import Trainer
 from tests.training.small import SMALL, small_config
 from tests.training.test_crops import trainer_of
 from tests.training.toy import META, toy_episode, write_toy_dataset
@@ -38,16 +50,82 @@ def memory_config(dataset: Path, out: Path, **changes) -> TrainConfig:
 
 
 def test_a_clip_is_of_one_episode_in_order(dataset, tmp_path):
-    """Three or four control periods apart and told alike; the first has nothing before it."""
-    trainer = trainer_of(memory_config(dataset, tmp_path))
+    """Three or four control periods apart, told alike and shifted alike; the first has nothing
+    before it."""
+    trainer = trainer_of(memory_config(dataset, tmp_path, sampling=replace(CLIPS, shift_px=3)))
+    for step in range(10):
+        batch = trainer.sampler.batch(step)
+        elapsed = batch.elapsed.unflatten(0, (2, 3))
+        assert (elapsed[:, 0] == 0).all()
+        periods = (elapsed[:, 1:] / 0.05).round()
+        assert ((periods == 3) | (periods == 4)).all()
+        # the dot of a toy episode stands still: its pictures differ by their shifts alone
+        for same in (batch.places, batch.words, batch.pixels):
+            of_clips = same.unflatten(0, (2, 3))
+            assert (of_clips == of_clips[:, :1]).all()
+
+
+def test_the_numbers_of_a_clip_jump_once_at_most_as_far_as_the_window(dataset, tmp_path):
+    """Over many clips every place of the jump and every length up to the window occurs; without a
+    memory there is none."""
+    remembering = trainer_of(memory_config(dataset, tmp_path / "a")).sampler
+    plain = trainer_of(
+        memory_config(dataset, tmp_path / "b", model=replace(SMALL, frames=2))
+    ).sampler
+    found = set()
+    for step in range(40):
+        found |= {
+            tuple(each) for each in remembering.batch(step).number.unflatten(0, (2, 3)).tolist()
+        }
+        assert plain.batch(step).number.tolist() == [0, 1, 2] * 2
+    assert found == {(0, 1, 2), (0, 1, 3), (0, 1, 4), (0, 2, 3), (0, 3, 4)}
+
+
+def test_a_clip_in_an_episode_ends_where_it_does_and_knows_its_first_state(dataset, tmp_path):
+    """Drawn anywhere, a clip has room in an episode that is long enough; the sink's state is that
+    of the episode's first frame."""
+    sampler = trainer_of(memory_config(dataset, tmp_path)).sampler
+    first = sampler.normalisation.normalise_state(np.zeros(1, np.float32))
+    starts = set()
+    for step in range(20):
+        batch = sampler.batch(step)
+        assert (batch.elapsed.unflatten(0, (2, 3))[:, 1:] > 0).all()
+        assert (batch.weight == 1).all()
+        assert np.allclose(batch.first_state, first)
+        starts |= set(batch.state.unflatten(0, (2, 3))[:, 0, 0].tolist())
+    assert len(starts) > 5
+
+
+def test_a_last_frame_that_is_drawn_again_does_not_count(dataset, tmp_path):
+    """Where clips are longer than episodes, the loss and its gradients are those of the frames that
+    are there, and the weights are 1 on average."""
+    long = replace(CLIPS, clip=6, clip_stride=(4, 5))
+    trainer = trainer_of(memory_config(dataset, tmp_path, sampling=long))
     batch = trainer.sampler.batch(0)
-    elapsed = batch.elapsed.unflatten(0, (2, 3))
-    assert (elapsed[:, 0] == 0).all()
-    periods = (elapsed[:, 1:] / 0.05).round()
-    assert ((periods >= 3) & (periods <= 4) | (periods == 0)).all()  # 0: the episode had ended
-    places, words = batch.places.unflatten(0, (2, 3)), batch.words.unflatten(0, (2, 3))
-    assert (places == places[:, :1]).all()
-    assert (words == words[:, :1]).all()
+    again = torch.tensor([False, *(batch.elapsed[1:] == 0)])
+    assert again.any()
+    assert ((batch.weight == 0) == again).all()
+    assert batch.weight.mean() == pytest.approx(1)
+    other = replace(
+        batch,
+        labels=batch.labels + 9 * again[:, None, None, None],
+        future=batch.future + 9 * again[:, None, None],
+        places=batch.places + 9 * again[:, None],
+    )
+    losses = [
+        trainer.objective(each, torch.Generator().manual_seed(0))[0] for each in (batch, other)
+    ]
+    assert torch.equal(*losses)
+
+
+def test_colours_change_between_clips_and_not_within_one(dataset, tmp_path):
+    """As light does."""
+    trainer = trainer_of(memory_config(dataset, tmp_path, jitter=0.5))
+    batch = trainer.sampler.batch(0)
+    grey = replace(batch, pixels=torch.full_like(batch.pixels, 128))
+    images = trainer.objective._images(grey, torch.Generator().manual_seed(0)).unflatten(0, (2, 3))
+    assert torch.equal(images, images[:, :1].expand_as(images))
+    assert not torch.allclose(images[0], images[1])
 
 
 def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tmp_path):
@@ -58,7 +136,7 @@ def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tm
         for parameter in trainer._first.memory.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     trainer._average.load_state_dict(trainer._weights.state_dict())
-    batch = trainer.sampler.batch(3)
+    batch = _starting_streams(trainer.sampler.batch(3))
     model, objective = trainer._first.eval(), trainer.objective
     images = objective._images(batch, torch.Generator())
     prefix = model.encode(images, batch.words, batch.state, batch.command)
@@ -70,15 +148,35 @@ def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tm
         now_ns = 0
         for at in range(first, first + 3):
             now_ns += round(float(batch.elapsed[at]) * 1e9)
-            if at > first and batch.elapsed[at] == 0:
-                continue  # the episode had ended
             found = policy.encode(_observation(trainer, batch, at, now_ns)).prefix
-            words = (batch.words[at] != 0).sum()
-            assert found.tokens <= trained.tokens
+            present = trained.bias[at, 0, 0] > -1e9
+            assert found.tokens == present.sum()
             for mine, theirs in zip(found.keys, trained.keys, strict=True):
-                present = trained.bias[at, 0, 0] > -1e9
-                assert words > 0
                 torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
+
+
+def test_a_clip_in_an_episode_reads_the_state_that_the_stream_began_with(dataset, tmp_path):
+    """The expert's context depends on the first state of the episode; where a model is not told its
+    state, it does not."""
+    for told in (True, False):
+        model = replace(REMEMBERING, proprioception=told)
+        trainer = trainer_of(memory_config(dataset, tmp_path / str(told), model=model))
+        batch, objective = trainer.sampler.batch(0), trainer.objective
+        context = trainer._first.eval()
+        prefix = context.encode(
+            objective._images(batch, torch.Generator()), batch.words, batch.state, batch.command
+        )
+        other = replace(batch, first_state=batch.first_state + 1)
+        one, two = (
+            objective._remembering(context, prefix, each).keys[-1] for each in (batch, other)
+        )
+        assert torch.equal(one, two) != told
+
+
+def _starting_streams(batch: Batch) -> Batch:
+    """Whose clips of three begin a stream and leave nothing out."""
+    first = batch.state[::3].repeat_interleave(3, 0)
+    return replace(batch, number=torch.arange(3).repeat(2), first_state=first)
 
 
 def _observation(trainer, batch, at: int, now_ns: int) -> Observation:
@@ -103,7 +201,7 @@ def test_several_frames_in_training_are_those_of_a_stream(dataset, tmp_path):
     config = memory_config(dataset, tmp_path, model=replace(SMALL, frames=3))
     trainer = trainer_of(config)
     with torch.no_grad():
-        trainer._first.ages.normal_()
+        trainer._first.ages.weight.normal_()
     trainer._average.load_state_dict(trainer._weights.state_dict())
     batch = trainer.sampler.batch(3)
     model = trainer._first.eval()
@@ -116,13 +214,27 @@ def test_several_frames_in_training_are_those_of_a_stream(dataset, tmp_path):
         now_ns = 0
         for at in range(first, first + 3):
             now_ns += round(float(batch.elapsed[at]) * 1e9)
-            if at > first and batch.elapsed[at] == 0:
-                break
             found = policy.encode(_observation(trainer, batch, at, now_ns)).prefix
             present = trained.bias[at, 0, 0] > -1e9
             assert found.vision == trained.vision
             for mine, theirs in zip(found.keys, trained.keys, strict=True):
                 torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
+
+
+def test_methods_trained_together_share_what_tells_frames_apart(dataset, tmp_path):
+    """Two methods on several frames train, on one context; frozen, it stays as it is."""
+    methods = tuple(method_named(name)(horizon=5) for name in ("action-flow", "regression"))
+    config = memory_config(dataset, tmp_path, model=replace(SMALL, frames=2), methods=methods)
+    trainer = trainer_of(config)
+    first, second = trainer.models.values()
+    assert first.ages is second.ages
+    for trainer.step in range(3):
+        trainer._optimise()
+    assert first.ages.weight.abs().max() > 0
+    first.train_only("expert")
+    assert {name.split(".")[0] for name, p in first.named_parameters() if p.requires_grad} == {
+        "expert"
+    }
 
 
 WAIT = 6
@@ -144,37 +256,101 @@ def hidden_goal(seed: int) -> Episode:
     )
 
 
-def test_it_learns_to_act_on_what_is_no_longer_seen(tmp_path):
-    """Of a goal that was shown and is gone: made to forget, the same policy errs at least twice as
-    much."""
-    meta = replace(META, tasks={"go": META.tasks["go"]})
-    write_meta(tmp_path / "hidden", meta)
+@pytest.fixture(scope="module")
+def of_hidden_goals(tmp_path_factory) -> StreamPolicy:
+    return trained_on_hidden_goals(tmp_path_factory.mktemp("hidden"), steps=400)
+
+
+def trained_on_hidden_goals(folder: Path, steps: int) -> StreamPolicy:
+    """On clips of 4 observations, with a window of 16."""
+    write_meta(folder / "data", replace(META, tasks={"go": META.tasks["go"]}))
     made = [hidden_goal(seed) for seed in range(40)]
-    write_shard(shard_path(tmp_path / "hidden", "go", 0), made, attempts=len(made))
+    write_shard(shard_path(folder / "data", "go", 0), made, attempts=len(made))
     sampling = SamplingConfig(
         batch_size=32, samples=4, max_offset=0, clip=4, clip_stride=(3, 6), start_fraction=1.0
     )
+    model = replace(REMEMBERING, memory=replace(REMEMBERING.memory, window=16))
+    config = memory_config(folder / "data", folder / "out", sampling=sampling, model=model)
     optimiser = OptimiserConfig(lr=3e-3, warmup_steps=20, ema_decay=0.98)
-    config = memory_config(tmp_path / "hidden", tmp_path / "out", sampling=sampling, steps=400)
-    policy = load_policy(train(replace(config, optimiser=optimiser, holdout_every=400)).policy)
+    config = replace(config, steps=steps, optimiser=optimiser, holdout_every=steps)
+    policy = load_policy(train(config).policy)
     assert isinstance(policy, StreamPolicy)
-    errors = {True: 0.0, False: 0.0}
+    return policy
+
+
+def error_behind(policy: StreamPolicy, between: int, *, remembers: bool = True) -> float:
+    """Of the actions towards goals that were shown and are gone, with so many more observations
+    of nothing between."""
+    total = 0.0
     for episode in map(hidden_goal, range(100, 120)):
-        for remembers in errors:
+        policy.begin()
+        policy.encode(_frame(episode, 0))
+        if not remembers:
             policy.begin()
-            policy.encode(_frame(episode, 0))
-            if not remembers:
-                policy.begin()
-            context = policy.encode(_frame(episode, WAIT))
-            actions = np.stack(list(policy.generate(context, FlowStart(np.zeros(2)))))
-            errors[remembers] += float(np.abs(actions - episode.label[WAIT : WAIT + 5]).mean())
-    assert errors[False] > 2 * errors[True]
+        waiting = _frame(episode, WAIT)
+        for _ in range(between):
+            policy.encode(waiting)
+            later_ns = waiting.captured_ns + 4 * META.control_period_ns
+            waiting = replace(waiting, captured_ns=later_ns)
+        context = policy.encode(waiting)
+        actions = np.stack(list(policy.generate(context, FlowStart(np.zeros(2)))))
+        total += float(np.abs(actions - episode.label[WAIT : WAIT + 5]).mean()) / 20
+    return total
+
+
+def test_it_learns_to_act_on_what_is_no_longer_seen(of_hidden_goals):
+    """Of a goal that was shown and is gone: made to forget, the same policy errs at least twice as
+    much."""
+    forgetting = error_behind(of_hidden_goals, 0, remembers=False)
+    assert forgetting > 2 * error_behind(of_hidden_goals, 0)
+
+
+@pytest.mark.slow
+def test_it_remembers_farther_back_than_a_clip_is_long(tmp_path):
+    """With up to 14 observations between, of a window of 16, it errs on average less than twice as
+    much as with none, though no clip has more than 4 observations. This seed does, and does not
+    where numbers never jump; of another seed the claim is false (docs/decisions/0032)."""
+    policy = trained_on_hidden_goals(tmp_path, steps=1200)
+    farther = [error_behind(policy, between) for between in (3, 6, 10, 14)]
+    assert np.mean(farther) < 2 * error_behind(policy, 0)
 
 
 def _frame(episode: Episode, t: int) -> Observation:
     words = META.tasks["go"][0]
     images = {"top": episode.images["top"][t]}
     return Observation(images, episode.state[t], np.zeros(2), words, t * META.control_period_ns)
+
+
+def test_held_out_frames_of_a_stream_are_the_same_at_every_lead(dataset, tmp_path):
+    """And no more than were asked for, of episodes of every task; each episode begins with nothing
+    remembered, so that measuring again gives the same."""
+    config = memory_config(dataset, tmp_path, methods=(ActionFlowConfig(horizon=4),))
+    trainer = trainer_of(replace(config, holdout_frames=6))
+    with torch.no_grad():
+        for parameter in trainer._average.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    policy, probe = trainer.policy("action-flow"), trainer.probe
+    measured, entered = {}, {}
+    for lead in LEADS:
+        found = []
+        for [(episode, t)] in probe._frames(policy, lead):
+            entered[lead, episode.task, t] = (
+                0 if policy.stream.kept is None else (policy.stream.kept.entered)
+            )
+            probe._measure_batch(policy, [(episode, t)], lead)
+            found.append((episode.task, t))
+        measured[lead] = found
+    assert measured[0] == measured[3] == measured[5]
+    assert 0 < len(measured[0]) <= 6
+    assert {task for task, _ in measured[0]} == {"go", "stay"}
+    assert [entered[0, "go", t] for t in (5, 9, 13)] == [1, 2, 3]  # frames 1, 5, 9 and 13
+    assert [entered[3, "go", t] for t in (5, 9, 13)] == [0, 1, 2]
+    assert probe.measure(policy) == probe.measure(policy)
+    backwards = copy.copy(probe)
+    backwards.streamed = probe.streamed[::-1]
+    one, other = probe.measure(policy), backwards.measure(policy)
+    assert one.keys() == other.keys()
+    assert all(one[name] == pytest.approx(other[name]) for name in one)
 
 
 def test_the_memory_alone_learns_on_a_frozen_context(dataset, tmp_path):
@@ -207,10 +383,134 @@ def test_a_stopped_training_of_a_memory_goes_on_to_the_same_weights(dataset, tmp
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_memory_without_clips_is_refused(dataset, tmp_path):
-    """Single observations leave it nothing to remember."""
-    with pytest.raises(ConfigError, match="clips of at least 2"):
-        memory_config(dataset, tmp_path, sampling=SamplingConfig(batch_size=4))
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory, dataset) -> dict[str, Path]:
+    """Policies to start from: without a memory, with one, and with several frames."""
+    folder = tmp_path_factory.mktemp("bases")
+    plain = replace(small_config(dataset, folder / "plain"), model=replace(SMALL, layers=3))
+    stacked = memory_config(dataset, folder / "stacked", model=replace(SMALL, layers=3, frames=2))
+    with_memory = memory_config(dataset, folder / "with memory")
+    trained = {"plain": plain, "with memory": with_memory, "stacked": stacked}
+    return {name: train(replace(each, steps=1)).policy for name, each in trained.items()}
+
+
+OTHER = replace(REMEMBERING, memory=replace(REMEMBERING.memory, width=16))
+RECURRENT = replace(REMEMBERING, memory=replace(REMEMBERING.memory, recurrent=True))
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "said"),
+    [
+        ("plain", {"train": "expert"}, "stay random"),
+        ("with memory", {"model": replace(SMALL, layers=3, frames=2)}, "would drop it"),
+        ("with memory", {"model": OTHER}, "memory of another size"),
+        ("with memory", {"model": RECURRENT}, "memory of another size"),
+        ("stacked", {"model": replace(SMALL, layers=3, frames=3)}, "of 2 frames"),
+        ("stacked", {}, "of 2 frames"),
+    ],
+)
+def test_a_memory_is_neither_lost_nor_left_random(dataset, tmp_path, bases, base, changes, said):
+    """Starting from a policy with another memory, or freezing one that nothing was learned for, is
+    refused in one line."""
+    with pytest.raises(ConfigError, match=said):
+        trainer_of(memory_config(dataset, tmp_path, init=bases[base], **changes))
+
+
+def test_an_expert_alone_learns_on_the_memory_of_its_policy(dataset, tmp_path, bases):
+    """Also with another window, which needs no other weights; without a policy there is none."""
+    longer = replace(REMEMBERING, memory=replace(REMEMBERING.memory, window=9))
+    config = memory_config(
+        dataset, tmp_path, init=bases["with memory"], train="expert", model=longer
+    )
+    own, weights = trainer_of(config)._first.state_dict(), load_checkpoint(config.init).weights
+    assert all(torch.equal(own[name], weights[name]) for name in own if "memory." in name)
+    with pytest.raises(ConfigError, match="stay random"):
+        replace(config, init=None, model=replace(PretrainedSize("x"), memory=longer.memory))
+
+
+def test_a_frozen_context_hears_no_new_words(tmp_path, dataset):
+    """With `train="memory"`, as with "expert", the policy knows the words that it began with,
+    whatever the dataset says."""
+    write_meta(tmp_path / "few", replace(META, tasks={"go": META.tasks["go"]}))
+    made = [toy_episode("go", seed) for seed in range(6)]
+    write_shard(shard_path(tmp_path / "few", "go", 0), made, attempts=6)
+    few = replace(small_config(tmp_path / "few", tmp_path / "base"), steps=1)
+    base = train(replace(few, model=replace(SMALL, layers=3))).policy
+    config = memory_config(dataset, tmp_path / "out", train="memory", init=base)
+    assert trainer_of(config)._first.vocabulary == load_policy(base).spec.vocabulary
+
+
+@pytest.mark.parametrize("base", ["with memory", "stacked"])
+def test_what_looks_at_single_frames_refuses_a_policy_that_remembers(dataset, bases, base):
+    """The trainings of saliency and of skipping, and the error of early observation, in one line;
+    their policies are those that remember."""
+    with pytest.raises(ConfigError, match="train-saliency looks at single frames"):
+        load_policy_alone(bases[base], "cpu")
+    with pytest.raises(ConfigError, match="train-skipping looks at single frames"):
+        _policy_alone(bases[base], "cpu")
+    demonstrations, policy = load_dataset(dataset), load_policy(bases[base])
+    with pytest.raises(ConfigError, match="early observation looks at single frames"):
+        lead_errors(policy, demonstrations, demonstrations.episodes, Compensated(), 0)
+
+
+def test_clips_are_not_shared_between_processes(dataset, tmp_path):
+    """A process whose rows are no whole number of clips is refused; with whole ones the shares of a
+    step, in colours that vary, average to the whole."""
+    config = memory_config(dataset, tmp_path, jitter=0.2)
+    config = replace(config, sampling=replace(CLIPS, batch_size=12, clip=6, clip_stride=(4, 5)))
+    with pytest.raises(ConfigError, match="a clip cannot be shared"):
+        Trainer(config, load_dataset(dataset), SystemClock(), Share(0, 3))
+    losses = []
+    for share in (Share(), Share(0, 2), Share(1, 2)):
+        trainer = trainer_of(config)
+        trainer.sampler._rows = share.rows(12)
+        trainer.objective.share = share
+        batch, draws = trainer.sampler.batch(0), torch.Generator().manual_seed(0)
+        losses.append(float(trainer.objective(batch, draws)[0].detach()))
+    assert np.mean(losses[1:]) == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"sinks": False}, {"recurrent": True}, {"window": 0}, {"vision_window": 2}],
+)
+def test_every_part_of_a_memory_learns(dataset, tmp_path, changes):
+    """Several processes wait for a gradient of each; without sinks none is made for them."""
+    model = replace(REMEMBERING, memory=replace(REMEMBERING.memory, **changes))
+    trainer = trainer_of(memory_config(dataset, tmp_path, model=model))
+    loss, _ = trainer.objective(trainer.sampler.batch(0), torch.Generator().manual_seed(0))
+    loss.backward()
+    named = trainer._first.memory.named_parameters()
+    assert [name for name, parameter in named if parameter.grad is None] == []
+
+
+def test_a_recipe_from_before_memories_is_that_of_a_training_without(dataset, tmp_path):
+    """A state that does not say memory, frames or clips is resumed as one that has none."""
+    recipe = small_config(dataset, tmp_path).recipe()
+    older = copy.deepcopy(recipe)
+    for part, names in (("model", ("memory", "frames")), ("sampling", ("clip", "clip_stride"))):
+        for name in names:
+            del older[part][name]
+    assert _up_to_date(older) == recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sampling": SamplingConfig(batch_size=4)}, "clips of at least 2"),
+        ({"model": replace(REMEMBERING, frames=2)}, "one of these alone"),
+        ({"model": replace(SMALL, frames=2), "train": "memory", "init": Path("x")}, "has none"),
+        ({"model": replace(REMEMBERING, layers=2)}, "at least 3"),
+        ({"model": SMALL}, "remembers none"),
+    ],
+)
+def test_a_past_that_does_not_fit_is_refused_before_anything_is_read(
+    dataset, tmp_path, changes, said
+):
+    """Single observations leave nothing to remember, clips need something that remembers, and so
+    on: in one line that names the flags."""
+    with pytest.raises(ConfigError, match=said):
+        memory_config(dataset, tmp_path, **changes)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ("memory-summaries", lambda c: c.memory_window is not None, "--memory-window"),
         ("memory-recurrent", lambda c: c.memory_window is not None, "--memory-window"),
         ("clip-stride", lambda c: c.clip > 1, "--clip"),
+        (
+            "clip",
+            lambda c: c.memory_window is not None or c.frames > 1 or c.clip == 1,
+            "--memory-window or --frames",
+        ),
     ),
     "train-saliency": (
         ("figure", lambda c: c.test is not None, "--test"),

@@ -8,7 +8,8 @@ One cycle, from the world to the world:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -429,6 +430,13 @@ def begin_episode(policy: Policy) -> None:
     """Let a `RememberingPolicy` forget."""
     if policy.spec.remembers:
         cast(RememberingPolicy, policy).begin()
+
+
+def remembering_nothing(policy: Policy) -> AbstractContextManager[None]:
+    """What is done meanwhile, such as measuring, leaves what a policy remembers as it was; one that
+    keeps nothing beyond `begin` need not have `apart`."""
+    apart: Callable[[], AbstractContextManager[None]] = getattr(policy, "apart", nullcontext)
+    return apart()
 
 
 class GoalPolicy(Policy, Protocol):

@@ -152,15 +152,16 @@ def slope_interval(
         (slope, low, high), units of y over x.
 
     Raises:
-        ConfigError: fewer than three points, or all at one x.
+        ConfigError: fewer than six points, for which the quantile is not exact enough, or all at
+            one x.
 
-    >>> slope, low, high = slope_interval([0, 1, 2, 3], [1, 3, 5, 7])
+    >>> slope, low, high = slope_interval(range(6), [1, 3, 5, 7, 9, 11])
     >>> round(slope, 9), round(high - low, 9)
     (2.0, 0.0)
     """
     first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if first.shape != second.shape or first.size < 3 or np.ptp(first) == 0:
-        raise ConfigError("slope: expected at least three points, not all at one place")
+    if first.shape != second.shape or first.size < 6 or np.ptp(first) == 0:
+        raise ConfigError("slope: expected at least six points, not all at one place")
     away = first - first.mean()
     spread = float(away @ away)
     slope = float(away @ second) / spread

@@ -27,6 +27,13 @@ position of its own; ours has one for each observation, since the prefix has its
 
 `Memory.clip` makes the compact tokens of a whole history in one pass, for training; `Memory.read`
 those of one observation on what is kept. Both are the same function.
+
+A clip of T observations is shorter than the window, and distances that no clip has are not learned:
+a goal that a clip of four shows is lost sixteen observations later. So training lets the numbers of
+a clip jump (`training.batches`; positional skip-wise training, PoSE, 2309.10400):
+
+    number     0  1 ┊ 41 42      a clip of 4, window 64: all up to 64 are drawn
+    what is between has not been seen; it is as if it said nothing
 """
 
 from __future__ import annotations
@@ -168,12 +175,18 @@ class Past(ABC):
 
     Attributes:
         entered: observations so far.
-        carried: of the latest of them (`Compact.carried`), zeros before the first.
+        carried: of the latest of them (`Compact.carried`), zeros before the first; of a memory that
+            is not recurrent it need not have any tokens.
     """
 
     config: MemoryConfig
     entered: int
     carried: Tensor
+
+    @property
+    def number(self) -> int | Tensor:
+        """Of the next observation in each stream: one for all, or (b, 1, 1)."""
+        return self.entered
 
     @property
     def observations(self) -> int:
@@ -189,9 +202,20 @@ class Past(ABC):
         """Keys and values (b, n, o·c, k) of the o observations in the window, in no order; keys
         are rotated by the number of their observation."""
 
+    @property
     @abstractmethod
-    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
-        """How many observations ago, keys and values (b, n, l, k), the latest first."""
+    def agos(self) -> list[int | Tensor]:
+        """Of the observations whose vision tokens are kept, the latest first: how many observations
+        ago, one number for all streams or (b, 1, 1)."""
+
+    @abstractmethod
+    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """Of each of `agos` keys and values (b, n, l, k)."""
+
+    @property
+    def left(self) -> Tensor | None:
+        """(b, 1, 1, o·c) which of `compact` have left the window; None: none of them."""
+        return None
 
 
 class Kept(Past):
@@ -206,11 +230,17 @@ class Kept(Past):
     def __init__(self, config: MemoryConfig, size: MemorySize, vision: int, like: Tensor) -> None:
         """Empty, for streams whose prefixes have so many vision tokens; `like` says b and where."""
         self.config = config
+        self._state_dim = size.state_dim
         self.entered = 0
-        self.carried = like.new_zeros(len(like), config.tokens, config.width)
+        carried = config.tokens if config.recurrent else 0
+        self.carried = like.new_zeros(len(like), carried, config.width)
         self.first_state: Tensor | None = None
         self._tokens: Final = {"sinks": SINKS, "compact": config.tokens, "vision": vision}
-        slots = {"sinks": 1, "compact": config.window, "vision": config.vision_window}
+        slots = {
+            "sinks": int(config.sinks),
+            "compact": config.window,
+            "vision": config.vision_window,
+        }
         self._arrays: Final[dict[str, Tensor]] = {}
         for name, count in slots.items():
             tokens = count * self._tokens[name]
@@ -221,8 +251,7 @@ class Kept(Past):
     def nbytes(self) -> int:
         """Bytes of everything that is kept."""
         state = 0 if self.first_state is None else self.first_state.nbytes
-        carried = self.carried.nbytes if self.config.recurrent else 0
-        return state + carried + sum(array.nbytes for array in self._arrays.values())
+        return state + self.carried.nbytes + sum(array.nbytes for array in self._arrays.values())
 
     def bytes_after(self, entered: int) -> int:
         """Of `nbytes` those that would be in use after so many observations."""
@@ -245,19 +274,24 @@ class Kept(Past):
         keys, values = self._arrays["compact"][:, layer, :, :, :tokens].to(dtype)
         return keys, values
 
-    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
+    @property
+    def agos(self) -> list[int | Tensor]:
+        return list(range(1, min(self.entered, self.config.vision_window) + 1))
+
+    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         window, found = self.config.vision_window, []
-        for ago in range(1, min(self.entered, window) + 1):
-            slot = self._slot("vision", (self.entered - ago) % window)
+        for back in range(1, min(self.entered, window) + 1):
+            slot = self._slot("vision", (self.entered - back) % window)
             keys, values = self._arrays["vision"][:, layer, :, :, slot].to(dtype)
-            found.append((ago, keys, values))
+            found.append((keys, values))
         return found
 
     def enter(self, compact: Compact, prefix: PrefixCache, moment: Moment) -> None:
         """Remember one observation of each stream."""
         if self.first_state is None:
             self.first_state = moment.state.detach().clone()
-        self.carried = compact.carried.detach()
+        if self.config.recurrent:
+            self.carried = compact.carried.detach()
         if self.config.window:
             keys = _numbered(compact.keys, self.entered)
             self._write("compact", self.entered % self.config.window, keys, compact.values)
@@ -274,33 +308,62 @@ class Kept(Past):
         copies = {name: array.clone() for name, array in self._arrays.items()}
         rest = {"first_state": state, "carried": self.carried}
         rest = {name: tensor.clone() for name, tensor in rest.items()}
-        return {**copies, **rest, "entered": torch.tensor(self.entered)}
+        numbers = {"entered": self.entered, **self._sizes()}
+        return {**copies, **rest, **{name: torch.tensor(each) for name, each in numbers.items()}}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """All as it was at `snapshot`.
+        """All as it was at `snapshot`, on this memory's device.
 
         Raises:
-            ConfigError: that was of a memory of other sizes.
+            ConfigError: that is not whole, or of a memory of other sizes; this one stays as it is.
         """
+        found = {name: tuple(tensor.shape) for name, tensor in snapshot.items()}
+        expected: dict[str, tuple[int, ...]] = {
+            **{name: tuple(array.shape) for name, array in self._arrays.items()},
+            "carried": tuple(self.carried.shape),
+            **dict.fromkeys(("entered", *self._sizes()), ()),
+        }
+        for name, shape in expected.items():
+            if found.get(name) != shape:
+                raise _other_snapshot(name, found.get(name, "missing"), shape)
+        for name, number in self._sizes().items():
+            if int(snapshot[name]) != number:
+                raise _other_snapshot(name, int(snapshot[name]), number)
         for name, array in self._arrays.items():
-            found = snapshot.get(name)
-            if found is None or found.shape != array.shape or found.dtype != array.dtype:
-                said = "nothing" if found is None else f"{found.dtype} {tuple(found.shape)}"
-                raise ConfigError(
-                    f"memory snapshot: {name} is {said}; this memory keeps {array.dtype} "
-                    f"{tuple(array.shape)}. Restore it with the policy that it was made by."
-                )
+            if snapshot[name].dtype != array.dtype:
+                raise _other_snapshot(name, snapshot[name].dtype, array.dtype)
+        streams = len(self.carried)
+        if found.get("first_state") not in ((0,), (streams, self._state_dim)):
+            expected_state = (streams, self._state_dim)
+            raise _other_snapshot(
+                "first_state", found.get("first_state", "missing"), expected_state
+            )
         for name, array in self._arrays.items():
             array.copy_(snapshot[name])
-        state = snapshot["first_state"]
-        self.first_state = state.clone() if len(state) else None
-        self.carried = snapshot["carried"].clone()
+        state = snapshot["first_state"].to(self.carried.device, copy=True)
+        self.first_state = state if len(state) else None
+        self.carried = snapshot["carried"].to(self.carried.device, copy=True)
         self.entered = int(snapshot["entered"])
 
+    def _sizes(self) -> dict[str, int]:
+        """What tells it from other memories, beside the shapes."""
+        config = self.config
+        return {
+            "window": config.window,
+            "vision_window": config.vision_window,
+            "tokens": config.tokens,
+            "recurrent": int(config.recurrent),
+        }
+
     def _write(self, name: str, slot: int, keys: Layers, values: Layers) -> None:
+        """Larger than what the type can hold is as large as that."""
+        most = torch.finfo(self.config.dtype).max
         for at, layers in enumerate((keys, values)):
             for layer, each in enumerate(layers):
-                self._arrays[name][at, layer, :, :, self._slot(name, slot)] = each.detach()
+                found = each.detach()
+                if found.dtype != self.config.dtype:
+                    found = found.clamp(-most, most)
+                self._arrays[name][at, layer, :, :, self._slot(name, slot)] = found
 
     def _slot(self, name: str, number: int) -> slice:
         """Where the tokens of one observation are."""
@@ -308,18 +371,42 @@ class Kept(Past):
         return slice(number * tokens, (number + 1) * tokens)
 
 
-class _Unrolled(Past):
-    """What a memory keeps, as training goes through a clip step by step: with gradients."""
+def _other_snapshot(name: str, found: object, expected: object) -> ConfigError:
+    return ConfigError(
+        f"memory snapshot: {name} is {found}, this memory's is {expected}. Restore it with the "
+        "policy that it was made by"
+    )
 
-    def __init__(self, config: MemoryConfig, sinks: Compact) -> None:
+
+class _Unrolled(Past):
+    """What a memory keeps, as training goes through a clip step by step: with gradients.
+
+    Args:
+        numbers: (b, T) of the observations to come.
+    """
+
+    def __init__(self, config: MemoryConfig, sinks: Compact | None, numbers: Tensor) -> None:
         self.config = config
         self.entered = 0
-        self.carried = torch.zeros_like(sinks.carried[:, :1]).expand(-1, config.tokens, -1)
+        self.carried = torch.zeros(len(numbers), config.tokens, config.width, device=numbers.device)
         self._sinks = sinks
+        self._numbers = numbers
         self._compacts: list[tuple[Layers, Layers]] = []
         self._visions: list[tuple[Layers, Layers]] = []
 
+    @property
+    def number(self) -> Tensor:
+        return self._numbers[:, self.entered, None, None]
+
+    @property
+    def left(self) -> Tensor:
+        some = slice(self.entered - self.observations, self.entered)
+        ago = self._numbers[:, self.entered, None] - self._numbers[:, some]
+        left = (ago > self.config.window).repeat_interleave(self.config.tokens, 1)
+        return left[:, None, None]
+
     def sinks(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        assert self._sinks is not None  # asked for where the configuration has sinks
         return self._sinks.keys[layer], self._sinks.values[layer]
 
     def compact(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -327,15 +414,20 @@ class _Unrolled(Past):
         keys, values = (torch.cat([each[at][layer] for each in some], 2) for at in (0, 1))
         return keys, values
 
-    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[int, Tensor, Tensor]]:
+    @property
+    def agos(self) -> list[int | Tensor]:
         count = min(self.entered, self.config.vision_window)
-        latest_first = self._visions[::-1][:count]
-        return [(1 + ago, k[layer], v[layer]) for ago, (k, v) in enumerate(latest_first)]
+        numbers = [self._numbers[:, self.entered - 1 - back, None, None] for back in range(count)]
+        return [self.number - number for number in numbers]
+
+    def vision(self, layer: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        latest_first = self._visions[::-1][: min(self.entered, self.config.vision_window)]
+        return [(keys[layer], values[layer]) for keys, values in latest_first]
 
     def enter(self, compact: Compact, prefix: PrefixCache) -> None:
         """One more observation of each stream."""
         some = slice(prefix.vision)
-        self._compacts.append((_numbered(compact.keys, self.entered), compact.values))
+        self._compacts.append((_numbered(compact.keys, self.number), compact.values))
         of_vision = (tuple(x[:, :, some] for x in of) for of in (prefix.keys, prefix.values))
         keys, values = of_vision
         self._visions.append((keys, values))
@@ -363,6 +455,8 @@ def _mixed(parts: Sequence[_Part]) -> Tensor:
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines (…, k/2) of a position's angles."""
+_Aged = tuple[Rotation, Tensor | None]
+"""By how long ago queries are rotated; of which streams the observation has left the window."""
 
 
 def rotation(positions: Tensor, head_dim: int) -> Rotation:
@@ -380,9 +474,9 @@ def turned(x: Tensor, by: Rotation) -> Tensor:
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x.dtype)
 
 
-def _numbered(keys: Layers, number: int) -> Layers:
+def _numbered(keys: Layers, number: int | Tensor) -> Layers:
     """Rotated by the number of their observation."""
-    by = rotation(torch.tensor(number, device=keys[0].device), keys[0].shape[-1])
+    by = rotation(torch.as_tensor(number, device=keys[0].device), keys[0].shape[-1])
     return tuple(turned(each, by) for each in keys)
 
 
@@ -420,13 +514,20 @@ class Memory(nn.Module):
                 f"a memory beside {size.layers} layers: what one observation shows reaches the "
                 f"next one's compact tokens in the third; expected at least {LEAST_LAYERS}"
             )
+        if size.head_dim % 2:
+            raise ConfigError(
+                f"a memory beside heads of head_dim {size.head_dim}: keys are rotated in pairs of "
+                "dimensions; expected an even number"
+            )
         self.config: Final = config
         self.size: Final = size
         width = config.width
         self.from_state: Final = nn.Linear(size.state_dim + 2, width)
         self.from_command: Final = nn.Linear(size.action_dim, width)
         self.from_told: Final = nn.Linear(size.told_width, width)
-        self.from_first: Final = nn.Linear(size.state_dim, width)
+        self.from_first: nn.Module | None = None
+        if config.sinks:
+            self.from_first = nn.Linear(size.state_dim, width)
         self.kind: Final = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
         self.blocks: Final = nn.ModuleList(
             _Block(width, size.heads, size.head_dim, config.expansion)
@@ -442,13 +543,16 @@ class Memory(nn.Module):
     def begin(self, prefix: PrefixCache, moment: Moment) -> Kept:
         """An empty memory of b streams whose first observation this is."""
         kept = Kept(self.config, self.size, prefix.vision, moment.state)
-        kept.set_sinks(self._sinks(moment.told, moment.state))
+        sinks = self._sinks(moment.told, moment.state)
+        if sinks is not None:
+            kept.set_sinks(sinks)
         return kept
 
     def instruct(self, kept: Kept, told: Tensor) -> None:
         """Another instruction (b, w): the sink is replaced, the rest stays."""
-        if kept.first_state is not None:
-            kept.set_sinks(self._sinks(told, kept.first_state))
+        sinks = None if kept.first_state is None else self._sinks(told, kept.first_state)
+        if sinks is not None:
+            kept.set_sinks(sinks)
 
     def read(self, kept: Past, prefix: PrefixCache, moment: Moment) -> Compact:
         """The compact tokens of b observations on what is kept of their streams, which stays as it
@@ -456,11 +560,9 @@ class Memory(nn.Module):
         x, keys, values = self._embedded(moment), [], []
         if self.from_carried is not None and kept.entered:
             x = x + self.from_carried(kept.carried)
-        now = self._rotation(kept.entered, x)
-        rank = self._rotation(
-            1 + (kept.observations if self.config.contiguous else kept.entered), x
-        )
-        older = [self._rotation(1 + ago, x) for ago in range(self.config.vision_window)]
+        now = self._rotation(kept.number, x)
+        rank = self._rotation(self._sink_rank(kept.number), x)
+        older = [self._aged(ago, x) for ago in kept.agos]
         for number, (block, cache) in enumerate(self._layers(prefix)):
             q, k, v = block.ask(x)
             parts = [_of_prefix(q, cache), _Part(q @ k.mT, v)]
@@ -469,9 +571,12 @@ class Memory(nn.Module):
                 parts.append(_Part(turned(q, rank) @ of_sinks.mT, sink_values))
             if kept.observations:
                 window, window_values = kept.compact(number, q.dtype)
-                parts.append(_Part(turned(q, now) @ window.mT, window_values))
-            for ago, old, old_values in kept.vision(number, q.dtype):
-                parts.append(_Part(turned(_towards(q, cache), older[ago - 1]) @ old.mT, old_values))
+                scores = turned(q, now) @ window.mT
+                if kept.left is not None:
+                    scores = scores.masked_fill(kept.left, float("-inf"))
+                parts.append(_Part(scores, window_values))
+            of_vision = zip(older, kept.vision(number, q.dtype), strict=True)
+            parts += [_of_vision(_towards(q, cache), aged, *old) for aged, old in of_vision]
             x = block.go_on(x, _mixed(parts))
             keys.append(k)
             values.append(v)
@@ -479,35 +584,51 @@ class Memory(nn.Module):
 
     # --- a whole history
 
-    def clip(self, prefix: PrefixCache, moments: Moment, length: int) -> Compact:
+    def clip(
+        self,
+        prefix: PrefixCache,
+        moments: Moment,
+        length: int,
+        numbers: Tensor | None = None,
+        first_states: Tensor | None = None,
+    ) -> Compact:
         """The compact tokens of b whole histories of `length` T observations, in one pass.
 
         Args:
             prefix: of b·T observations, those of one history behind one another.
             moments: of the same.
+            numbers: (b·T,) int64, of each observation in its stream, rising: what a history leaves
+                out makes distances longer and is not seen. None: 0 to T − 1, nothing left out.
+            first_states: (b·T, s) of the stream's first observation, for the sink. None: those of
+                the history's.
 
         Returns:
             Of b·T observations. What each is made from is what `read` finds kept when it comes.
         """
-        sinks = self._sinks(moments.told[::length], moments.state[::length])
+        first_states = moments.state if first_states is None else first_states
+        sinks = self._sinks(moments.told[::length], first_states[::length])
+        if numbers is None:
+            first = torch.arange(length, device=moments.state.device)
+            numbers = first.repeat(len(moments.state) // length)
+        of_clips = numbers.unflatten(0, (-1, length))  # (b, T)
         if self.config.recurrent:
-            return self._step_by_step(prefix, moments, length, _Unrolled(self.config, sinks))
-        t = torch.arange(length, device=moments.state.device)
-        kept_then = t.clamp(max=self.config.window) if self.config.contiguous else t
+            past = _Unrolled(self.config, sinks, of_clips)
+            return self._step_by_step(prefix, moments, length, past)
         x, keys, values = self._embedded(moments), [], []
-        histories = len(x) // length
-        now, rank = (
-            self._rotation(each.repeat(histories)[:, None, None], x) for each in (t, kept_then + 1)
-        )
+        ranks = torch.as_tensor(self._sink_rank(numbers))
+        now, rank = (self._rotation(each[:, None, None], x) for each in (numbers, ranks))
+        unseen = self._unseen(of_clips)
+        older = [self._aged(ago, x) for ago in self._agos(of_clips)]
         for number, (block, cache) in enumerate(self._layers(prefix)):
             q, k, v = block.ask(x)
-            parts = [_of_prefix(q, cache), self._history(turned(q, now), turned(k, now), v, length)]
-            if self.config.sinks:
+            of_window = self._history(turned(q, now), turned(k, now), v, unseen)
+            parts = [_of_prefix(q, cache), of_window]
+            if sinks is not None:
                 far = turned(q, rank)
                 of_sinks = sinks.keys[number].repeat_interleave(length, 0)
                 sink_values = sinks.values[number].repeat_interleave(length, 0)
                 parts.append(_Part(far @ of_sinks.mT, sink_values))
-            parts += self._older_vision(q, cache, length)
+            parts += _older_vision(q, cache, older)
             x = block.go_on(x, _mixed(parts))
             keys.append(k)
             values.append(v)
@@ -532,32 +653,37 @@ class Memory(nn.Module):
         )
         return Compact(keys, values, joined([step.carried for step in steps]))
 
-    def _history(self, q: Tensor, k: Tensor, v: Tensor, length: int) -> _Part:
+    def _unseen(self, numbers: Tensor) -> Tensor:
+        """(b, T, T) of the observations with these numbers (b, T), in each row which are not in the
+        window when that one comes; its own are."""
+        ago = numbers.unsqueeze(-1) - numbers.unsqueeze(-2)
+        return (ago < 0) | (ago > self.config.window)
+
+    def _history(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor) -> _Part:
         """Of each observation its own compact tokens and those of the window before it."""
-        b, c = len(q) // length, q.shape[2]
+        b, length = unseen.shape[:2]
+        c = q.shape[2]
 
         def joined(x: Tensor) -> Tensor:  # (b·T, n, c, k) → (b, n, T·c, k)
             return x.unflatten(0, (b, length)).transpose(1, 2).flatten(2, 3)
 
-        at = torch.arange(length, device=q.device).repeat_interleave(c)
-        ago = at[:, None] - at[None]
-        seen = (ago >= 0) & (ago <= self.config.window)
-        scores = (joined(q) @ joined(k).mT).masked_fill(~seen, float("-inf"))
+        hidden = unseen.repeat_interleave(c, 1).repeat_interleave(c, 2).unsqueeze(1)
+        scores = (joined(q) @ joined(k).mT).masked_fill(hidden, float("-inf"))
         scores = scores.unflatten(2, (length, c)).transpose(1, 2).flatten(0, 1)  # (b·T, n, c, T·c)
         return _Part(scores, joined(v).repeat_interleave(length, 0))
 
-    def _older_vision(self, q: Tensor, cache: LayerCache, length: int) -> list[_Part]:
-        """One part for every observation back whose vision tokens are kept."""
-        parts = []
-        some = slice(cache.vision)
-        at = torch.arange(length, device=q.device).repeat(len(q) // length)
-        for ago in range(1, min(self.config.vision_window, length - 1) + 1):
-            asked = turned(_towards(q, cache), self._rotation(ago, q))
-            keys, values = (each[:, :, some].roll(ago, 0) for each in (cache.keys, cache.values))
-            scores = asked @ keys.mT
-            first = (at < ago)[:, None, None, None]
-            parts.append(_Part(scores.masked_fill(first, float("-inf")), values))
-        return parts
+    def _agos(self, numbers: Tensor) -> list[Tensor]:
+        """(b·T, 1, 1) for every observation back whose vision tokens may be kept: how much later
+        the observations with these numbers (b, T) come; not above 0 where none is so far back."""
+        back = range(1, min(self.config.vision_window, numbers.shape[1] - 1) + 1)
+        return [(numbers - numbers.roll(each, 1)).flatten()[:, None, None] for each in back]
+
+    def _aged(self, ago: int | Tensor, like: Tensor) -> _Aged:
+        """Of vision tokens of so many observations ago."""
+        gone = None
+        if isinstance(ago, Tensor):
+            gone = ((ago <= 0) | (ago > self.config.vision_window)).unsqueeze(-1)
+        return self._rotation(ago, like), gone
 
     # --- both
 
@@ -579,7 +705,7 @@ class Memory(nn.Module):
         """The prefix as the expert reads it: compact tokens stand behind it."""
         turn = (lambda x: x) if prefix.rotary is None else prefix.rotary.turn
         keys = tuple(
-            torch.cat([old, turn(new).to(old.dtype)], 2)
+            torch.cat([old.mT, turn(new).to(old.dtype).mT], -1).mT  # as they lie in memory
             for old, new in zip(prefix.keys, compact.keys, strict=True)
         )
         values = tuple(
@@ -589,6 +715,13 @@ class Memory(nn.Module):
         present = prefix.bias.new_zeros((*prefix.bias.shape[:-1], compact.keys[0].shape[2]))
         bias = torch.cat([prefix.bias, present], -1)
         return replace(prefix, keys=keys, values=values, bias=bias)
+
+    def _sink_rank(self, number: int | Tensor) -> int | Tensor:
+        """How far the sinks are from the observation with this number."""
+        if not self.config.contiguous:
+            return 1 + number
+        window = self.config.window
+        return 1 + (number.clamp(max=window) if isinstance(number, Tensor) else min(number, window))
 
     def _rotation(self, position: int | Tensor, like: Tensor) -> Rotation:
         return rotation(torch.as_tensor(position, device=like.device), self.size.head_dim)
@@ -607,8 +740,11 @@ class Memory(nn.Module):
         numbers = torch.stack([state, self.from_command(moment.command)], 1)
         return torch.cat([numbers, summaries], 1) + self.kind
 
-    def _sinks(self, told: Tensor, state: Tensor) -> Compact:
-        """Of the instruction (b, w) and the first state (b, s); sinks see each other alone."""
+    def _sinks(self, told: Tensor, state: Tensor) -> Compact | None:
+        """Of the instruction (b, w) and the first state (b, s); sinks see each other alone. None:
+        without sinks."""
+        if self.from_first is None:
+            return None
         x = torch.stack([self.from_told(told), self.from_first(state)], 1)
         keys, values = [], []
         for module in self.blocks:
@@ -628,6 +764,23 @@ class Memory(nn.Module):
 def _towards(q: Tensor, cache: LayerCache) -> Tensor:
     """Queries as the keys of a prefix expect them."""
     return q if cache.rotary is None else cache.rotary.turn(q)
+
+
+def _of_vision(asked: Tensor, aged: _Aged, keys: Tensor, values: Tensor) -> _Part:
+    """Vision tokens of an observation before."""
+    by, gone = aged
+    scores = turned(asked, by) @ keys.mT
+    return _Part(scores if gone is None else scores.masked_fill(gone, float("-inf")), values)
+
+
+def _older_vision(q: Tensor, cache: LayerCache, older: Sequence[_Aged]) -> list[_Part]:
+    """One part for every observation back."""
+    asked, some = _towards(q, cache), slice(cache.vision)
+    parts = []
+    for back, aged in enumerate(older, 1):
+        keys, values = (each[:, :, some].roll(back, 0) for each in (cache.keys, cache.values))
+        parts.append(_of_vision(asked, aged, keys, values))
+    return parts
 
 
 def _of_prefix(q: Tensor, cache: LayerCache) -> _Part:

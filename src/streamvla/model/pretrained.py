@@ -194,7 +194,12 @@ class PretrainedVLA(Model):
     def train_only(self, trained: Trained) -> None:
         """Of "all" and "expert" its configuration says which (`PretrainedConfig.train`)."""
         if trained == "memory":
-            self.vlm.requires_grad_(False)
+            if self.memory is None:
+                raise ConfigError("train is 'memory', and the model has none: give it one (memory)")
+            for module in (self.vlm, self.from_state, self.from_command):
+                module.requires_grad_(False)
+        if trained == "expert" and self.memory is not None:
+            self.memory.requires_grad_(False)
         if trained == "vision":
             raise ConfigError("train is 'vision', which a pretrained backbone has none of its own")
 

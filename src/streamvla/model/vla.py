@@ -138,7 +138,9 @@ class VLAConfig:
         return StreamingVLA(self, method)
 
     def completed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Files from before `InstructionEncoder.heard` know every word."""
+        """Files from before `InstructionEncoder.heard` know every word; `FrameAges` was a bare
+        parameter."""
+        weights = {("ages.weight" if name == "ages" else name): w for name, w in weights.items()}
         if self.words != "hashed":
             return weights
         return {"instruction.heard": every_word(), **weights}
@@ -190,9 +192,7 @@ class StreamingVLA(Model):
         self.prune: Final = TokenPruner(c.width, c.pruned_to) if c.pruned_to < 1 else None
         self.backbone: Final = Backbone(c.layers, c.width, c.heads, c.head_dim, c.expansion)
         self.frames: int = c.frames
-        self.ages: nn.Parameter | None = None
-        if c.frames > 1:
-            self.ages = nn.Parameter(torch.zeros(c.frames, c.width))
+        self.ages: Final = FrameAges(c.frames, c.width) if c.frames > 1 else None
         if c.memory is not None:
             around = MemorySize(c.layers, c.heads, c.head_dim, c.width, c.state_dim, c.action_dim)
             self.memory = Memory(c.memory, around)
@@ -319,8 +319,7 @@ class StreamingVLA(Model):
             state = torch.zeros_like(state)
         told, is_word = self.instruction(words)  # (b, l, w), (b, l)
         if self.ages is not None:
-            aged = seen.unflatten(1, (self.frames, -1)) + self.ages[:, None, None]
-            seen = aged.flatten(1, 2).to(seen.dtype)
+            seen = self.ages(seen)
         if self.prune is None:
             seen = seen.flatten(1, 2)  # (b, v·l, w)
         else:
@@ -364,6 +363,19 @@ class StreamingVLA(Model):
             seed_keypoints(self.crop_vision, images.crops, share, generator)
         elif isinstance(images, Tensor):
             seed_keypoints(self.vision, images, share, generator)
+
+
+class FrameAges(nn.Module):
+    """Tells the vision tokens of several observations apart, by what is added to each."""
+
+    def __init__(self, frames: int, width: int) -> None:
+        super().__init__()
+        self.weight: Final = nn.Parameter(torch.zeros(frames, width))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """(b, frames·v, l, w), the latest first → same."""
+        aged = seen.unflatten(1, (len(self.weight), -1)) + self.weight[:, None, None]
+        return aged.flatten(1, 2).to(seen.dtype)
 
 
 def stacked(seen: Tensor, frames: int, clip: int) -> Tensor:

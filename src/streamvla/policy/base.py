@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -72,8 +73,8 @@ class ModelPolicy:
     It counts what its observations cost (`CountingPolicy`).
 
     With a saliency predictor (`attach`) it is an `AnticipatingPolicy` too, and with a `Clarity` an
-    `UnderstandingPolicy`; once it retrieves phrases (`retrieve`) a `RephrasingPolicy`. Of a model
-    with a memory make a `StreamPolicy`.
+    `UnderstandingPolicy`; once it retrieves phrases (`retrieve`) a `RephrasingPolicy`. Make it with
+    `policy_for`.
 
     Attributes:
         stream: what it remembers; None: its model has no memory.
@@ -293,6 +294,17 @@ class ModelPolicy:
         )
         return Context(prefix, sight.captured, sight.origin, sight.seeds, cost)
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done meanwhile, such as measuring, leaves what it remembers as it was."""
+        parts = [each for each in (self.stream, self.frames) if each is not None]
+        before = [each.snapshot() for each in parts]
+        try:
+            yield
+        finally:
+            for each, snapshot in zip(parts, before, strict=True):
+                each.restore(snapshot)
+
     def _prefix(self, seen: torch.Tensor, sight: Sight) -> tuple[PrefixCache, int]:
         """Of tokens (b, v, l, w) in place of the sight's, and the operations of all b."""
         inputs = (sight.words, sight.state, sight.command)
@@ -317,7 +329,7 @@ class ModelPolicy:
         actions = self.spec.horizon if whole else 1
         return replace(
             cost,
-            visual_tokens_attended=focus.kept(made.prefix.vision),
+            visual_tokens_attended=min(focus.kept(made.prefix.vision), cost.visual_tokens),
             action_flops=flops // made.prefix.batch // actions,
         )
 
@@ -333,9 +345,14 @@ class ModelPolicy:
         return self.contextualise(self.look_batch(observations))
 
     def look_batch(self, observations: Sequence[Observation]) -> Sight:
-        """What the cameras of b observations show, as tokens."""
+        """What the cameras of b observations show, as tokens.
+
+        Raises:
+            ConfigError: of different instants, for a policy that remembers.
+        """
         for observation in observations:
             check_observation(observation, self.spec)
+        self._require_one_instant(observations)
         captured = np.stack([each.action_state for each in observations])  # (b, d)
         origin = flow_origin(self.spec.action_space, captured, self.method.state_origin)
         state = np.stack([each.state for each in observations])  # (b, s)
@@ -354,6 +371,16 @@ class ModelPolicy:
                 tuple(_seed(observation) for observation in observations),
                 observations[0].captured_ns,
                 replace(cost, cache_hits=cost.cache_hits + known),
+            )
+
+    def _require_one_instant(self, observations: Sequence[Observation]) -> None:
+        """Raise `ConfigError` if what is remembered of them would be in no order."""
+        instants = {observation.captured_ns for observation in observations}
+        if len(instants) > 1 and remembers(self.model):
+            raise ConfigError(
+                f"{len(observations)} observations captured from {min(instants)} to "
+                f"{max(instants)} ns: a policy that remembers drives its streams in step; give it "
+                "one instant for all, or drive them one by one"
             )
 
     def _encode_views(
@@ -427,6 +454,28 @@ class StreamPolicy(ModelPolicy):
 def remembers(model: Model) -> bool:
     """Whether its contexts depend on observations before, so that it needs a `StreamPolicy`."""
     return model.memory is not None or model.frames > 1
+
+
+def policy_for(
+    model: Model,
+    spec: PolicySpec,
+    method: Method,
+    normalisation: Normalisation,
+    device: torch.device | str = "cpu",
+    clarity: Clarity | None = None,
+) -> ModelPolicy:
+    """The policy that drives a model: a `StreamPolicy` where it remembers."""
+    kind = StreamPolicy if remembers(model) else ModelPolicy
+    return kind(model, spec, method, normalisation, device, clarity)
+
+
+def require_single_observations(policy: ModelPolicy, what: str) -> None:
+    """Raise `ConfigError` if contexts depend on observations before, which `what` does not show."""
+    if remembers(policy.model):
+        raise ConfigError(
+            f"{what} looks at single frames of episodes, and the policy's contexts depend on the "
+            "observations before (memory, or several frames); use a policy without"
+        )
 
 
 def _seed(observation: Observation) -> int:

@@ -86,6 +86,11 @@ def require_cells(policy: ModelPolicy) -> tuple[int, int]:
             "the policy's backbone reads only some of the vision tokens (pruned_to), so that cells "
             "have no attention of their own"
         )
+    if policy.model.frames > 1:
+        raise ConfigError(
+            f"the policy's context is of {policy.model.frames} frames, so that a cell has "
+            "attention of several instants; show a policy of one frame"
+        )
     return grid
 
 

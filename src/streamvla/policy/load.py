@@ -16,7 +16,7 @@ from streamvla.model.defaults import DEFAULTS_NAME
 from streamvla.model.focus import TUNABLE
 from streamvla.model.methods.base import Method
 from streamvla.model.phrases import Phrases
-from streamvla.policy.base import NEAREST_PHRASE, ModelPolicy, StreamPolicy, remembers
+from streamvla.policy.base import NEAREST_PHRASE, ModelPolicy, policy_for
 from streamvla.policy.saliency import load_saliency, saliency_path
 
 
@@ -50,8 +50,7 @@ def load_policy(
     method = _tuned(found.method, rest)
     spec = replace(found.spec, chunk_passes=method.chunk_passes)
     model = found.build_model()
-    kind = StreamPolicy if remembers(model) else ModelPolicy
-    policy = kind(model, spec, method, found.normalisation, device, found.clarity)
+    policy = policy_for(model, spec, method, found.normalisation, device, found.clarity)
     if of_focus:
         policy.focus_on(replace(policy.model.expert.focus, **of_focus))
     if NEAREST_PHRASE in settings:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamvla.core.errors import ConfigError
-from streamvla.core.interfaces import Observation, Robot, check_fit, standing_at
+from streamvla.core.interfaces import Observation, Robot, begin_episode, check_fit, standing_at
 from streamvla.policy.base import ModelPolicy
 
 
@@ -64,11 +64,12 @@ def roll_out(
         check_fit(policy.spec, robot.spec)
         robot.reset(seed, 0, period_ns)
         episodes.append(_Running(index, robot, standing_at(robot)))
+    begin_episode(policy)
     running = list(episodes)
     for step in range(0, steps, policy.spec.horizon):
         last = min(policy.spec.horizon, steps - step)
         running = _execute(policy, running, step * period_ns, last, instruction)
-        if not running:
+        if all(each.robot.success for each in running):
             break
     return [
         Rollout(each.robot.success, np.array(each.actions).reshape(-1, len(each.state)))
@@ -79,7 +80,10 @@ def roll_out(
 def _execute(
     policy: ModelPolicy, running: list[_Running], now_ns: int, count: int, instruction: str | None
 ) -> list[_Running]:
-    """Observe all, generate, and execute `count` actions of each; who has not reached its task."""
+    """Observe all, generate, and execute `count` actions of each; who has not reached its task.
+
+    A policy that remembers drives so many streams: none leaves the batch, only stands still.
+    """
     space, period_ns = policy.spec.action_space, policy.spec.control_period_ns
     context = policy.encode_batch([_observe(each, now_ns, instruction) for each in running])
     start = np.stack([each.state for each in running])
@@ -93,6 +97,8 @@ def _execute(
             each.actions.append(action)
             each.state = space.advance(each.state, action)
             each.robot.advance_to(now_ns + (i + 1) * period_ns)
+    if policy.spec.remembers:
+        return running
     return [each for each in running if not each.robot.success]
 
 

@@ -20,6 +20,7 @@ from the gripper, and `most` bounds how long anything stays unseen.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -37,6 +38,7 @@ from streamvla.core.interfaces import (
     RephrasingPolicy,
     UnderstandingPolicy,
     begin_episode,
+    remembering_nothing,
 )
 from streamvla.policy.changes import largest_change_away
 
@@ -212,6 +214,10 @@ class SkippingPolicy:
         """A new episode: nothing that was seen before counts."""
         begin_episode(self._policy)
         self._kept, self._encoded, self._planned = None, 0, None
+
+    def apart(self) -> AbstractContextManager[None]:
+        """As the policy inside."""
+        return remembering_nothing(self._policy)
 
     def encode(self, observation: Observation) -> Kept:
         """The context of an observation; the one before with its age, if the rule allows that."""

@@ -133,13 +133,18 @@ def _with_memory(policy: ModelPolicy, memory: MemoryConfig | None) -> Any:
     """The same weights, with another memory or none; what it has more is random."""
     import torch
 
-    from streamvla.policy.base import ModelPolicy, StreamPolicy
+    from streamvla.policy.base import policy_for
 
     torch.manual_seed(0)
     model = replace(policy.model.config, memory=memory).build(policy.method)
     model.load_state_dict(policy.model.state_dict(), strict=False)
-    kind = ModelPolicy if memory is None else StreamPolicy
-    return kind(model, policy.spec, policy.method, policy.normalisation, policy.device)
+    if policy.model.vocabulary is not None:
+        model.list_words(sorted(policy.model.vocabulary))
+    parts = (policy.spec, policy.method, policy.normalisation, policy.device)
+    made = policy_for(model, *parts, policy.understanding)
+    if policy.phrases is not None:
+        made.retrieve(policy.phrases)
+    return made
 
 
 def _seen(command: BenchStream, policy: ModelPolicy) -> list[Observation]:
@@ -168,7 +173,7 @@ def measure_stream(
     for number in range(window + WARM_UP):
         _encode_ns(policy, seen, number)
         _encode_ns(plain, seen, number)
-    times, plain_times, resident = (np.empty(count) for _ in range(3))
+    times, plain_times, resident = (np.full(count, np.nan) for _ in range(3))  # pages are there
     for at in range(count):
         number = window + WARM_UP + at
         turns = [(policy, times), (plain, plain_times)]
@@ -230,7 +235,8 @@ def compare_streams(
     """Rows of kind, observations before, ms of the next one (the shortest of three) and bytes that
     are kept. Times do not depend on values, so what a long stream would keep is not made first."""
     memory = policy.model.config.memory
-    full = _with_memory(policy, replace(memory, window=longest, stored="float32"))
+    vision_window = min(memory.vision_window, longest)
+    full = _with_memory(policy, replace(memory, window=longest, vision_window=vision_window))
     rows: list[dict[str, Any]] = []
     ended: set[str] = set()
     for before in _lengths(longest):

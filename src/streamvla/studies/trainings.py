@@ -215,6 +215,11 @@ def _size(command: Train) -> Size:
     if command.memory_window is not None:
         sizes = (command.memory_summaries, command.memory_window, command.memory_vision)
         memory = MemoryConfig(*sizes, recurrent=command.memory_recurrent)
+        if command.memory_window == 0 and not command.memory_recurrent:
+            raise ConfigError(
+                "memory_window is 0 and the memory not recurrent: nothing would be remembered but "
+                "how the episode began; expected at least 1, or --memory-recurrent"
+            )
     if command.backbone == "small":
         crops = CropSize(
             channels=command.crop_channels,

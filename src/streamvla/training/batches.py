@@ -59,6 +59,9 @@ class Batch:
         places: (b, p) where things are in the image, normalised; p = 0 where data do not tell.
         corners: (b, v, 2) int64 where the crops of `pixels` begin; v = 0 where none are cut.
         elapsed: (b,) s since the observation before; 0 for the first of a clip.
+        number: (b,) int64 of the observation in its stream (`BatchSampler.window`).
+        first_state: (b, s) normalised, of the first frame of the episode.
+        weight: (b,) in the loss, 1 on average: 0 where a last frame was drawn again.
     """
 
     pixels: Tensor
@@ -73,6 +76,9 @@ class Batch:
     places: Tensor
     corners: Tensor
     elapsed: Tensor
+    number: Tensor
+    first_state: Tensor
+    weight: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -88,9 +94,10 @@ class SamplingConfig:
         chunk_samples: how many of them, at most, a chunk method trains on: each is H tokens there.
         max_offset: largest δ; 0 switches the augmentation off.
         clip: T, how many observations of an episode are drawn together, in order, for a model with
-            a memory; 1: each stands alone. Clips begin where episodes do, or anywhere in them, as
-            `start_fraction` says; where an episode ends before its clip, its last frame is drawn
-            again.
+            a memory; 1: each stands alone. Clips begin where episodes do, as often as
+            `start_fraction` says, or else anywhere where the longest one has room before the
+            episode ends. Where an episode ends before its clip, its last frame is drawn again, and
+            does not count in the loss.
         clip_stride: (least, most) control periods between them, drawn anew for each.
         task_weights: task → how often it is drawn, relative to 1 for those not named.
         start_fraction: share of the draws that go to the first `START_FRAMES` frames of an
@@ -177,12 +184,19 @@ class _Pick:
     shifts: np.ndarray  # (v, 2) pixels up and left
     jitter: np.ndarray  # (v, 2) pixels right and down, of the crops
     before: int | None = None  # the frame of the observation before in the clip
+    number: int = 0  # of the observation in its stream
+    again: bool = False  # the last frame once more
 
 
 class BatchSampler:
     """Draws batches from training episodes, every task equally often but for `task_weights`.
 
     Of every batch only the rows of `share` are made.
+
+    Args:
+        window: N of the model's memory. Where a clip is shorter, its numbers jump once, at a random
+            place behind its first observation and so far that the last is N at most: else the
+            memory would meet most distances only when it drives.
     """
 
     def __init__(
@@ -197,6 +211,7 @@ class BatchSampler:
         share: Share | None = None,
         tokenise: Tokenise = words_tensor,
         crops: CropConfig | None = None,
+        window: int = 0,
     ) -> None:
         self.meta: Final = demonstrations.meta
         self.episodes = episodes
@@ -208,11 +223,19 @@ class BatchSampler:
         self._tokenise = tokenise
         self._crops = crops
         self._rows = (share or Share()).rows(config.batch_size)
+        own = self._rows.stop - self._rows.start
+        if own % config.clip:
+            raise ConfigError(
+                f"{own} of {config.batch_size} observations a process, clip {config.clip}: a clip "
+                f"cannot be shared; use a batch size that is a multiple of {config.clip} times the "
+                f"processes, {config.clip * config.batch_size // own}"
+            )
         self._action_states = [demonstrations.action_states(episode) for episode in episodes]
-        self._frames = _eligible_frames(episodes, generation.horizon)
-        self._starts = {
-            task: frames[frames[:, 1] < START_FRAMES] for task, frames in self._frames.items()
-        }
+        every = _eligible_frames(episodes, generation.horizon)
+        self._starts = {task: frames[frames[:, 1] < START_FRAMES] for task, frames in every.items()}
+        room = (config.clip - 1) * config.clip_stride[1]
+        self._frames = _eligible_frames(episodes, generation.horizon, room)
+        self._longest_jump = max(0, window - (config.clip - 1))
         self._future_steps = np.array(future_steps)
         self._task_probabilities = _task_probabilities(tuple(self._frames), config.task_weights)
 
@@ -225,11 +248,13 @@ class BatchSampler:
         drawn = rng.choice(len(tasks), size=clips, p=chances)
         picks = [pick for task in drawn for pick in self._clip(tasks[task], rng)]
         rows = [self._row(pick) for pick in picks[self._rows]]
+        counted = np.array([not pick.again for pick in picks])
+        weight = (counted / counted.mean()).astype(np.float32)[self._rows]
         words = self._tokenise([str(row.pop("instruction")) for row in rows])
         stacked = {
             name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]
         }
-        return Batch(words=words, **stacked)
+        return Batch(words=words, weight=torch.from_numpy(weight), **stacked)
 
     def _clip(self, task: str, rng: np.random.Generator) -> list[_Pick]:
         """Draw observations of one episode, in order; they are told and shifted alike."""
@@ -241,8 +266,18 @@ class BatchSampler:
             before = clip[-1].t
             t = min(before + int(rng.integers(least, most + 1)), last)
             starts = t + self._offsets(pick.episode, t, rng)
-            clip.append(replace(pick, t=t, starts=starts, before=before))
-        return clip
+            again = t == before
+            clip.append(replace(pick, t=t, starts=starts, before=before, again=again))
+        numbers = self._numbers(len(clip), rng)
+        return [replace(each, number=n) for each, n in zip(clip, numbers, strict=True)]
+
+    def _numbers(self, length: int, rng: np.random.Generator) -> list[int]:
+        """Of the observations of a clip in their stream, with a jump."""
+        numbers = np.arange(length)
+        if length > 1 and self._longest_jump:
+            behind = rng.integers(1, length)
+            numbers[behind:] += rng.integers(self._longest_jump + 1)
+        return numbers.tolist()
 
     def _offsets(self, episode: int, t: int, rng: np.random.Generator) -> np.ndarray:
         """(m,) how much later than frame t chunks start."""
@@ -291,6 +326,8 @@ class BatchSampler:
             "places": self.places.of(episode, pick.t),
             "corners": self._corners(episode.state[pick.t], pick),
             "elapsed": np.array(self._elapsed_s(pick), np.float32),
+            "number": np.array(pick.number),
+            "first_state": self.normalisation.normalise_state(episode.state[0]),
             "command": self.normalisation.normalise_action_state(captured - origin),
             "age": self.generation.told_age(pick.starts - pick.t),
             "start": self.normalisation.normalise_action_state(starts - origin),
@@ -367,11 +404,15 @@ def split_holdout(
     return training, held_out
 
 
-def _eligible_frames(episodes: Sequence[Episode], horizon: int) -> dict[str, np.ndarray]:
-    """Task → (frames, 2) int: episode number and frame t with H labels from t on."""
+def _eligible_frames(
+    episodes: Sequence[Episode], horizon: int, room: int = 0
+) -> dict[str, np.ndarray]:
+    """Task → (frames, 2) int: episode number and frame t with H labels from t + room on; of an
+    episode too short for that its first frame."""
     pairs: dict[str, list[np.ndarray]] = {}
     for number, episode in enumerate(episodes):
-        t = np.arange(len(episode) - horizon + 1)
+        count = len(episode) - horizon + 1
+        t = np.arange(min(count, max(1, count - room)))
         pairs.setdefault(episode.task, []).append(np.stack([np.full_like(t, number), t], axis=1))
     frames = {task: np.concatenate(parts) for task, parts in pairs.items()}
     for task, found in frames.items():

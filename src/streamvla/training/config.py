@@ -15,7 +15,7 @@ from streamvla.data.gaze import gaze_of
 from streamvla.model.crops import CropConfig
 from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import ModelConfig, Trained
-from streamvla.model.memory import MemoryConfig
+from streamvla.model.memory import LEAST_LAYERS, MemoryConfig
 from streamvla.model.methods.base import GenerationConfig, Method, require_option
 from streamvla.model.methods.registry import default_method
 from streamvla.model.pretrained import PretrainedConfig, pretrained_config
@@ -227,18 +227,17 @@ class TrainConfig:
                 raise ConfigError(f"training {name} is {getattr(self, name)}; expected {expected}")
         require_option("normalisation", self.normalisation, NormalisationKind)
         require_option("train", self.train, Trained)
-        remembers = self.model.memory is not None or self.model.frames > 1
-        if remembers and self.sampling.clip < 2:
-            raise ConfigError(
-                f"a memory, or several frames, with clips of {self.sampling.clip} observation: "
-                "there would be nothing to remember in training; draw clips of at least 2 "
-                "(sampling clip)"
-            )
-        frozen = self.train in ("expert", "memory")
-        if frozen and self.init is None and self.model.source is None:
+        self._require_past()
+        scratch = self.train == "expert" and self.model.source is None
+        if self.init is None and (scratch or self.train == "memory"):
             raise ConfigError(
                 f"train is {self.train!r} without a policy to start from: the context would stay "
                 "random. Name one as init, or train all"
+            )
+        if self.train == "expert" and self.model.memory is not None and self.init is None:
+            raise ConfigError(
+                "train is 'expert' with a memory and no policy to start from: the memory would "
+                "stay random. Name a policy that has one as init, or train the memory"
             )
         names = [method.name for method in self.methods]
         if not names or len(set(names)) < len(names):
@@ -248,6 +247,35 @@ class TrainConfig:
             raise ConfigError(
                 f"training methods {', '.join(names)} differ in one of {', '.join(settings)}; "
                 "methods trained together learn from the same samples"
+            )
+
+    def _require_past(self) -> None:
+        """Raise `ConfigError` if what the model remembers does not fit the rest, or itself."""
+        memory, frames, clip = self.model.memory, self.model.frames, self.sampling.clip
+        if memory is not None and frames > 1:
+            raise ConfigError(
+                f"a memory, and frames {frames}: expected one of these alone (--memory-window, "
+                "--frames)"
+            )
+        if self.train == "memory" and memory is None:
+            raise ConfigError(
+                "train is 'memory', and the model has none: give it one (--memory-window)"
+            )
+        layers = getattr(self.model, "layers", None)
+        if memory is not None and layers is not None and layers < LEAST_LAYERS:
+            raise ConfigError(
+                f"a memory beside {layers} layers; expected at least {LEAST_LAYERS} (model layers)"
+            )
+        if (memory is not None or frames > 1) and clip < 2:
+            raise ConfigError(
+                f"a memory, or several frames, with clips of {clip} observation: there would be "
+                "nothing to remember in training; draw clips of at least 2 (--clip)"
+            )
+        if clip > 1 and memory is None and frames == 1:
+            raise ConfigError(
+                f"clips of {clip} observations, and a model that remembers none; give it a memory "
+                "(--memory-window) or several frames (--frames), or draw single observations "
+                "(--clip 1)"
             )
 
     @property

@@ -9,13 +9,16 @@ asked for the same actions, so their errors compare directly.
                x0 = executed up to T−lead             *uncompensated*, as if nothing had happened
     error                 |action − label|
 
-A policy with a memory sees each episode from its first frame on, an observation a horizon; what it
-is asked for begins `lead` frames after each.
+A policy that remembers sees episodes one by one, an observation a horizon; T is the same at every
+lead, and at each of them the memory has what was seen before at this stride:
+
+    lead 3   image    2        12        22        H = 10; T begins at the longest lead
+             T             5        15        25
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -29,7 +32,13 @@ _BATCH = 64
 
 
 class HoldoutProbe:
-    """A fixed set of held-out frames T, evenly spaced over the episodes."""
+    """A fixed set of held-out frames T, evenly spaced over the episodes.
+
+    Attributes:
+        frames: what is measured, with its episode.
+        streamed: the episodes that a policy that remembers sees: evenly chosen, so many that no
+            more frames are measured than were asked for, but at least one.
+    """
 
     def __init__(
         self, demonstrations: Demonstrations, episodes: Sequence[Episode], horizon: int, frames: int
@@ -43,6 +52,7 @@ class HoldoutProbe:
         ]
         chosen = np.linspace(0, len(pairs) - 1, min(frames, len(pairs))).round().astype(int)
         self.frames: list[tuple[Episode, int]] = [pairs[i] for i in chosen]
+        self.streamed: list[Episode] = _evenly(episodes, horizon, frames)
 
     def measure(self, policy: ModelPolicy) -> dict[str, float]:
         """Mean |action − label| in units of the action scale, over all actions of the horizon.
@@ -54,8 +64,6 @@ class HoldoutProbe:
         tasks: list[str] = []  # of what is measured at lead 0
         for lead in LEADS:
             for frames in self._frames(policy, lead):
-                if isinstance(policy, StreamPolicy) and frames[0][1] == lead:
-                    policy.begin()
                 for name, error in self._measure_batch(policy, frames, lead).items():
                     errors.setdefault(name, []).append(error)
                 tasks += [] if lead else [episode.task for episode, _ in frames]
@@ -65,18 +73,22 @@ class HoldoutProbe:
             means[f"lead_0/{task}"] = float(joined["lead_0"][np.array(tasks) == task].mean())
         return means
 
-    def _frames(self, policy: ModelPolicy, lead: int) -> list[list[tuple[Episode, int]]]:
+    def _frames(self, policy: ModelPolicy, lead: int) -> Iterator[list[tuple[Episode, int]]]:
         """What is measured together, in order: many frames at once, or those of a stream one by
-        one."""
+        one, which has seen by then what comes before."""
         if not isinstance(policy, StreamPolicy):
-            return [self.frames[at : at + _BATCH] for at in range(0, len(self.frames), _BATCH)]
-        horizon = policy.spec.horizon
-        episodes = {id(episode): episode for episode, _ in self.frames}.values()
-        return [
-            [(episode, t)]
-            for episode in episodes
-            for t in range(lead, len(episode) - horizon + 1, horizon)
-        ]
+            for at in range(0, len(self.frames), _BATCH):
+                yield self.frames[at : at + _BATCH]
+            return
+        horizon, first = policy.spec.horizon, max(LEADS)
+        before = (first - lead) // horizon  # observations, to the start of the episode
+        for episode in self.streamed:
+            policy.begin()
+            for t in range(first - before * horizon, len(episode) - horizon + 1, horizon):
+                if t < first:
+                    policy.encode(self._observation(episode, t - lead))
+                else:
+                    yield [(episode, t)]
 
     def _measure_batch(
         self, policy: ModelPolicy, frames: list[tuple[Episode, int]], lead: int
@@ -107,3 +119,18 @@ class HoldoutProbe:
             instruction=self.meta.instructions_of(episode)[0],
             captured_ns=t * self.meta.control_period_ns,
         )
+
+
+def _evenly(episodes: Sequence[Episode], horizon: int, frames: int) -> list[Episode]:
+    """Of the episodes that are long enough as many as have so many frames, one a horizon."""
+    counts = {
+        number: len(range(max(LEADS), len(episode) - horizon + 1, horizon))
+        for number, episode in enumerate(episodes)
+    }
+    some = [number for number, count in counts.items() if count]
+    for many in range(len(some), 0, -1):
+        chosen = np.linspace(0, len(some) - 1, many).round().astype(int)
+        found = [some[at] for at in chosen]
+        if many == 1 or sum(counts[number] for number in found) <= frames:
+            return [episodes[number] for number in found]
+    return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone uses)
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.checkpoint import Checkpoint
-from streamvla.model.interface import Model
+from streamvla.model.interface import Model, Trained
 
 _EXPERT = "expert."
 _VISION = "vision."
 _CROP_VISION = "crop_vision."
+_MEMORY = "memory."
 _POSITION = "vision.position"
 _MAY_BE_FRESH = (
     "expert.from_age.",
@@ -25,13 +27,15 @@ _MAY_BE_FRESH = (
     _CROP_VISION,
     "crop_aim.",
     "prune.",
-    "memory.",
-    "ages",
+    _MEMORY,
+    "ages.",
 )
 _OF_FOCUS = ".focus."
 
 
-def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None:
+def start_from(
+    models: Mapping[str, Model], start: Checkpoint, who: str, trained: Trained = "all"
+) -> None:
     """Take a policy's weights, in place: those of its context, which all models share; and those
     of its expert for the model of the same method, if there is one.
 
@@ -43,11 +47,14 @@ def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None
     Args:
         models: method → model.
         who: what the policy is called in the message.
+        trained: what will learn.
 
     Raises:
-        ConfigError: the policy has another size.
+        ConfigError: the policy has another size, or a memory that these models have not; or they
+            have a memory that is not the policy's and will not learn.
     """
     first = next(iter(models.values()))
+    _require_memory(first, start.model, who, trained)
     context = {name: t for name, t in start.weights.items() if not name.startswith(_EXPERT)}
     if first.crops is not None:
         context = _with_crops(context, first.state_dict())
@@ -57,6 +64,27 @@ def start_from(models: Mapping[str, Model], start: Checkpoint, who: str) -> None
     if start.method.name in models:
         expert = {name: t for name, t in start.weights.items() if name.startswith(_EXPERT)}
         _take(models[start.method.name], expert, who)
+
+
+def _require_memory(model: Model, config: Any, who: str, trained: Trained) -> None:
+    """Raise `ConfigError` if what `config` learned to remember by would be lost."""
+    mine, theirs = model.memory, config.memory
+    if mine is None and theirs is not None:
+        raise ConfigError(
+            f"{who} has a memory ({theirs}), and this training has none, which would drop it; give "
+            "it the same (memory window, summaries and recurrent)"
+        )
+    if mine is not None and theirs is None and trained == "expert":
+        raise ConfigError(
+            f"train is 'expert' with a memory, and {who} has none: the memory would stay random. "
+            "Train the memory, or all"
+        )
+    frames = getattr(config, "frames", 1)
+    if frames not in (1, model.frames):
+        raise ConfigError(
+            f"{who} makes a context of {frames} frames, this training of {model.frames}; give it "
+            "the same number"
+        )
 
 
 def _with_crops(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,6 +137,11 @@ def _take(model: Model, weights: Mapping[str, Tensor], who: str) -> None:
             taken[name] = there
         elif there is None and _OF_FOCUS in name:
             continue
+        elif name.startswith(_MEMORY) and any(each.startswith(_MEMORY) for each in weights):
+            raise ConfigError(
+                f"{who} has a memory of another size: {name} has shape {_shape(there)}, in this "
+                f"training {_shape(here)}; give it the same summaries, width and recurrent"
+            )
         elif not name.startswith(_MAY_BE_FRESH):
             raise ConfigError(
                 f"{who} is of another size: {name} has shape {_shape(there)}, in this training "

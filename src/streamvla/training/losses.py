@@ -98,7 +98,11 @@ class Objective(nn.Module):
         if context.memory is None:
             return prefix
         moments = context.moment(batch.words, batch.state, batch.command, batch.elapsed)
-        return context.memory.appended(prefix, context.memory.clip(prefix, moments, self.clip))
+        first = batch.first_state
+        if not context.config.proprioception:
+            first = torch.zeros_like(first)
+        compact = context.memory.clip(prefix, moments, self.clip, batch.number, first)
+        return context.memory.appended(prefix, compact)
 
     def _places(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         images = self._images(batch, generator)
@@ -115,7 +119,7 @@ class Objective(nn.Module):
         gathered = model.expert.gather(*inputs, prefix)  # (b, m, t, w)
         predicted = model.expert.answer(gathered).float()
         predicted = self.methods[name].quantity(predicted, inputs, self.is_delta)
-        errors = {"": (predicted - target).square().mean()}
+        errors = {"": _mean_square(predicted - target, batch)}
         told = model.expert.read_out(gathered)
         targets = {
             "future": (told.future, batch.future.flatten(1)),
@@ -123,7 +127,7 @@ class Objective(nn.Module):
         }
         for part, (said, meant) in targets.items():
             if said.shape[-1]:
-                errors[part] = (said.float() - meant.unsqueeze(1)).square().mean()
+                errors[part] = _mean_square(said.float() - meant.unsqueeze(1), batch)
         return errors
 
     def _sample(self, method: Method, batch: Batch, generator: torch.Generator) -> Sample:
@@ -148,13 +152,16 @@ class Objective(nn.Module):
     def _jitter_colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random gain (1 ± jitter) and offset (± jitter/2) per view and channel, same shape.
 
-        Lighting and white balance vary; geometry does not. images: (b, v, 3, y, x) in [−1, 1].
+        Lighting and white balance vary, between clips and not within one; geometry does not.
+        images: (b, v, 3, y, x) in [−1, 1].
         """
         if self.jitter == 0:
             return images
-        shape = self._global((*images.shape[:3], 1, 1))
-        gain, offset = torch.rand((2, *shape), generator=generator) * 2 - 1
-        return images * (1 + self.jitter * self._own(gain)) + 0.5 * self.jitter * self._own(offset)
+        b, v, c = images.shape[:3]
+        shape = self._global((b // self.clip, v, c, 1, 1))
+        drawn = torch.rand((2, *shape), generator=generator) * 2 - 1
+        gain, offset = (self._own(each).repeat_interleave(self.clip, 0) for each in drawn)
+        return images * (1 + self.jitter * gain) + 0.5 * self.jitter * offset
 
     def _global(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a draw for the whole batch, of which this process keeps its rows."""
@@ -166,4 +173,10 @@ class Objective(nn.Module):
 
 def _missed(located: Tensor, batch: Batch) -> Tensor:
     """Mean squared error of the places (b, p) that vision tells."""
-    return (located.float() - batch.places).square().mean()
+    return _mean_square(located.float() - batch.places, batch)
+
+
+def _mean_square(error: Tensor, batch: Batch) -> Tensor:
+    """Of (b, …), each observation with its weight."""
+    weight = batch.weight.view(-1, *(1,) * (error.dim() - 1))
+    return (error.square() * weight).mean()

@@ -45,7 +45,7 @@ from streamvla.model.methods.base import Method
 from streamvla.model.models import make_models
 from streamvla.model.normalisation import Normalisation
 from streamvla.model.vla import parameter_count
-from streamvla.policy.base import ModelPolicy, StreamPolicy, remembers
+from streamvla.policy.base import ModelPolicy, policy_for
 from streamvla.policy.transforms import pixels_to_float
 from streamvla.training.anticipation.freshness import TRAINED_ON
 from streamvla.training.batches import BatchSampler, split_holdout
@@ -208,9 +208,10 @@ class Trainer:
             self.share,
             self._first.tokenise,
             self._first.crops,
+            window=0 if config.model.memory is None else config.model.memory.window,
         )
         for path, start in starts.items():
-            start_from(self.models, start, f"init {path}")
+            start_from(self.models, start, f"init {path}", config.train)
         self._hear()
         self._seed_keypoints()
         for model in self.models.values():
@@ -253,8 +254,7 @@ class Trainer:
         """The averaged weights of a method as they stand, as a policy."""
         method = self.methods[name]
         model = self.averages[name]
-        kind = StreamPolicy if remembers(model) else ModelPolicy
-        return kind(model, self._spec(method), method, self.normalisation, self.device)
+        return policy_for(model, self._spec(method), method, self.normalisation, self.device)
 
     def _init_paths(self) -> list[Path]:
         """The policies to start from: the one named, or in a folder those of these methods."""
@@ -272,7 +272,7 @@ class Trainer:
     def _hear(self) -> None:
         """Let a context that learns pass over words the dataset never says."""
         demonstrations = self.demonstrations
-        if self.config.train == "expert":
+        if self.config.train in ("expert", "memory"):
             return
         said = {
             *chain.from_iterable(map(demonstrations.meta.instructions_of, demonstrations.episodes))

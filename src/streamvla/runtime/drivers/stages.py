@@ -26,6 +26,7 @@ from streamvla.core.interfaces import (
     begin_episode,
     cost_of,
     goal_of,
+    remembering_nothing,
     require_anticipation,
 )
 from streamvla.runtime.drivers.episode import (
@@ -131,8 +132,16 @@ def measure_once(
 ) -> StageTimes:
     """Run every stage once, here and now, on what `capture` shows.
 
-    A policy that anticipates does so once, whether or not the executor will ask for it.
+    A policy that anticipates does so once, whether or not the executor will ask for it. What a
+    policy remembers stays as it was, also where its stream continues.
     """
+    with remembering_nothing(policy):
+        return _measured_once(clock, robot, policy, capture, instruction)
+
+
+def _measured_once(
+    clock: Clock, robot: Robot, policy: Policy, capture: Any, instruction: str
+) -> StageTimes:
     begin_episode(policy)
     state = policy.spec.action_space.initial_state()
     marks = [clock.now_ns()]

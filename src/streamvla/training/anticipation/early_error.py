@@ -22,7 +22,7 @@ import numpy as np
 from streamvla.core.errors import ConfigError, DatasetError
 from streamvla.core.interfaces import Observation
 from streamvla.data.demonstrations import Demonstrations, Episode
-from streamvla.policy.base import ModelPolicy
+from streamvla.policy.base import ModelPolicy, require_single_observations
 from streamvla.training.anticipation.gate import motion_of
 
 ACTIONS = 4
@@ -107,8 +107,9 @@ def lead_errors(
     Raises:
         DatasetError: no episode is long enough.
         ConfigError: a compensated context, and the policy does not anticipate; or the
-            shifted clock leaves fewer than `ACTIONS` actions to compare.
+            shifted clock leaves fewer than `ACTIONS` actions to compare; or the policy remembers.
     """
+    require_single_observations(policy, "the held-out error of early observation")
     horizon = policy.spec.horizon
     left = horizon - longest_lead * compensated.clock_shift
     if left < ACTIONS:

@@ -35,7 +35,7 @@ from streamvla.model.checkpoint import (
     save_tensors,
 )
 from streamvla.model.saliency import Calibration, SaliencyConfig, SaliencyPredictor
-from streamvla.policy.base import ModelPolicy
+from streamvla.policy.base import ModelPolicy, policy_for, require_single_observations
 from streamvla.policy.saliency import (
     SaliencyCheckpoint,
     saliency_path,
@@ -215,12 +215,18 @@ def train_saliency(config: SaliencyTraining) -> SaliencyResult:
 
 
 def load_policy_alone(checkpoint: Path, device: str = "auto") -> ModelPolicy:
-    """The policy; a predictor that may lie beside it is about to be replaced."""
+    """The policy; a predictor that may lie beside it is about to be replaced.
+
+    Raises:
+        ConfigError: it remembers.
+    """
     from streamvla.model.checkpoint import load_checkpoint
 
     found = load_checkpoint(checkpoint)
-    model = found.build_model()
-    return ModelPolicy(model, found.spec, found.method, found.normalisation, device_named(device))
+    parts = (found.build_model(), found.spec, found.method, found.normalisation)
+    policy = policy_for(*parts, device_named(device))
+    require_single_observations(policy, "train-saliency")
+    return policy
 
 
 class SaliencyTrainer:

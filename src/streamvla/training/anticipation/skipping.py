@@ -33,7 +33,7 @@ from streamvla.data.fingerprint import fingerprint
 from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint, provenance_of
 from streamvla.model.skip_gate import SkipCalibration, SkipGate, SkipGateConfig, summary_of
-from streamvla.policy.base import ModelPolicy
+from streamvla.policy.base import ModelPolicy, policy_for, require_single_observations
 from streamvla.policy.shipped import identify
 from streamvla.policy.skip_gate import (
     SkipGateCheckpoint,
@@ -513,11 +513,12 @@ def _policy_alone(checkpoint: Path, device: str) -> ModelPolicy:
     """The policy without what may lie beside it.
 
     Raises:
-        ConfigError: it knows no ages.
+        ConfigError: it knows no ages, or remembers.
     """
     found = load_checkpoint(checkpoint)
-    model = found.build_model()
-    policy = ModelPolicy(model, found.spec, found.method, found.normalisation, device_named(device))
+    parts = (found.build_model(), found.spec, found.method, found.normalisation)
+    policy = policy_for(*parts, device_named(device))
+    require_single_observations(policy, "train-skipping")
     if not policy.spec.max_age:
         raise ConfigError(
             f"{checkpoint} does not know how old an observation is (max_age 0), so none can be "
