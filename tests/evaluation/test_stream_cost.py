@@ -9,7 +9,7 @@ import pytest
 
 from streamvla.core.errors import ConfigError
 from streamvla.evaluation.stats import slope_interval
-from streamvla.model.memory import MemoryConfig
+from streamvla.model.past import MemoryConfig
 from streamvla.policy import ModelPolicy, load_policy
 from streamvla.policy.shipped import resolve_checkpoint
 from streamvla.studies.stream_cost import (

@@ -11,16 +11,8 @@ from torch import Tensor
 
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache, Rotary
-from streamvla.model.memory import (
-    SINKS,
-    Compact,
-    Kept,
-    Memory,
-    MemoryConfig,
-    MemorySize,
-    Moment,
-    _Unrolled,
-)
+from streamvla.model.memory import Memory
+from streamvla.model.past import SINKS, Compact, Kept, MemoryConfig, MemorySize, Moment, Unrolled
 
 SIZE = MemorySize(layers=3, heads=2, head_dim=8, told_width=12, state_dim=2, action_dim=3)
 VISION, PREFIX = 5, 9
@@ -173,7 +165,7 @@ def test_a_clip_whose_numbers_jump_leaves_out_what_is_between(changes, rotary):
     joined = torch.tensor(numbers).flatten()
     clip = memory.clip(prefix, moments, 6, joined)
     sinks = memory._sinks(moments.told[::6], moments.state[::6])
-    past = _Unrolled(memory.config, sinks, joined.unflatten(0, (2, 6)))
+    past = Unrolled(memory.config, sinks, joined.unflatten(0, (2, 6)))
     steps = memory._step_by_step(prefix, moments, 6, past)
     for history, said in enumerate(numbers):
         rows = slice(6 * history, 6 * history + 6)
@@ -244,7 +236,7 @@ def test_going_through_a_clip_step_by_step_is_one_pass():
     memory = a_memory(window=3, vision_window=1)
     prefix, moments = a_history(8)
     sinks = memory._sinks(moments.told[::8], moments.state[::8])
-    past = _Unrolled(memory.config, sinks, torch.arange(8).expand(2, -1))
+    past = Unrolled(memory.config, sinks, torch.arange(8).expand(2, -1))
     steps = memory._step_by_step(prefix, moments, 8, past)
     assert_same(steps, memory.clip(prefix, moments, 8))
 

@@ -16,8 +16,8 @@ from streamvla.data.store import load_dataset
 from streamvla.model.checkpoint import load_checkpoint, save_checkpoint
 from streamvla.model.expert import TAU_OCTAVES
 from streamvla.model.layers import fourier_features
-from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
+from streamvla.model.past import MemoryConfig
 from streamvla.model.pretrained import ABSENT, PretrainedConfig, PretrainedVLA, pretrained_config
 from tests.training.small import small_config
 from tests.training.toy import META, toy_episode, write_toy_dataset

@@ -11,11 +11,11 @@ import torch
 
 from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import PolicySpec
-from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.chunk_flow import ChunkFlowConfig
 from streamvla.model.methods.registry import Method
 from streamvla.model.normalisation import Normalisation
+from streamvla.model.past import MemoryConfig
 from streamvla.model.vla import StreamingVLA, VLAConfig
 from streamvla.policy import ModelPolicy
 from streamvla.policy.base import policy_for

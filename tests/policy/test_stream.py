@@ -22,8 +22,8 @@ from streamvla.core.interfaces import (
     remembering_nothing,
 )
 from streamvla.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.action_flow import ActionFlowConfig
+from streamvla.model.past import MemoryConfig
 from streamvla.model.vla import StreamingVLA, VLAConfig
 from streamvla.policy import ModelPolicy, load_policy
 from streamvla.policy.base import StreamPolicy

@@ -15,9 +15,9 @@ from streamvla.core.errors import ConfigError
 from streamvla.core.interfaces import FlowStart, Observation
 from streamvla.data.store import Episode, load_dataset, shard_path, write_meta, write_shard
 from streamvla.model.checkpoint import load_checkpoint
-from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.action_flow import ActionFlowConfig
 from streamvla.model.methods.registry import method_named
+from streamvla.model.past import MemoryConfig
 from streamvla.policy import load_policy
 from streamvla.policy.base import StreamPolicy
 from streamvla.training import TrainConfig, train

@@ -21,8 +21,9 @@ from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.crops import CropConfig, Images
 from streamvla.model.expert import Expert, ExpertSize
-from streamvla.model.memory import Memory, Moment
+from streamvla.model.memory import Memory
 from streamvla.model.methods.base import Method
+from streamvla.model.past import Moment
 
 Trained = Literal["all", "expert", "vision", "memory"]
 """What learns: everything; the expert alone; vision, to tell the places of things; or the memory

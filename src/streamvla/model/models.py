@@ -11,8 +11,8 @@ from torch import nn
 from streamvla.model.crops import CropConfig
 from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import Model, ModelConfig
-from streamvla.model.memory import MemoryConfig
 from streamvla.model.methods.base import Method
+from streamvla.model.past import MemoryConfig
 from streamvla.model.pretrained import PretrainedConfig
 from streamvla.model.vla import VLAConfig
 

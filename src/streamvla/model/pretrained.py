@@ -31,9 +31,10 @@ from streamvla.model.expert import Expert, ExpertSize
 from streamvla.model.focus import FocusConfig
 from streamvla.model.instruction import mean_word
 from streamvla.model.interface import Model, Trained
-from streamvla.model.memory import Memory, MemoryConfig, MemorySize, Moment
+from streamvla.model.memory import Memory
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
+from streamvla.model.past import MemoryConfig, MemorySize, Moment
 
 ABSENT = -1  # token id of padding, whatever the tokeniser calls it
 MAX_TOKENS = 64

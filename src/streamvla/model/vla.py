@@ -33,9 +33,10 @@ from streamvla.model.focus import FocusConfig
 from streamvla.model.instruction import InstructionEncoder, every_word, mean_word
 from streamvla.model.interface import Model, Seen, Trained
 from streamvla.model.keypoints import seed_keypoints
-from streamvla.model.memory import Memory, MemoryConfig, MemorySize, Moment
+from streamvla.model.memory import Memory
 from streamvla.model.methods.base import Method
 from streamvla.model.methods.registry import default_method
+from streamvla.model.past import MemoryConfig, MemorySize, Moment
 from streamvla.model.places import PlacesToken, places_head
 from streamvla.model.prune import TokenPruner
 from streamvla.model.vision import CELLS_PER_TOKEN, PATCH, VisionEncoder

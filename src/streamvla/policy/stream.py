@@ -15,7 +15,8 @@ from streamvla.core.clock import NS_PER_S
 from streamvla.core.errors import ConfigError
 from streamvla.model.backbone import PrefixCache
 from streamvla.model.interface import Model
-from streamvla.model.memory import Kept, Memory, Moment
+from streamvla.model.memory import Memory
+from streamvla.model.past import Kept, Moment
 
 
 class Stream:

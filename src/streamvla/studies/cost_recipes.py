@@ -111,7 +111,58 @@ _COST_FIGURES = {
     "encoder_saved": Column("encoder's operations saved", 0, percent=True),
 }
 
+_KINDS = {"memory": "memory", "full history": "history", "window, anew": "anew"}
+"""What `bench stream` compares → the key of its figures."""
+
+
+def _stream_rows(name: str, figures: Row) -> list[Row]:
+    """The stream as a whole, and one row a length of what is compared."""
+    rows: dict[int, Row] = {}
+    for each in figures["compared"]:
+        row = rows.setdefault(each["before"], {"run": f"after {each['before']}"})
+        row[_KINDS[each["kind"]]] = {"ms": each["ms"], "mb": each["bytes"] / 1e6}
+    whole = {key: value for key, value in figures.items() if key != "compared"}
+    whole |= {
+        "run": "the stream",
+        "memory_mb": figures["memory_bytes"] / 1e6,
+        "resident_slope_kb": figures["resident_slope_bytes_per_1000"] / 1e3,
+        "resident_slope_kb_ci": [bound / 1e3 for bound in figures["resident_slope_ci"]],
+    }
+    return [whole, *rows.values()]
+
+
+_STREAM_FIGURES = {
+    "run": Column("observations"),
+    "observe_p50_ms": Column("p50 (ms)", 2),
+    "without_memory_p50_ms": Column("without memory", 2),
+    "ratio": Column("ratio", 3),
+    "slope_us_per_1000": Column("slope, µs per 1000", 1, interval="slope_ci"),
+    "without_memory_slope_us_per_1000": Column(
+        "without memory", 1, interval="without_memory_slope_ci"
+    ),
+    "memory_mb": Column("memory (MB)", 2),
+    "resident_slope_kb": Column("resident, kB per 1000", 1, interval="resident_slope_kb_ci"),
+}
+_LENGTH_FIGURES = {
+    "run": Column("observations"),
+    **{
+        f"{key}.{figure}": Column(f"{kind} ({unit})", digits)
+        for kind, key in _KINDS.items()
+        for figure, unit, digits in (("ms", "ms", 1), ("mb", "MB", 2))
+    },
+}
+
 COSTS: dict[str, Recipe] = {
+    "stream": Recipe(
+        commands={
+            "this machine": "bench stream --observations 10000 "
+            f"--seed {FIRST_REPORT_SEED} --compare --json"
+        },
+        rows=_stream_rows,
+        tuning_seeds=tuning_seeds(),
+        columns={**_STREAM_FIGURES, **_LENGTH_FIGURES},
+        tables={"main": tuple(_STREAM_FIGURES), "lengths": tuple(_LENGTH_FIGURES)},
+    ),
     "observation-cost": Recipe(
         commands={
             "this machine": f"bench observation --policies {' '.join(_VARIANTS)} "

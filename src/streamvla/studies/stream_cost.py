@@ -32,7 +32,7 @@ from streamvla.studies.recording import Recorder
 from streamvla.studies.tables import figure, print_json, print_table
 
 if TYPE_CHECKING:  # it needs torch
-    from streamvla.model.memory import MemoryConfig
+    from streamvla.model.past import MemoryConfig
     from streamvla.policy.base import ModelPolicy, StreamPolicy
 
 BLOCKS = 20
@@ -123,7 +123,7 @@ def _policies(command: BenchStream) -> tuple[StreamPolicy, ModelPolicy]:
     config = policy.model.config
     if config.memory is not None:
         return _with_memory(policy, config.memory), _with_memory(policy, None)
-    from streamvla.model.memory import MemoryConfig
+    from streamvla.model.past import MemoryConfig
 
     memory = MemoryConfig(command.summaries, command.window, command.vision_window)
     return _with_memory(policy, memory), policy

@@ -207,7 +207,7 @@ def _initial(init: Path | None) -> Path | None:
 
 def _size(command: Train) -> Size:
     from streamvla.model.focus import FocusConfig
-    from streamvla.model.memory import MemoryConfig
+    from streamvla.model.past import MemoryConfig
     from streamvla.training.config import CropSize, ModelSize, PretrainedSize
 
     focus = FocusConfig(command.attention, command.patch_k, command.gate)

@@ -15,9 +15,10 @@ from streamvla.data.gaze import gaze_of
 from streamvla.model.crops import CropConfig
 from streamvla.model.focus import FocusConfig
 from streamvla.model.interface import ModelConfig, Trained
-from streamvla.model.memory import LEAST_LAYERS, MemoryConfig
+from streamvla.model.memory import LEAST_LAYERS
 from streamvla.model.methods.base import GenerationConfig, Method, require_option
 from streamvla.model.methods.registry import default_method
+from streamvla.model.past import MemoryConfig
 from streamvla.model.pretrained import PretrainedConfig, pretrained_config
 from streamvla.model.vla import VLAConfig
 from streamvla.training.batches import SamplingConfig
