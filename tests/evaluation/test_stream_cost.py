@@ -77,7 +77,7 @@ def test_a_stream_is_measured_beside_the_policy_without_memory():
 def test_of_a_full_history_bytes_grow_and_of_a_memory_they_do_not():
     """From the length of its window on; a comparison ends at the longest stream."""
     policy = remembering_policy()
-    seen = [make_observation(number) for number in range(4)]
+    seen = [replace(make_observation(number), captured_ns=number) for number in range(4)]
     rows = compare_streams(policy, seen, 100, slowest_s=60.0)
     kept = {
         kind: {row["before"]: row["bytes"] for row in rows if row["kind"] == kind}

@@ -140,6 +140,7 @@ _STREAM_FIGURES = {
     "without_memory_slope_us_per_1000": Column(
         "without memory", 1, interval="without_memory_slope_ci"
     ),
+    "beside_slope_us_per_1000": Column("difference", 1, interval="beside_slope_ci"),
     "memory_mb": Column("memory (MB)", 2),
     "resident_slope_kb": Column("resident, kB per 1000", 1, interval="resident_slope_kb_ci"),
 }
