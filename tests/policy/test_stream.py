@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamvla.core.clock import SystemClock
-from streamvla.core.errors import ConfigError
+from streamvla.core.errors import ConfigError, SpecMismatchError
 from streamvla.core.interfaces import (
     FlowStart,
     Frames,
@@ -126,7 +126,7 @@ def test_whatever_happens_the_memory_is_that_of_the_observations_used_in_order(k
         number += 1 + gap
         observation = observed(number)
         if what == "fail":
-            with pytest.raises(Exception, match="not finite"):
+            with pytest.raises(SpecMismatchError, match="not finite"):
                 policy.encode(replace(observation, state=np.full(2, np.nan, np.float32)))
             continue
         sight = policy.look(observation)

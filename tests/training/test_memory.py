@@ -143,16 +143,7 @@ def test_what_training_computes_for_a_clip_is_what_a_stream_computes(dataset, tm
     trained = objective._remembering(model, prefix, batch)
     policy = trainer.policy("action-flow")
     assert isinstance(policy, StreamPolicy)
-    for first in range(0, len(batch.state), 3):
-        policy.begin()
-        now_ns = 0
-        for at in range(first, first + 3):
-            now_ns += round(float(batch.elapsed[at]) * 1e9)
-            found = policy.encode(_observation(trainer, batch, at, now_ns)).prefix
-            present = trained.bias[at, 0, 0] > -1e9
-            assert found.tokens == present.sum()
-            for mine, theirs in zip(found.keys, trained.keys, strict=True):
-                torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
+    assert_streamed(trainer, policy, batch, trained)
 
 
 def test_a_clip_in_an_episode_reads_the_state_that_the_stream_began_with(dataset, tmp_path):
@@ -177,6 +168,20 @@ def _starting_streams(batch: Batch) -> Batch:
     """Whose clips of three begin a stream and leave nothing out."""
     first = batch.state[::3].repeat_interleave(3, 0)
     return replace(batch, number=torch.arange(3).repeat(2), first_state=first)
+
+
+def assert_streamed(trainer, policy: StreamPolicy, batch, trained) -> None:
+    """For each clip of three, driven as a stream, the contexts are those that training made."""
+    for first in range(0, len(batch.state), 3):
+        policy.begin()
+        now_ns = 0
+        for at in range(first, first + 3):
+            now_ns += round(float(batch.elapsed[at]) * 1e9)
+            found = policy.encode(_observation(trainer, batch, at, now_ns)).prefix
+            present = trained.bias[at, 0, 0] > -1e9
+            assert (found.tokens, found.vision) == (present.sum(), trained.vision)
+            for mine, theirs in zip(found.keys, trained.keys, strict=True):
+                torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
 
 
 def _observation(trainer, batch, at: int, now_ns: int) -> Observation:
@@ -209,16 +214,7 @@ def test_several_frames_in_training_are_those_of_a_stream(dataset, tmp_path):
     trained, _ = model.encode_and_locate(images, batch.words, batch.state, batch.command, 3)
     policy = trainer.policy("action-flow")
     assert isinstance(policy, StreamPolicy)
-    for first in range(0, len(batch.state), 3):
-        policy.begin()
-        now_ns = 0
-        for at in range(first, first + 3):
-            now_ns += round(float(batch.elapsed[at]) * 1e9)
-            found = policy.encode(_observation(trainer, batch, at, now_ns)).prefix
-            present = trained.bias[at, 0, 0] > -1e9
-            assert found.vision == trained.vision
-            for mine, theirs in zip(found.keys, trained.keys, strict=True):
-                torch.testing.assert_close(mine[0], theirs[at][:, present], rtol=1e-5, atol=1e-5)
+    assert_streamed(trainer, policy, batch, trained)
 
 
 def test_methods_trained_together_share_what_tells_frames_apart(dataset, tmp_path):
